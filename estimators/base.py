@@ -1,0 +1,137 @@
+"""What every gradient estimator for a categorical choice has in common.
+
+Setting: logits theta in R^K, pi = softmax(theta), a one-hot draw D ~ Cat(pi) and a loss f(D).
+An estimator turns logits into a draw whose backward pass maps g = df/dD (all K entries) to an
+estimate of the gradient of E[f(D)] with respect to theta.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from estimators.schedule import Schedule
+
+VectorJacobianProduct = Callable[[Tensor], Tensor]
+
+
+class Estimator(ABC):
+    """A gradient estimator; call it with logits (..., K) to get a draw (..., K).
+
+    Subclasses set the class attributes and implement `sample`.
+
+    Attributes:
+        name: registry name.
+        discrete: whether draws are one-hot. A dense estimator returns a mixture instead.
+        tau_range: smallest and largest valid temperature; both ends are inclusive.
+        default_schedule: temperature schedule a search uses unless told otherwise.
+    """
+
+    name: ClassVar[str]
+    discrete: ClassVar[bool] = True
+    tau_range: ClassVar[tuple[float, float]] = (1e-3, 1e3)
+    default_schedule: ClassVar[Schedule] = Schedule(1.0, 1.0)
+
+    def __init__(self, tau: float | None = None) -> None:
+        self.tau = self.default_schedule.start if tau is None else tau
+
+    @property
+    def tau(self) -> float:
+        """Temperature (dimensionless). Raises ValueError when set outside `tau_range`."""
+        return self._tau
+
+    @tau.setter
+    def tau(self, value: float) -> None:
+        self._tau = self.check_tau(value)
+
+    @classmethod
+    def check_tau(cls, value: float) -> float:
+        """Return `value` as a float, or raise ValueError where it is not a valid temperature."""
+        low, high = cls.tau_range
+        if not low <= value <= high:
+            raise ValueError(
+                f"temperature {value:g} is out of range for the estimator '{cls.name}': "
+                f"expected a value from {low:g} to {high:g}"
+            )
+        return float(value)
+
+    def __call__(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw one sample per row.
+
+        Args:
+            logits: (..., K), floating point, any strides.
+            generator: source of randomness on the device of `logits`.
+
+        Returns:
+            (..., K), in the dtype of `logits`: exactly one-hot for discrete estimators.
+        """
+        if not logits.is_floating_point():
+            raise TypeError(f"logits must be floating point, got {logits.dtype}")
+        if logits.dim() == 0 or logits.shape[-1] == 0:
+            raise ValueError(f"logits must have shape (..., K) with K >= 1, got {tuple(logits.shape)}")
+        return self.sample(logits, generator)
+
+    @abstractmethod
+    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Implement `__call__` for checked logits."""
+
+    def objective(self, loss: Tensor, logits: Tensor, draw: Tensor) -> Tensor:
+        """Scalar to differentiate with respect to `logits` in order to get the estimate.
+
+        Pathwise estimators differentiate the loss itself, through `draw`. An estimator that needs
+        the value of the loss instead (REINFORCE) overrides this, for example with
+        (loss - baseline).detach() * log_prob(draw).
+        """
+        return loss
+
+
+class _Draw(torch.autograd.Function):
+    """A given one-hot draw in forward, a given vector-Jacobian product in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, draw: Tensor, vjp: VectorJacobianProduct) -> Tensor:
+        ctx.vjp = vjp
+        ctx.dtype = logits.dtype
+        return draw.to(logits.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.vjp(widen(grad)).to(ctx.dtype), None, None
+
+
+def draw_with_gradient(logits: Tensor, draw: Tensor, vjp: VectorJacobianProduct) -> Tensor:
+    """`draw` (..., K), with `vjp` as its backward towards `logits` (..., K)."""
+    return _Draw.apply(logits, draw, vjp)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def widen(x: Tensor) -> Tensor:
+    """`x` in at least float32: half-precision noise and softmax would be too coarse."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def jacobian_product(p: Tensor, v: Tensor) -> Tensor:
+    """J(p) v = p * v - p <p, v>, the Jacobian of softmax at output p; p, v (..., K)."""
+    pv = p * v
+    return pv - p * pv.sum(-1, keepdim=True)
+
+
+def gumbel(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Independent standard Gumbel noise of the shape and device of `logits`."""
+    exponential = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    exponential.exponential_(generator=generator)
+    return -exponential.clamp_min_(torch.finfo(exponential.dtype).tiny).log_()
+
+
+def one_hot_argmax(scores: Tensor) -> Tensor:
+    """One-hot (..., K) of the largest entry of each row."""
+    return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+
+
+def categorical(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One-hot D ~ Cat(softmax(logits)) by the Gumbel-max trick; (..., K), no gradient."""
+    return one_hot_argmax(logits + gumbel(logits, generator))

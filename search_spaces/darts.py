@@ -1,0 +1,302 @@
+"""The cell space of DARTS.
+
+Source: Liu et al., 2019, "DARTS: Differentiable Architecture Search", arXiv 1806.09055.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from math import comb, prod
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
+from search_spaces.mixed_edge import EdgeDraw
+from search_spaces.operations import DropPath, FactorizedReduce, Norm, relu_conv_norm
+from search_spaces.skeleton import Cell, CellPlan, Materials, Skeleton
+from search_spaces.space import RandomSource, SearchSpace, edges_by_target
+
+_FORM = "Genotype(normal=[('operation', source), ...], normal_concat=range(2, 6), reduce=..., reduce_concat=...)"
+_LONGEST_TEXT = 10_000
+
+
+class DartsSpace(SearchSpace):
+    """Normal and reduction cells with two inputs and 4 intermediate nodes, two edges into each.
+
+    `none` is a candidate of the supernet but is never derived.
+    """
+
+    name = "darts"
+    operations = (
+        "none",
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+    )
+    cell_names = ("normal", "reduce")
+    inputs, nodes = 2, 6
+    cell_edges = tuple((s, t) for t in range(2, 6) for s in range(t))
+    channels, cells = 36, 20
+    cells_help = "cells in all; two of them, at 1/3 and 2/3 of the depth, are reduction cells"
+    pool_norm = True
+    edges_per_node = 2
+
+    @property
+    def size(self) -> int:
+        choices = (len(self.operations) - 1) ** self.edges_per_node
+        cell = prod(comb(t, self.edges_per_node) * choices for t in range(self.inputs, self.nodes))
+        return cell ** len(self.cell_names)
+
+    @property
+    def supernet_concat(self) -> tuple[int, ...]:
+        return tuple(range(self.inputs, self.nodes))
+
+    def parse(self, text: str) -> Genotype:
+        fields = _read_call(text)
+        return Genotype(self.name, tuple(self._cell(name, fields) for name in self.cell_names))
+
+    def _cell(self, name: str, fields: dict[str, ast.expr]) -> CellGenotype:
+        pairs = _literal(fields[name])
+        intermediate = range(self.inputs, self.nodes)
+        expected = self.edges_per_node * len(intermediate)
+        if not isinstance(pairs, list | tuple) or len(pairs) != expected:
+            raise GenotypeError(f"'{name}' must be a list of {expected} (operation, source) pairs")
+        edges = []
+        for position, pair in enumerate(pairs):
+            target = self.inputs + position // self.edges_per_node
+            if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+                raise GenotypeError(f"{str(pair)[:60]!r} in '{name}' is not an (operation, source) pair")
+            operation, source = pair
+            self._require_operation(operation, [o for o in self.operations if o != "none"])
+            if type(source) is not int or not 0 <= source < target:
+                raise GenotypeError(
+                    f"source {str(source)[:20]} of pair {position} in '{name}' is not a node before "
+                    f"node {target}, expected 0 to {target - 1}"
+                )
+            edges.append(Edge(source, target, operation))
+        for target, pair in edges_by_target(edges).items():
+            if len({edge.source for edge in pair}) != len(pair):
+                raise GenotypeError(f"both edges into node {target} of '{name}' have the same source")
+        concat = _concat(fields[f"{name}_concat"])
+        if not concat or not set(concat) <= set(intermediate) or len(set(concat)) != len(concat):
+            raise GenotypeError(
+                f"'{name}_concat' must name distinct nodes from {intermediate[0]} to {intermediate[-1]}"
+            )
+        return CellGenotype(name, tuple(edges), concat)
+
+    def format(self, genotype: Genotype) -> str:
+        parts = []
+        for cell in genotype.cells:
+            pairs = [(edge.operation, edge.source) for edge in sorted(cell.edges, key=lambda e: e.target)]
+            parts.append(f"{cell.name}={pairs}, {cell.name}_concat={_format_concat(cell.concat)}")
+        return f"Genotype({', '.join(parts)})"
+
+    def derive(self, scores: Tensor) -> Genotype:
+        rows = scores.tolist()
+        allowed = [k for k, operation in enumerate(self.operations) if operation != "none"]
+        cells = []
+        for block, name in enumerate(self.cell_names):
+            edges: list[Edge] = []
+            for target in range(self.inputs, self.nodes):
+                ranked = []
+                for i, (s, t) in enumerate(self.cell_edges):
+                    if t == target:
+                        row = rows[block * len(self.cell_edges) + i]
+                        best = max(allowed, key=lambda k: row[k])
+                        ranked.append((row[best], Edge(s, t, self.operations[best])))
+                ranked.sort(key=lambda pair: -pair[0])
+                best_edges = [edge for _, edge in ranked[: self.edges_per_node]]
+                edges += sorted(best_edges, key=lambda e: e.source)
+            cells.append(CellGenotype(name, tuple(edges), self.supernet_concat))
+        return Genotype(self.name, tuple(cells))
+
+    def random(self, rng: RandomSource) -> Genotype:
+        allowed = [operation for operation in self.operations if operation != "none"]
+        cells = []
+        for name in self.cell_names:
+            edges = []
+            for target in range(self.inputs, self.nodes):
+                sources = list(range(target))
+                while len(sources) > self.edges_per_node:
+                    sources.pop(int(rng.random() * len(sources)))
+                for source in sources:
+                    edges.append(Edge(source, target, allowed[int(rng.random() * len(allowed))]))
+            cells.append(CellGenotype(name, tuple(edges), self.supernet_concat))
+        return Genotype(self.name, tuple(cells))
+
+    def skeleton(
+        self,
+        plans: dict[str, CellPlan],
+        materials: Materials,
+        *,
+        channels: int,
+        cells: int,
+        num_classes: int,
+        in_channels: int,
+        auxiliary: bool,
+        drop_path: bool,
+    ) -> Skeleton:
+        return NasnetSkeleton(
+            plans, materials, channels, cells, num_classes, in_channels, auxiliary, drop_path
+        )
+
+
+class NasnetCell(nn.Module):
+    """A cell behind the two layers that bring its inputs to the same shape."""
+
+    def __init__(
+        self,
+        plan: CellPlan,
+        materials: Materials,
+        channels_before: tuple[int, int],
+        channels: int,
+        reduction: bool,
+        previous_reduction: bool,
+        drop_path: DropPath | None,
+    ) -> None:
+        super().__init__()
+        norm = materials.edge_norm
+        self.preprocess_0: nn.Module = (
+            FactorizedReduce(channels_before[0], channels, norm)
+            if previous_reduction
+            else relu_conv_norm(channels_before[0], channels, 1, 1, norm)
+        )
+        self.preprocess_1 = relu_conv_norm(channels_before[1], channels, 1, 1, norm)
+        self.cell = Cell(
+            plan,
+            lambda e: materials.edge(e, channels, 2 if reduction and e.source < 2 else 1),
+            drop_path,
+        )
+
+    def forward(self, s0: Tensor, s1: Tensor, draws: Sequence[EdgeDraw] | None) -> Tensor:
+        out: Tensor = self.cell([self.preprocess_0(s0), self.preprocess_1(s1)], draws)
+        return out
+
+
+class AuxiliaryHead(nn.Module):
+    """Classifier on the features at 2/3 of the depth, used in training only.
+
+    For 8x8 features, those of CIFAR, it is that of DARTS; other sizes are pooled to its 2x2 too.
+    """
+
+    def __init__(self, channels: int, num_classes: int, norm: Norm) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 128, 1, bias=False),
+            norm(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            norm(768),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(768, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        x = F.avg_pool2d(x, 5, 3) if x.shape[2:] == (8, 8) else F.adaptive_avg_pool2d(x, 2)
+        out: Tensor = self.classifier(self.features(x).flatten(1))
+        return out
+
+
+class NasnetSkeleton(Skeleton):
+    """Stem, `cells` cells of which those at 1/3 and 2/3 of the depth halve the resolution and
+    double the channels, pooling, classifier."""
+
+    def __init__(
+        self,
+        plans: dict[str, CellPlan],
+        materials: Materials,
+        channels: int,
+        cells: int,
+        num_classes: int,
+        in_channels: int,
+        auxiliary: bool,
+        drop_path: bool,
+    ) -> None:
+        super().__init__()
+        stem = 3 * channels
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, stem, 3, padding=1, bias=False), materials.frame_norm(stem)
+        )
+        self.drop_path = DropPath() if drop_path else None
+        self.cells = nn.ModuleList()
+        before, previous_reduction = (stem, stem), False
+        self.auxiliary_at = 2 * cells // 3
+        self.auxiliary: AuxiliaryHead | None = None
+        for i in range(cells):
+            reduction = i in (cells // 3, 2 * cells // 3)
+            channels *= 2 if reduction else 1
+            plan = plans["reduce" if reduction else "normal"]
+            self.cells.append(
+                NasnetCell(
+                    plan, materials, before, channels, reduction, previous_reduction, self.drop_path
+                )
+            )
+            before, previous_reduction = (before[1], channels * len(plan.concat)), reduction
+            if auxiliary and i == self.auxiliary_at:
+                self.auxiliary = AuxiliaryHead(before[1], num_classes, materials.frame_norm)
+        self.num_features = before[1]
+        self.reset_classifier(num_classes)
+
+    def features(self, x: Tensor, draws: Sequence[EdgeDraw] | None) -> tuple[Tensor, Tensor | None]:
+        s0 = s1 = self.stem(x)
+        logits = None
+        for i, cell in enumerate(self.cells):
+            s0, s1 = s1, cell(s0, s1, draws)
+            if i == self.auxiliary_at and self.auxiliary is not None and self.training:
+                logits = self.auxiliary(s1)
+        return s1, logits
+
+
+def _read_call(text: str) -> dict[str, ast.expr]:
+    """Keyword arguments of `Genotype(...)`, unevaluated."""
+    names = ["normal", "normal_concat", "reduce", "reduce_concat"]
+    try:
+        if len(text) > _LONGEST_TEXT:
+            raise ValueError
+        call = ast.parse(text.strip(), mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args):
+            raise ValueError
+        fields = {str(keyword.arg): keyword.value for keyword in call.keywords}
+        if call.func.id != "Genotype" or sorted(fields) != names or len(call.keywords) != len(names):
+            raise ValueError
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise GenotypeError(
+            f"malformed genotype for the space 'darts': {text[:60]!r}, expected {_FORM}"
+        ) from None
+    return fields
+
+
+def _literal(node: ast.expr) -> object:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        raise GenotypeError(f"malformed genotype for the space 'darts', expected {_FORM}") from None
+
+
+def _concat(node: ast.expr) -> tuple[int, ...]:
+    """Nodes written as a list, a tuple or range(a, b)."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+        bounds = [_literal(argument) for argument in node.args]
+        if len(bounds) == 2 and all(type(b) is int and 0 <= b <= 100 for b in bounds):
+            return tuple(range(*bounds))  # type: ignore[arg-type]
+        return ()
+    nodes = _literal(node)
+    if isinstance(nodes, list | tuple) and all(type(n) is int for n in nodes):
+        return tuple(sorted(nodes))
+    return ()
+
+
+def _format_concat(nodes: tuple[int, ...]) -> str:
+    if nodes == tuple(range(nodes[0], nodes[-1] + 1)):
+        return f"range({nodes[0]}, {nodes[-1] + 1})"
+    return str(list(nodes))
+
+
+darts = DartsSpace()

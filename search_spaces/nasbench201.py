@@ -1,0 +1,152 @@
+"""The cell space of NAS-Bench-201, and `micro`, the same with one node less.
+
+Source: Dong & Yang, 2020, "NAS-Bench-201", arXiv 2001.00326.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
+from search_spaces.mixed_edge import EdgeDraw
+from search_spaces.operations import ResidualReduction
+from search_spaces.skeleton import Cell, CellPlan, Materials, Skeleton
+from search_spaces.space import RandomSource, SearchSpace, edges_by_target
+
+
+class DenseCellSpace(SearchSpace):
+    """Cells in which every node is connected to all nodes before it.
+
+    Architecture strings are those of the benchmark: nodes joined by `+`, each a list
+    `|operation~source|...|` of its incoming edges in the order of their sources.
+    """
+
+    operations = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+    cell_names = ("cell",)
+    inputs = 1
+    cells_help = "cells per stage (N); there are 3 stages"
+
+    def __init__(self, name: str, nodes: int, channels: int, cells: int) -> None:
+        self.name, self.nodes, self.channels, self.cells = name, nodes, channels, cells
+        self.cell_edges = tuple((s, t) for t in range(1, nodes) for s in range(t))
+
+    @property
+    def size(self) -> int:
+        return len(self.operations) ** len(self.cell_edges)
+
+    def genotype(self, chosen: Sequence[str]) -> Genotype:
+        """Genotype with the operation `chosen[i]` on edge `cell_edges[i]`."""
+        edges = zip(self.cell_edges, chosen, strict=True)
+        cell = CellGenotype("cell", tuple(Edge(s, t, operation) for (s, t), operation in edges))
+        return Genotype(self.name, (cell,))
+
+    def parse(self, text: str) -> Genotype:
+        nodes = text.strip().split("+")
+        chosen = []
+        for target, node in enumerate(nodes, start=1):
+            terms = node.split("|")
+            if len(nodes) != self.nodes - 1 or len(terms) != target + 2 or terms[0] or terms[-1]:
+                raise GenotypeError(
+                    f"malformed genotype for the space '{self.name}': {text[:100]!r}, expected the "
+                    f"form {self.format(self.genotype(['none'] * len(self.cell_edges)))!r}"
+                )
+            for source, term in enumerate(terms[1:-1]):
+                operation, _, origin = term.partition("~")
+                if origin != str(source):
+                    raise GenotypeError(
+                        f"malformed edge {term[:60]!r} in a genotype for the space '{self.name}': "
+                        f"expected 'operation~{source}'"
+                    )
+                chosen.append(self._require_operation(operation))
+        return self.genotype(chosen)
+
+    def format(self, genotype: Genotype) -> str:
+        (cell,) = genotype.cells
+        groups = edges_by_target(cell.edges)
+        return "+".join(
+            "|" + "".join(f"{e.operation}~{e.source}|" for e in groups[target])
+            for target in sorted(groups)
+        )
+
+    def canonical(self, genotype: Genotype) -> str:
+        """A string that is equal for cells computing the same function, as the benchmark counts.
+
+        A `none` edge is the term `#`, any operation on `#` is `#`, a skip passes its term through
+        and the terms of a node are sorted.
+        """
+        (cell,) = genotype.cells
+        terms: dict[int, str] = {0: "0"}
+        for target, edges in sorted(edges_by_target(cell.edges).items()):
+            terms[target] = "+".join(sorted(_term(e.operation, terms[e.source]) for e in edges))
+        return terms[self.nodes - 1]
+
+    def derive(self, scores: Tensor) -> Genotype:
+        return self.genotype([self.operations[k] for k in scores.argmax(-1).tolist()])
+
+    def random(self, rng: RandomSource) -> Genotype:
+        k = len(self.operations)
+        return self.genotype([self.operations[int(rng.random() * k)] for _ in self.cell_edges])
+
+    def skeleton(
+        self,
+        plans: dict[str, CellPlan],
+        materials: Materials,
+        *,
+        channels: int,
+        cells: int,
+        num_classes: int,
+        in_channels: int,
+        auxiliary: bool,
+        drop_path: bool,
+    ) -> Skeleton:
+        if auxiliary or drop_path:
+            raise ValueError(f"the space '{self.name}' has neither an auxiliary head nor drop-path")
+        return StagedSkeleton(plans["cell"], materials, channels, cells, num_classes, in_channels)
+
+
+def _term(operation: str, source: str) -> str:
+    if operation == "none" or source == "#":
+        return "#"
+    return source if operation == "skip_connect" else f"({source})@{operation}"
+
+
+class StagedSkeleton(Skeleton):
+    """Stem, three stages of `cells` cells with C, 2C, 4C channels and residual reductions between
+    them, normalisation and ReLU, pooling, classifier."""
+
+    def __init__(
+        self,
+        plan: CellPlan,
+        materials: Materials,
+        channels: int,
+        cells: int,
+        num_classes: int,
+        in_channels: int,
+    ) -> None:
+        super().__init__()
+        norm = materials.frame_norm
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), norm(channels)
+        )
+        blocks: list[nn.Module] = []
+        for stage in range(3):
+            c = channels * 2**stage
+            if stage > 0:
+                blocks.append(ResidualReduction(c // 2, c, norm))
+            blocks += [Cell(plan, lambda e, c=c: materials.edge(e, c, 1)) for _ in range(cells)]  # type: ignore[misc]
+        self.blocks = nn.ModuleList(blocks)
+        self.num_features = channels * 4
+        self.last = nn.Sequential(norm(self.num_features), nn.ReLU())
+        self.reset_classifier(num_classes)
+
+    def features(self, x: Tensor, draws: Sequence[EdgeDraw] | None) -> tuple[Tensor, Tensor | None]:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block([x], draws) if isinstance(block, Cell) else block(x)
+        return self.last(x), None
+
+
+nasbench201 = DenseCellSpace("nasbench201", nodes=4, channels=16, cells=5)
+micro = DenseCellSpace("micro", nodes=3, channels=8, cells=1)

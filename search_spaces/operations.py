@@ -1,0 +1,138 @@
+"""Candidate operations and the building blocks of the macro skeletons.
+
+Every operation maps (B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride)) and works out of
+place, because the candidates of an edge read the same tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Callable[[int], nn.Module]
+
+# A derived network learns its normalisation and keeps running statistics for inference.
+derived_norm: Norm = nn.BatchNorm2d
+# A supernet always normalises with the batch at hand: a running average over ever-changing
+# architectures describes none of them. Nothing can be moved by an extra evaluation either.
+supernet_norm: Norm = partial(nn.BatchNorm2d, track_running_stats=False)
+# Inside the candidates a learned scale would compete with the architecture weights (DARTS).
+candidate_norm: Norm = partial(nn.BatchNorm2d, affine=False, track_running_stats=False)
+
+
+class Zero(nn.Module):
+    """The operation `none`."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride])
+
+
+class FactorizedReduce(nn.Module):
+    """Halves the resolution by two 1x1 convolutions, one of them shifted by a pixel (DARTS)."""
+
+    def __init__(self, channels_in: int, channels_out: int, norm: Norm) -> None:
+        super().__init__()
+        half = channels_out // 2
+        self.conv_1 = nn.Conv2d(channels_in, half, 1, stride=2, bias=False)
+        self.conv_2 = nn.Conv2d(channels_in, channels_out - half, 1, stride=2, bias=False)
+        self.norm = norm(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        shifted = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))[:, :, 1:, 1:]
+        out: Tensor = self.norm(torch.cat([self.conv_1(x), self.conv_2(shifted)], 1))
+        return out
+
+
+class ResidualReduction(nn.Module):
+    """Residual block of stride 2 between the stages of NAS-Bench-201."""
+
+    def __init__(self, channels_in: int, channels_out: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv_1 = relu_conv_norm(channels_in, channels_out, 3, 2, norm)
+        self.conv_2 = relu_conv_norm(channels_out, channels_out, 3, 1, norm)
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(channels_in, channels_out, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.shortcut(x) + self.conv_2(self.conv_1(x))
+        return out
+
+
+class DropPath(nn.Module):
+    """Drops its input per image with `probability`, scaled to keep the mean, in training only.
+
+    The probability is a tensor, so that a schedule moves it without recompiling a compiled model.
+    """
+
+    probability: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("probability", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keep = 1 - self.probability
+        mask = torch.rand(x.shape[0], 1, 1, 1, device=x.device) < keep
+        return x * (mask / keep).to(x.dtype)
+
+
+def relu_conv_norm(
+    channels_in: int, channels_out: int, kernel: int, stride: int, norm: Norm
+) -> nn.Sequential:
+    """ReLU, convolution that pads to keep the size, normalisation."""
+    conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(nn.ReLU(), conv, norm(channels_out))
+
+
+def _depthwise_separable(c: int, kernel: int, stride: int, dilation: int, norm: Norm) -> list[nn.Module]:
+    padding = dilation * (kernel // 2)
+    return [
+        nn.ReLU(),
+        nn.Conv2d(c, c, kernel, stride, padding, dilation, groups=c, bias=False),
+        nn.Conv2d(c, c, 1, bias=False),
+        norm(c),
+    ]
+
+
+def _sep_conv(c: int, stride: int, norm: Norm, kernel: int) -> nn.Module:
+    first = _depthwise_separable(c, kernel, stride, 1, norm)
+    return nn.Sequential(*first, *_depthwise_separable(c, kernel, 1, 1, norm))
+
+
+def _dil_conv(c: int, stride: int, norm: Norm, kernel: int) -> nn.Module:
+    return nn.Sequential(*_depthwise_separable(c, kernel, stride, 2, norm))
+
+
+def _skip_connect(c: int, stride: int, norm: Norm) -> nn.Module:
+    return nn.Identity() if stride == 1 else FactorizedReduce(c, c, norm)
+
+
+_OPERATIONS: dict[str, Callable[[int, int, Norm], nn.Module]] = {
+    "none": lambda c, stride, norm: Zero(stride),
+    "skip_connect": _skip_connect,
+    "nor_conv_1x1": lambda c, stride, norm: relu_conv_norm(c, c, 1, stride, norm),
+    "nor_conv_3x3": lambda c, stride, norm: relu_conv_norm(c, c, 3, stride, norm),
+    "avg_pool_3x3": lambda c, stride, norm: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
+    "max_pool_3x3": lambda c, stride, norm: nn.MaxPool2d(3, stride, 1),
+    "sep_conv_3x3": partial(_sep_conv, kernel=3),
+    "sep_conv_5x5": partial(_sep_conv, kernel=5),
+    "dil_conv_3x3": partial(_dil_conv, kernel=3),
+    "dil_conv_5x5": partial(_dil_conv, kernel=5),
+}
+
+
+def build(name: str, channels: int, stride: int, norm: Norm) -> nn.Module:
+    """The operation `name` on `channels` channels."""
+    return _OPERATIONS[name](channels, stride, norm)
