@@ -42,7 +42,7 @@ class DartsSpace(SearchSpace):
     cell_names = ("normal", "reduce")
     inputs, nodes = 2, 6
     cell_edges = tuple((s, t) for t in range(2, 6) for s in range(t))
-    channels, cells = 36, 20
+    channels, cells, fewest_cells = 36, 20, 3
     cells_help = "cells in all; two of them, at 1/3 and 2/3 of the depth, are reduction cells"
     pool_norm = True
     edges_per_node = 2

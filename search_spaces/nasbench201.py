@@ -26,6 +26,7 @@ class DenseCellSpace(SearchSpace):
     operations = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
     cell_names = ("cell",)
     inputs = 1
+    fewest_cells = 1
     cells_help = "cells per stage (N); there are 3 stages"
 
     def __init__(self, name: str, nodes: int, channels: int, cells: int) -> None:

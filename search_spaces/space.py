@@ -28,6 +28,7 @@ class SearchSpace(ABC):
         cell_names: kinds of cell; each has a block of `cell_edges` rows of the logits.
         cell_edges: (source, target) of every edge of a cell's supernet, in the order of the rows.
         channels, cells: default size of a network.
+        fewest_cells: smallest value of `cells` with which every kind of cell occurs.
         cells_help: what `cells` counts.
     """
 
@@ -39,6 +40,7 @@ class SearchSpace(ABC):
     nodes: int
     channels: int
     cells: int
+    fewest_cells: int
     cells_help: str
     pool_norm = False
 

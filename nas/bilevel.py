@@ -1,0 +1,186 @@
+"""The two steps of the bi-level search.
+
+    min over logits of  E[ L_valid(w*, D) ],  D ~ Cat(softmax(logits))
+    w* = argmin over w of  E[ L_train(w, D) ]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from estimators import Estimator
+from search_spaces.mixed_edge import Draw
+
+Batch = tuple[Tensor, Tensor]
+Unroll = Callable[[nn.Module, Tensor, Batch, Batch, float], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass
+class StepResult:
+    """What a step saw, still on the device: mean loss, correct predictions, images."""
+
+    loss: Tensor
+    correct: Tensor
+    images: int
+
+
+class Bilevel:
+    """The state of a search and its two steps, each with a draw of its own.
+
+    Args:
+        supernet: called as supernet(images, draw).
+        logits: (E, K) on the CPU, so that reading a choice never waits for the device.
+        estimator: turns logits into draws.
+        order: 1, or 2 for the gradient through one unrolled weight step.
+        clip: largest norm of the weights' gradient; 0: not clipped.
+        autocast: precision of forward passes.
+        unroll: what computes the second-order gradient; default `unrolled_gradient`.
+    """
+
+    def __init__(
+        self,
+        supernet: nn.Module,
+        logits: nn.Parameter,
+        estimator: Estimator,
+        weight_optimizer: torch.optim.Optimizer,
+        architecture_optimizer: torch.optim.Optimizer,
+        order: int = 1,
+        clip: float = 0.0,
+        autocast: torch.autocast | nullcontext[None] | None = None,
+        unroll: Unroll | None = None,
+    ) -> None:
+        self.supernet, self.logits, self.estimator = supernet, logits, estimator
+        self.weight_optimizer, self.architecture_optimizer = weight_optimizer, architecture_optimizer
+        self.order, self.clip = order, clip
+        self.autocast = autocast or nullcontext()
+        self.unroll = unroll or unrolled_gradient
+
+    def architecture_step(
+        self, valid: Batch, train: Batch, generator: torch.Generator
+    ) -> StepResult:
+        """Move the logits down the gradient of the loss on `valid`; `train` serves order 2."""
+        draw = self.estimator(self.logits, generator)
+        with self.autocast:
+            if self.order == 2:
+                rate = self.weight_optimizer.param_groups[0]["lr"]
+                leaf = draw.detach().requires_grad_()
+                loss, output, at_draw = self.unroll(self.supernet, leaf, valid, train, rate)
+                (gradient,) = torch.autograd.grad(draw, self.logits, at_draw)
+            else:
+                with frozen(self.supernet):
+                    output = self.supernet(valid[0], draw)
+                    loss = F.cross_entropy(output, valid[1])
+                    objective = self.estimator.objective(loss, self.logits, draw)
+                    (gradient,) = torch.autograd.grad(objective, self.logits)
+        self.logits.grad = gradient
+        self.architecture_optimizer.step()
+        return _result(loss, output, valid[1])
+
+    def weight_step(self, train: Batch, generator: torch.Generator) -> StepResult:
+        """Move the weights of a drawn architecture down the gradient of the loss on `train`."""
+        images, labels = train
+        with self.autocast:
+            output = self.supernet(images, self.draw(generator))
+            loss = F.cross_entropy(output, labels)
+        self.weight_optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.supernet.parameters(), self.clip)
+        self.weight_optimizer.step()
+        return _result(loss, output, labels)
+
+    def draw(self, generator: torch.Generator) -> Draw:
+        """A draw that nothing is learned from: the chosen indices, or a dense mixture."""
+        draw = self.estimator(self.logits.detach(), generator)
+        return draw.argmax(-1).tolist() if self.estimator.discrete else draw
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Keep autograd from computing gradients of the module's parameters."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def unrolled_gradient(
+    supernet: nn.Module, draw: Tensor, valid: Batch, train: Batch, rate: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of L_valid(w', D) with respect to D, w' = w - rate * dL_train(w, D)/dw.
+
+    The mixed second derivative is applied to a vector by central finite differences, which keeps
+    the cost at four passes and works with the lean edge gradient (Liu et al., 2019, eq. 7-8).
+
+    Args:
+        draw: (E, K), a leaf that requires a gradient.
+        rate: learning rate of the unrolled step.
+
+    Returns:
+        the loss on `valid` after the unrolled step, the output there (B, classes), and the
+        gradient (E, K).
+    """
+    parameters = [p for p in supernet.parameters() if p.requires_grad]
+
+    def train_gradient_of(inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        loss = F.cross_entropy(supernet(train[0], draw), train[1])
+        return torch.autograd.grad(loss, inputs, allow_unused=True)
+
+    gradients = train_gradient_of(parameters)
+    touched = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    saved = [p.detach().clone() for p, _ in touched]
+
+    def move(directions: Sequence[Tensor], scale: float | Tensor) -> None:
+        with torch.no_grad():
+            for (p, _), value, direction in zip(touched, saved, directions, strict=True):
+                p.copy_(value - scale * direction)
+
+    try:
+        move([g for _, g in touched], rate)
+        output = supernet(valid[0], draw)
+        loss = F.cross_entropy(output, valid[1])
+        direct, *vector = torch.autograd.grad(loss, [draw, *(p for p, _ in touched)])
+        epsilon = 0.01 / torch.stack([v.norm() for v in vector]).norm().clamp_min(1e-12)
+        with frozen(supernet):
+            move(vector, -epsilon)
+            (above,) = train_gradient_of([draw])
+            move(vector, epsilon)
+            (below,) = train_gradient_of([draw])
+    finally:
+        with torch.no_grad():
+            for (p, _), value in zip(touched, saved, strict=True):
+                p.copy_(value)
+    assert above is not None and below is not None
+    implicit = (above - below) / (2 * epsilon).to(above.device)
+    return loss.detach(), output.detach(), direct - rate * implicit
+
+
+def unrolled_gradient_exact(
+    supernet: nn.Module, draw: Tensor, valid: Batch, train: Batch, rate: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `unrolled_gradient` approximates, by double backward; needs the dense edge gradient."""
+    weights = {name: p for name, p in supernet.named_parameters() if p.requires_grad}
+    loss = F.cross_entropy(supernet(train[0], draw), train[1])
+    gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True, allow_unused=True)
+    moved = {
+        name: p if g is None else p - rate * g
+        for (name, p), g in zip(weights.items(), gradients, strict=True)
+    }
+    output = torch.func.functional_call(supernet, moved, (valid[0], draw))
+    loss = F.cross_entropy(output, valid[1])
+    (gradient,) = torch.autograd.grad(loss, draw)
+    return loss.detach(), output.detach(), gradient
+
+
+def _result(loss: Tensor, output: Tensor, labels: Tensor) -> StepResult:
+    return StepResult(loss.detach(), (output.argmax(1) == labels).sum(), len(labels))

@@ -1,0 +1,354 @@
+"""Image data: uint8 tensors that live on the training device and are augmented there, batched."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from nas.compat import prepare_torchvision
+from nas.files import atomic_path, cache_folder
+from nas.seeding import derive_seed, generator
+from recipes import InputError, RunOptions, one_of
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+Policy = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images (N, C, H, W) uint8 with labels (N,) int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: Tensor) -> Images:
+        return Images(self.pixels[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Training-time augmentation.
+
+    Attributes:
+        crop_padding: pixels of black padding before a random crop of the original size.
+        flip: mirror half of the images.
+        cutout: side in pixels of a blanked square; 0: none.
+        policy: PIL image -> PIL image, applied one by one on the CPU before the others.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+    cutout: int = 0
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set with its training and test images and the augmentation that suits it."""
+
+    name: str
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    augmentation: Augmentation
+
+    @property
+    def in_channels(self) -> int:
+        """Colour channels of an image."""
+        return self.train.pixels.shape[1]
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel over the training images, in [0, 1]."""
+        counts = torch.stack(
+            [torch.bincount(channel.flatten(), minlength=256) for channel in self.train.pixels.unbind(1)]
+        ).double()
+        values = torch.arange(256, dtype=torch.float64) / 255
+        p = counts / counts.sum(1, keepdim=True)
+        mean = (p * values).sum(1)
+        std = ((p * values.square()).sum(1) - mean.square()).clamp_min(1e-8).sqrt()
+        return mean.tolist(), std.tolist()
+
+
+class Batches:
+    """Normalised batches of `images`, on `device`, channels-last.
+
+    Args:
+        images: the part of the data to read.
+        batch_size: images a batch.
+        device: where batches go.
+        mean, std: per channel, of values in [0, 1].
+        augmentation: given for training parts only. They are shuffled, and a last batch that would
+            be smaller is left out. Without it all images come in order, in batches of nearly equal
+            size, none larger than `batch_size`.
+        seed: of order and augmentation, which are functions of (seed, epoch, batch).
+        budget: bytes up to which the pixels are moved to `device`; beyond, they stay in pinned
+            host memory.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        device: torch.device,
+        mean: list[float],
+        std: list[float],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        budget: float = math.inf,
+    ) -> None:
+        if augmentation is not None and len(images) < batch_size:
+            raise InputError(
+                f"the data set has {len(images)} images for this part of the training, too few for "
+                f"one batch of {batch_size}: lower --batch-size to at most {len(images)}"
+            )
+        self.batch_size, self.device, self.augmentation, self.seed = batch_size, device, augmentation, seed
+        if device.type != "cpu":
+            if images.pixels.numel() <= budget:
+                images = Images(images.pixels.to(device), images.labels.to(device))
+            else:
+                images = Images(images.pixels.pin_memory(), images.labels.pin_memory())
+        self.images = images
+        self.home = images.pixels.device
+        scale = [1 / (255 * s) for s in std]
+        shift = [-m / s for m, s in zip(mean, std, strict=True)]
+        self.scale, self.shift = torch.tensor(scale, device=device), torch.tensor(shift, device=device)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        n = len(self.images) / self.batch_size
+        return math.ceil(n) if self.augmentation is None else math.floor(n)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches in order, unaugmented: (B, C, H, W) float32 and labels (B,)."""
+        for indices in torch.arange(len(self.images), device=self.home).tensor_split(len(self)):
+            yield self._finish(self.images.pixels[indices].permute(0, 2, 3, 1)), self._move(
+                self.images.labels[indices]
+            )
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The shuffled, augmented batches of `epoch` from batch `start` on, as in `__iter__`."""
+        assert self.augmentation is not None
+        order = torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))
+        order = order.to(self.home)
+        rng = torch.Generator(self.home)
+        for step in range(start, len(self)):
+            rng.manual_seed(derive_seed(self.seed, "augmentation", epoch, step))
+            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield self._augmented(indices, self.augmentation, rng)
+
+    def endless(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of epoch after epoch, from batch number `step` on."""
+        epoch, start = divmod(step, len(self))
+        while True:
+            yield from self.epoch(epoch, start)
+            epoch, start = epoch + 1, 0
+
+    def _augmented(
+        self, indices: Tensor, augmentation: Augmentation, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        pixels = self.images.pixels[indices]
+        if augmentation.policy is not None:
+            pixels = _apply_policy(pixels, augmentation.policy)
+        x = self._finish(_crop_and_flip(pixels, augmentation, rng))
+        if augmentation.cutout:
+            x = x * _cutout_mask(x, augmentation.cutout, rng).to(x.device)
+        return x, self._move(self.images.labels[indices])
+
+    def _finish(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, C) uint8 to normalised (B, C, H, W) float32 in channels-last order."""
+        x = self._move(pixels.contiguous()).float()
+        return torch.addcmul(self.shift, x, self.scale).permute(0, 3, 1, 2)
+
+    def _move(self, x: Tensor) -> Tensor:
+        return x.to(self.device, non_blocking=True)
+
+
+def _crop_and_flip(pixels: Tensor, augmentation: Augmentation, rng: torch.Generator) -> Tensor:
+    """One gather that crops and mirrors: (B, C, H, W) to (B, H, W, C)."""
+    b, _, h, w = pixels.shape
+    pad, device = augmentation.crop_padding, pixels.device
+    rows = torch.arange(h, device=device).expand(b, h)
+    columns = torch.arange(w, device=device).expand(b, w)
+    if augmentation.flip:
+        mirrored = torch.rand(b, 1, generator=rng, device=device) < 0.5
+        columns = torch.where(mirrored, w - 1 - columns, columns)
+    if pad:
+        pixels = F.pad(pixels, (pad, pad, pad, pad))
+        offset = torch.randint(0, 2 * pad + 1, (2, b, 1), generator=rng, device=device)
+        rows, columns = rows + offset[0], columns + offset[1]
+    image = torch.arange(b, device=device).view(b, 1, 1)
+    return pixels.permute(0, 2, 3, 1)[image, rows.unsqueeze(2), columns.unsqueeze(1)]
+
+
+def _cutout_mask(x: Tensor, side: int, rng: torch.Generator) -> Tensor:
+    """(B, 1, H, W), 0 in a square around a random pixel (DeVries & Taylor, arXiv 1708.04552)."""
+    b, _, h, w = x.shape
+    centre = torch.rand(2, b, 1, generator=rng, device=rng.device)
+    inside = []
+    for c, size in zip(centre, (h, w), strict=True):
+        start = (c * size).long() - side // 2
+        position = torch.arange(size, device=rng.device)
+        inside.append((position >= start) & (position < start + side))
+    return (~(inside[0].unsqueeze(2) & inside[1].unsqueeze(1))).unsqueeze(1).float()
+
+
+def _apply_policy(pixels: Tensor, policy: Policy) -> Tensor:
+    from PIL import Image
+
+    out = []
+    for image in pixels.permute(0, 2, 3, 1).cpu().numpy():
+        picture = Image.fromarray(image if image.shape[2] == 3 else np.repeat(image, 3, 2))
+        out.append(np.asarray(policy(picture))[:, :, : image.shape[2]])
+    return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).to(pixels.device)
+
+
+def split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Disjoint sorted indices (rest, part) of (N,) labels, `part` holding `fraction` of each class."""
+    rng = generator(seed, "split")
+    part = []
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().squeeze(1)
+        members = members[torch.randperm(len(members), generator=rng)]
+        part.append(members[: round(fraction * len(members))])
+    chosen = torch.cat(part).sort().values
+    mask = torch.ones(len(labels), dtype=torch.bool)
+    mask[chosen] = False
+    return mask.nonzero().squeeze(1), chosen
+
+
+def load(options: RunOptions) -> DataSet:
+    """The data set that the options name, on the CPU. Raises InputError."""
+    name, _, path = options.dataset.partition(":")
+    one_of("data set", name, ["digits", "cifar10", "cifar100", "folder"])
+    if name == "folder":
+        data = _folder(Path(path), options.image_size, options.test_fraction)
+    elif path:
+        raise InputError(f"data set '{options.dataset}' is malformed: only folder takes a path")
+    else:
+        data = _digits() if name == "digits" else _cifar(name, Path(options.data_root), options.download)
+    augmentation = replace(data.augmentation, cutout=options.cutout)
+    if options.flip is not None:
+        augmentation = replace(augmentation, flip=options.flip)
+    if options.crop_padding is not None:
+        augmentation = replace(augmentation, crop_padding=options.crop_padding)
+    data = replace(data, augmentation=augmentation)
+    if options.train_limit is not None and options.train_limit < len(data.train):
+        fraction = options.train_limit / len(data.train)
+        data = replace(data, train=data.train[split(data.train.labels, fraction, seed=0)[1]])
+    return data
+
+
+def _digits() -> DataSet:
+    """scikit-learn's 1,797 grey 8x8 digits (UCI, 1998), a fixed stratified fifth of them for test."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    images = Images(pixels, torch.from_numpy(digits.target.astype(np.int64)))
+    train, test = split(images.labels, 0.2, seed=0)
+    classes = tuple(str(digit) for digit in range(10))
+    return DataSet("digits", images[train], images[test], classes, Augmentation(crop_padding=1))
+
+
+def _cifar(name: str, root: Path, download: bool) -> DataSet:
+    prepare_torchvision()
+    from torchvision import datasets
+
+    dataset_class = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+    try:
+        parts = [dataset_class(str(root), train=train, download=download) for train in (True, False)]
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"data set '{name}' is missing or damaged in {root}, expected torchvision's files there: "
+            f"give --download, or --data-root FOLDER ({str(error).splitlines()[0]})"
+        ) from None
+    train, test = (
+        Images(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        for part in parts
+    )
+    return DataSet(name, train, test, tuple(parts[0].classes), Augmentation(crop_padding=4, flip=True))
+
+
+def _folder(root: Path, size: int, test_fraction: float) -> DataSet:
+    """Images in class folders, under train/ and test/ or all together, resized to size x size RGB."""
+    if not root.is_dir():
+        raise InputError(f"data set folder '{root}' does not exist, expected a folder of class folders")
+    augmentation = Augmentation(crop_padding=max(1, size // 8), flip=True)
+    name = f"folder:{root.resolve().name}"
+    if (root / "train").is_dir():
+        if not (root / "test").is_dir():
+            raise InputError(f"data set folder '{root}' has train/ but no test/: add it, or drop train/")
+        classes, train = _class_folders(root / "train", size)
+        test_classes, test = _class_folders(root / "test", size)
+        if classes != test_classes:
+            odd = ", ".join(sorted(set(classes) ^ set(test_classes))[:5])
+            raise InputError(f"classes under {root}/train and {root}/test differ: {odd}")
+        return DataSet(name, train, test, classes, augmentation)
+    classes, images = _class_folders(root, size)
+    rest, part = split(images.labels, test_fraction, seed=0)
+    if len(part) == 0:
+        raise InputError(f"data set folder '{root}' has too few images to set some aside for a test")
+    return DataSet(name, images[rest], images[part], classes, augmentation)
+
+
+def _class_folders(root: Path, size: int) -> tuple[tuple[str, ...], Images]:
+    classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    if len(classes) < 2:
+        raise InputError(f"{root} has {len(classes)} class folders, expected at least 2")
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
+        if not found:
+            raise InputError(f"class folder {root / name} has no images ({', '.join(IMAGE_ENDINGS)})")
+        paths += found
+        labels += [label] * len(found)
+    return classes, Images(_decode_cached(root, paths, size), torch.tensor(labels))
+
+
+def _decode_cached(root: Path, paths: list[Path], size: int) -> Tensor:
+    """Pixels (N, 3, size, size) of the files; decoded once per state of the folder."""
+    fingerprint = hashlib.sha256(f"{root.resolve()} {size}".encode())
+    for path in paths:
+        status = path.stat()
+        fingerprint.update(f"{path.relative_to(root)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    cached = cache_folder() / f"{fingerprint.hexdigest()[:32]}.safetensors"
+    try:
+        pixels = load_file(cached)["pixels"]
+        if pixels.shape == (len(paths), 3, size, size) and pixels.dtype == torch.uint8:
+            return pixels
+    except (OSError, SafetensorError, KeyError):
+        pass  # not decoded yet, or damaged: decode and write it again
+    with ThreadPoolExecutor() as pool:
+        decoded = pool.map(lambda path: _decode(path, size), paths)
+        progress = tqdm(decoded, f"decoding {root}", len(paths), disable=None, unit="image")
+        pixels = torch.from_numpy(np.stack(list(progress))).permute(0, 3, 1, 2).contiguous()
+    with atomic_path(cached) as temporary:
+        save_file({"pixels": pixels}, temporary)
+    return pixels
+
+
+def _decode(path: Path, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            rgb = image.convert("RGB")
+            return np.asarray(rgb if rgb.size == (size, size) else rgb.resize((size, size)))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot read the image {path}: {error}; repair or remove it") from None

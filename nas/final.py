@@ -1,0 +1,295 @@
+"""Training a derived network from scratch: `run(options)` is what train_final.py calls."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.data.auto_augment import auto_augment_transform, augment_and_mix_transform, rand_augment_transform
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+import search_spaces
+from nas import data, runtime
+from nas.bilevel import StepResult
+from nas.data import Batches
+from nas.files import write_json
+from nas.genotypes import read_genotype
+from nas.model import save
+from nas.report import render_report, write_cell
+from nas.run_folder import RunFolder, restore
+from nas.runtime import Mean
+from nas.seeding import seed_everything
+from nas.tensorboard import Board
+from recipes import FinalOptions, InputError, one_of
+from recipes.command_line import config_json
+
+SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly")
+
+
+def run(options: FinalOptions) -> None:
+    """Train and test as the options say, and leave the network in the run folder."""
+    folder = RunFolder(options, f"final-{options.space or 'net'}")
+    if folder.finished:
+        print(f"{folder.path} holds a finished training already")
+        return
+    training = Training(options)
+    start = training.restore(folder)
+    folder.create(training.device)
+    write_json(folder.path / "genotype.json", training.genotype.to_json() | {"text": training.text})
+    board = Board(folder.path, start) if options.tensorboard else None
+
+    steps = options.epochs * len(training.train)
+    with tqdm(total=steps, initial=start * len(training.train), disable=None, unit="step") as bar:
+        for epoch in range(start, options.epochs):
+            started = time.perf_counter()
+            metrics = training.describe(epoch, training.epoch(epoch, bar))
+            metrics["epoch_seconds"] = time.perf_counter() - started
+            bar.set_postfix_str(f"train {metrics['train_accuracy']:.2f} %")
+            folder.log(metrics)
+            if board is not None:
+                board.epoch(metrics)
+            if (epoch + 1) % options.checkpoint_every == 0 or epoch + 1 == options.epochs:
+                folder.save_checkpoint(epoch + 1, training.state())
+    conclude(folder, options, training, board)
+
+
+class Training:
+    """A derived network, its data and its optimizer."""
+
+    def __init__(self, options: FinalOptions) -> None:
+        self.options = options
+        if options.genotype is None:
+            raise InputError(
+                "--genotype is missing, expected a genotype.json, the name of a published cell or a "
+                "genotype"
+            )
+        self.genotype = read_genotype(options.genotype, options.space)
+        space = search_spaces.get(self.genotype.space)
+        self.text = space.format(self.genotype)
+        if space.name != "darts" and (options.drop_path or options.auxiliary_weight):
+            raise InputError(
+                f"--drop-path and --auxiliary-weight are for the space 'darts', this is '{space.name}'"
+            )
+        self.device = runtime.select_device(options)
+        dataset = data.load(options)
+        self.classes = dataset.classes
+        mean, std = dataset.statistics()
+        budget = options.data_budget_gb * 1e9
+        augmentation = replace(dataset.augmentation, policy=image_policy(options.auto_augment))
+        self.train = Batches(
+            dataset.train, options.batch_size, self.device, mean, std, augmentation, options.seed, budget
+        )
+        self.test = Batches(
+            dataset.test, max(options.batch_size, 256), self.device, mean, std, budget=budget
+        )
+        self.description: dict[str, Any] = {
+            "genotype": self.genotype.to_json(),
+            "text": self.text,
+            "channels": options.channels,
+            "cells": options.cells or space.fewest_cells,
+            "num_classes": len(dataset.classes),
+            "in_chans": dataset.in_channels,
+            "image_size": list(dataset.test.pixels.shape[-2:]),
+            "classes": list(dataset.classes),
+            "mean": mean,
+            "std": std,
+        }
+        self.mixup = build_mixup(options, len(dataset.classes))
+
+        seed_everything(options.seed, "initial weights")
+        model = timm.create_model(
+            "nas_net",
+            genotype=self.genotype,
+            **{k: self.description[k] for k in ("channels", "cells", "num_classes", "in_chans")},
+            auxiliary=options.auxiliary_weight > 0,
+            drop_path_rate=options.drop_path,
+        )
+        self.model = runtime.place(model, options, self.device)
+        self.ema = ModelEmaV3(self.model, options.ema_decay) if options.ema_decay else None
+        self.forward: nn.Module = torch.compile(self.model) if options.compile else self.model  # type: ignore[assignment]
+        self.precision = runtime.autocast(options, self.device)
+        try:
+            self.optimizer = create_optimizer_v2(
+                self.model,
+                one_of("optimizer", options.optimizer, list_optimizers()),
+                options.lr,
+                options.weight_decay,
+                options.momentum,
+                filter_bias_and_bn=False,
+            )
+        except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
+            raise InputError(f"optimizer '{options.optimizer}' cannot be used: {error}") from None
+        self.rates, _ = create_scheduler_v2(
+            self.optimizer,
+            one_of("scheduler", options.scheduler, SCHEDULERS),
+            num_epochs=options.epochs,
+            decay_epochs=max(1, options.epochs // 3),
+            min_lr=options.lr_min,
+            warmup_epochs=options.warmup_epochs,
+            warmup_lr=options.lr / 100,
+        )
+
+    @property
+    def tested(self) -> nn.Module:
+        """The network that is tested and saved: the averaged one where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def epoch(self, epoch: int, bar: Any) -> Mean:
+        """One pass over the training images."""
+        options, mean = self.options, Mean()
+        self.rates.step(epoch)
+        self.model.set_drop_path(options.drop_path * epoch / options.epochs)
+        self.model.train()
+        for step, batch in enumerate(self.train.epoch(epoch), start=epoch * len(self.train)):
+            seed_everything(options.seed, "step", step)
+            mean.add(self.step(*batch))
+            if self.device.type == "cpu" or step % 50 == 0:
+                mean.require_finite(f"in epoch {epoch + 1}")
+            bar.update()
+        mean.require_finite(f"in epoch {epoch + 1}")
+        return mean
+
+    def step(self, images: Tensor, labels: Tensor) -> StepResult:
+        """Move the weights down the gradient of the loss on one batch."""
+        options = self.options
+        target = labels
+        if self.mixup is not None:
+            images, target = self.mixup(images, labels)
+        smoothing = options.label_smoothing if self.mixup is None else 0.0  # Mixup smooths itself
+        with self.precision:
+            output = self.forward(images)
+            output, auxiliary = output if isinstance(output, tuple) else (output, None)
+            loss = F.cross_entropy(output, target, label_smoothing=smoothing)
+            objective = loss
+            if auxiliary is not None:
+                extra = F.cross_entropy(auxiliary, target, label_smoothing=smoothing)
+                objective = loss + options.auxiliary_weight * extra
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.backward()  # type: ignore[no-untyped-call]
+        if options.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.model)
+        return StepResult(loss.detach(), (output.argmax(1) == labels).sum(), len(labels))
+
+    def test_now(self) -> tuple[float, float]:
+        """Loss and accuracy (%) on the test images."""
+        return runtime.evaluate(self.tested, self.test, self.precision)
+
+    def describe(self, epoch: int, mean: Mean) -> dict[str, Any]:
+        """The metrics line of an epoch."""
+        options = self.options
+        train_loss, train_accuracy = mean.read()
+        test: tuple[float, float] | tuple[None, None] = (None, None)
+        if (epoch + 1) % options.evaluate_every == 0 or epoch + 1 == options.epochs:
+            test = self.test_now()
+        return {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * len(self.train),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "drop_path": options.drop_path * epoch / options.epochs,
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "test_loss": test[0],
+            "test_accuracy": test[1],
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All that determines the rest of the training, besides its options and the epoch."""
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return state if self.ema is None else state | {"ema": self.ema.module.state_dict()}
+
+    def restore(self, folder: RunFolder) -> int:
+        """Load the checkpoint in `folder`, if there is one; returns the number of epochs done."""
+        if folder.checkpoint is None:
+            return 0
+        state = folder.checkpoint["state"]
+        restore(self.model, state, "model", folder)
+        restore(self.optimizer, state, "optimizer", folder)
+        if self.ema is not None:
+            restore(self.ema.module, state, "ema", folder)
+        return int(folder.checkpoint["epoch"])
+
+
+def build_mixup(options: FinalOptions, num_classes: int) -> Mixup | None:
+    """timm's Mixup and CutMix, or None where the options ask for neither. Raises InputError."""
+    if not options.mixup and not options.cutmix:
+        return None
+    if options.batch_size % 2:
+        raise InputError(f"--mixup and --cutmix pair the images of a batch: --batch-size must be even, "
+                         f"not {options.batch_size}")  # fmt: skip
+    return Mixup(
+        options.mixup, options.cutmix, label_smoothing=options.label_smoothing, num_classes=num_classes
+    )
+
+
+def image_policy(text: str | None) -> data.Policy | None:
+    """timm's policy of that name: rand-..., augmix-... or an AutoAugment name. Raises InputError."""
+    if text is None:
+        return None
+    parameters = {"translate_const": 10, "img_mean": (128, 128, 128)}
+    try:
+        if text.startswith("rand"):
+            policy = rand_augment_transform(text, parameters)
+        elif text.startswith("augmix"):
+            policy = augment_and_mix_transform(text, parameters)
+        else:
+            policy = auto_augment_transform(text, parameters)
+    except (AssertionError, ValueError, IndexError, KeyError) as error:
+        raise InputError(
+            f"--auto-augment is '{text}', expected a timm policy such as rand-m9-mstd0.5 or original ({error})"
+        ) from None
+    return policy  # type: ignore[no-any-return]
+
+
+def count_macs(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
+    """Multiply-accumulates of the convolutions and linear layers for one image (C, H, W)."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *shape, device=device))
+    model.train(was_training)
+    return int(counter.get_total_flops()) // 2
+
+
+def conclude(folder: RunFolder, options: FinalOptions, training: Training, board: Board | None) -> None:
+    """Test the network of the last epoch, and write it, the result, pictures and report."""
+    loss, accuracy = training.test_now()
+    network = training.tested
+    height, width = training.description["image_size"]
+    shape = (training.description["in_chans"], height, width)
+    result = {
+        "kind": "final",
+        "space": training.genotype.space,
+        "dataset": options.dataset,
+        "seed": options.seed,
+        "genotype": training.text,
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "parameters": sum(p.numel() for n, p in network.named_parameters() if not n.startswith("auxiliary.")),
+        "macs": count_macs(network, shape, training.device),
+        "warnings": [],
+        "total_seconds": sum(line["epoch_seconds"] for line in folder.metrics()),
+    }
+    save(folder.path / "model.safetensors", network, training.description | {"test_accuracy": accuracy})  # type: ignore[arg-type]
+    write_cell(folder.path, training.genotype)
+    if board is not None:
+        board.cell(training.genotype, options.epochs)
+        board.hparams(config_json(options), result)
+        board.close()
+    write_json(folder.path / "result.json", result)
+    render_report(folder.path)
+    print(f"test accuracy {accuracy:.2f} % (of the last epoch, {len(training.test.images)} images)")
+    print(f"network {folder.path / 'model.safetensors'}")
+    print(f"report {folder.path / 'report.html'}")

@@ -1,0 +1,77 @@
+"""Finding the architecture that a user names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import search_spaces
+from recipes import InputError, one_of
+from search_spaces import Genotype, GenotypeError
+from search_spaces.zoo import PUBLISHED
+
+
+def read_genotype(text: str, space_name: str | None = None) -> Genotype:
+    """The genotype that `text` is: a file, the name of a published cell, or the notation itself.
+
+    Args:
+        text: path of a genotype.json or of a text file, a key of `search_spaces.zoo.PUBLISHED`, an
+            architecture string of NAS-Bench-201, or `Genotype(normal=[...], ...)`.
+        space_name: the search space it has to belong to; None: found from the text.
+
+    Raises:
+        InputError: no such file, cell or notation, or another space than `space_name`.
+    """
+    spaces = search_spaces.names()
+    if space_name is not None:
+        one_of("search space", space_name, spaces)
+    if text in PUBLISHED:
+        space, notation, _ = PUBLISHED[text]
+        return _in_space(space, notation, space_name, f"the published cell '{text}'")
+    if _is_file(text):
+        return _read_file(Path(text), space_name)
+    if not any(mark in text for mark in "|("):
+        one_of("published cell or genotype file", text, PUBLISHED)
+    return _parse(text, space_name)
+
+
+def _parse(text: str, space_name: str | None) -> Genotype:
+    """Notation of `space_name`, or of the only space whose notation it is."""
+    errors = []
+    if space_name is None and "(" not in text:
+        space_name = "micro" if text.count("+") == 1 else "nasbench201"
+    for name in [space_name or "darts"]:
+        try:
+            return search_spaces.get(name).parse(text)
+        except GenotypeError as error:
+            errors.append(str(error))
+    raise InputError(errors[0])
+
+
+def _in_space(space: str, notation: str, wanted: str | None, what: str) -> Genotype:
+    if wanted not in (None, space):
+        raise InputError(f"{what} belongs to the space '{space}', but --space is '{wanted}'")
+    return search_spaces.get(space).parse(notation)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False  # too long or otherwise impossible as a path
+
+
+def _read_file(path: Path, space_name: str | None) -> Genotype:
+    try:
+        content = path.read_text(encoding="utf-8")
+        if not content.lstrip().startswith("{"):
+            return _parse(content.strip(), space_name)
+        genotype = Genotype.from_json(json.loads(content))
+        one_of("search space", genotype.space, search_spaces.names())
+        if space_name not in (None, genotype.space):
+            raise InputError(
+                f"genotype belongs to the space '{genotype.space}', but --space is '{space_name}'"
+            )
+        return search_spaces.get(genotype.space).validate(genotype)
+    except (OSError, ValueError, RecursionError, InputError) as error:
+        raise InputError(f"{path}: {error}") from None

@@ -1,0 +1,155 @@
+"""The folder of a run: configuration, metrics, checkpoint and results."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import platform
+import shutil
+import sys
+import zipfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.files import atomic_path, write_json, write_text
+from recipes import InputError, RunOptions
+from recipes.command_line import config_json
+
+CHECKPOINT_FORMAT = 1
+_OWN_FILES = ("config.json", "metrics.jsonl", "checkpoint.pt", "result.json")
+
+
+class RunFolder:
+    """The folder of a run, new or to be resumed. Nothing is written before `create`.
+
+    Args:
+        options: `out`, `resume` and `overwrite` decide which folder and what becomes of its content.
+        name: beginning of the default folder name.
+
+    Attributes:
+        path: the folder.
+        checkpoint: the checkpoint to continue from, or None.
+        finished: whether the run in it has ended already.
+
+    Raises:
+        InputError: the folder is occupied, not a run's, or its checkpoint is damaged.
+    """
+
+    def __init__(self, options: RunOptions, name: str) -> None:
+        slug = options.dataset.rstrip("/").rpartition("/")[2].replace(":", "-")
+        self.path = Path(options.out or Path("runs") / f"{name}-{slug}-s{options.seed}")
+        self.options = options
+        self.checkpoint: dict[str, Any] | None = None
+        self.finished = False
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file, expected a folder: give another --out")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        ours = any((self.path / file).exists() for file in _OWN_FILES)
+        if not ours:
+            raise InputError(f"{self.path} is not empty and not a run folder: give another --out")
+        if options.resume:
+            self.finished = (self.path / "result.json").exists()
+            self.checkpoint = self._load_checkpoint()
+        elif not options.overwrite:
+            raise InputError(
+                f"{self.path} holds a run already: give --resume to continue it, --overwrite to "
+                "delete it, or another --out"
+            )
+
+    def create(self, device: torch.device) -> None:
+        """Make the folder ready for writing, and record the options and what it runs on."""
+        try:
+            if self.options.overwrite and self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "config.json", config_json(self.options) | {"out": str(self.path)})
+        except OSError as error:
+            raise InputError(
+                f"cannot write the run folder {self.path}: {error.strerror}; give another --out"
+            ) from None
+        self._truncate_metrics(0 if self.checkpoint is None else self.checkpoint["epoch"])
+        write_json(self.path / "environment.json", _environment(device))
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics, ensure_ascii=False) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def save_checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
+        """Replace the checkpoint: `epoch` epochs are done, `state` determines the rest."""
+        with atomic_path(self.path / "checkpoint.pt") as temporary:
+            torch.save({"format": CHECKPOINT_FORMAT, "epoch": epoch, "state": state}, temporary)
+
+    def _load_checkpoint(self) -> dict[str, Any] | None:
+        path = self.path / "checkpoint.pt"
+        if not path.exists():
+            return None
+        try:
+            data = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError,
+                zipfile.BadZipFile) as error:  # fmt: skip
+            raise InputError(
+                f"the checkpoint {path} is damaged ({str(error).splitlines()[0][:80]}): restore it, or "
+                "start again with --overwrite"
+            ) from None
+        if not isinstance(data, dict) or data.get("format") != CHECKPOINT_FORMAT:
+            raise InputError(f"{path} is not a checkpoint of format {CHECKPOINT_FORMAT}")
+        return data
+
+    def _truncate_metrics(self, epoch: int) -> None:
+        """Drop the lines after `epoch`: their epochs will be run again."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                if line.endswith("\n") and json.loads(line)["epoch"] <= epoch:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                break  # a line that was being written when the run was killed
+        write_text(path, "".join(kept))
+
+
+def restore(what: Any, state: dict[str, Any], name: str, folder: RunFolder) -> None:
+    """Load `state[name]` into a module or an optimizer; raises InputError when it does not fit."""
+    try:
+        what.load_state_dict(state[name])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the checkpoint in {folder.path} does not fit this configuration: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    """What a run runs on."""
+    packages = ("torch", "torchvision", "timm", "numpy", "reinmax-nas")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: _version(name) for name in packages},
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,104 @@
+"""What searching and final training share while they run."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.bilevel import StepResult
+from nas.data import Batches
+from recipes import InputError, RunOptions
+from search_spaces.mixed_edge import Draw
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def select_device(options: RunOptions) -> torch.device:
+    """The device that the options name, and the number of CPU threads. Raises InputError."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        usable = device.type == "cpu" or (
+            device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
+        )
+    except RuntimeError:
+        usable = False
+    if not usable:
+        raise InputError(
+            f"device '{options.device}' is not available here, expected auto, cpu or one of "
+            f"{torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def autocast(options: RunOptions, device: torch.device) -> torch.autocast | nullcontext[None]:
+    """The precision that the options ask for."""
+    precision = options.precision
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+
+
+def place(model: Model, options: RunOptions, device: torch.device) -> Model:
+    """`model` on `device`, in the memory order that the options ask for."""
+    order = torch.channels_last if options.channels_last else torch.contiguous_format
+    return model.to(device=device, memory_format=order)  # type: ignore[call-overload, no-any-return]
+
+
+class Mean:
+    """Running mean loss and accuracy, summed on the device and read when asked for."""
+
+    def __init__(self) -> None:
+        self.loss: Tensor | float = 0.0
+        self.correct: Tensor | float = 0.0
+        self.images = 0
+
+    def add(self, step: StepResult) -> None:
+        """Add what a step saw."""
+        self.loss = self.loss + step.loss.double() * step.images
+        self.correct = self.correct + step.correct
+        self.images += step.images
+
+    def read(self) -> tuple[float | None, float | None]:
+        """Mean loss and accuracy in %, None before the first batch. Waits for the device."""
+        if self.images == 0:
+            return None, None
+        return float(self.loss) / self.images, 100.0 * float(self.correct) / self.images
+
+    def require_finite(self, where: str) -> None:
+        """Raise InputError if the loss has become infinite or not a number."""
+        if not math.isfinite(float(self.loss)):
+            raise InputError(
+                f"the loss is not finite {where}: lower --lr, or keep --clip on; the last checkpoint "
+                "is kept, but leads here again unless the options change"
+            )
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Batches, precision: Any, draw: Draw | None = None
+) -> tuple[float, float]:
+    """Mean loss and accuracy (%) over all images; `draw` is for supernets, see `split_draw`."""
+    was_training = model.training
+    model.eval()
+    mean = Mean()
+    for images, labels in batches:
+        with precision:
+            output = model(images) if draw is None else model(images, draw)
+        loss = F.cross_entropy(output.float(), labels)
+        mean.add(StepResult(loss, (output.argmax(1) == labels).sum(), len(labels)))
+    model.train(was_training)
+    loss_value, accuracy = mean.read()
+    assert loss_value is not None and accuracy is not None
+    return loss_value, accuracy

@@ -1,0 +1,240 @@
+"""The architecture search: `run(options)` is what train_search.py calls."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+from tqdm import tqdm
+
+import estimators
+import search_spaces
+from estimators import Estimator, Schedule
+from nas import data, derive, runtime
+from nas.bilevel import Bilevel, unrolled_gradient, unrolled_gradient_exact
+from nas.data import Batches
+from nas.files import write_json
+from nas.report import render_report, write_cell
+from nas.run_folder import RunFolder, restore
+from nas.runtime import Mean
+from nas.seeding import generator, seed_everything
+from nas.tensorboard import Board
+from recipes import InputError, SearchOptions, one_of
+from recipes.command_line import config_json
+from search_spaces import Genotype
+
+
+def run(options: SearchOptions) -> None:
+    """Search as the options say and leave the result in the run folder. Raises InputError."""
+    folder = RunFolder(options, f"search-{options.space}-{options.estimator}")
+    if folder.finished:
+        print(f"{folder.path} holds a finished search already")
+        return
+    search = Search(options)
+    start = search.restore(folder)
+    folder.create(search.device)
+    write_json(folder.path / "splits.json", search.splits)
+    board = Board(folder.path, start) if options.tensorboard else None
+
+    steps = options.epochs * len(search.train)
+    with tqdm(total=steps, initial=start * len(search.train), disable=None, unit="step") as bar:
+        for epoch in range(start, options.epochs):
+            started = time.perf_counter()
+            train_mean, valid_mean = search.epoch(epoch, bar)
+            metrics = search.describe(epoch, train_mean, valid_mean)
+            metrics["epoch_seconds"] = time.perf_counter() - started
+            bar.set_postfix_str(metrics["genotype"][:80])
+            folder.log(metrics)
+            if board is not None:
+                board.epoch(metrics)
+            if (epoch + 1) % options.checkpoint_every == 0 or epoch + 1 == options.epochs:
+                folder.save_checkpoint(epoch + 1, search.state())
+    conclude(folder, options, search, board)
+
+
+class Search:
+    """A supernet, its logits, the data, and the bi-level steps over them."""
+
+    def __init__(self, options: SearchOptions) -> None:
+        self.options = options
+        self.space = search_spaces.get(one_of("search space", options.space, search_spaces.names()))
+        estimator, self.schedule = build_estimator(options)
+        self.samples = derive.parse_derive(options.derive)
+        self.device = runtime.select_device(options)
+        dataset = data.load(options)
+        parts = data.split(dataset.train.labels, options.val_fraction, options.seed)
+        self.splits = {"train": parts[0].tolist(), "valid": parts[1].tolist()}
+        train, valid = (dataset.train[part] for part in parts)
+        common = (options.batch_size, self.device, *dataset.statistics())
+        budget = options.data_budget_gb * 1e9
+        self.train = Batches(train, *common, dataset.augmentation, options.seed, budget)
+        self.valid = Batches(valid, *common, data.Augmentation(), options.seed + 1, budget)
+
+        seed_everything(options.seed, "initial weights")
+        supernet = self.space.supernet(
+            channels=options.channels,
+            cells=options.cells or self.space.fewest_cells,
+            num_classes=len(dataset.classes),
+            in_channels=dataset.in_channels,
+            edge_gradient=options.edge_gradient,
+        )
+        self.supernet = runtime.place(supernet, options, self.device)
+        self.logits = nn.Parameter(1e-3 * torch.randn(self.space.num_edges, len(self.space.operations)))
+        self.weight_optimizer = torch.optim.SGD(
+            self.supernet.parameters(),
+            options.lr,
+            options.momentum,
+            weight_decay=options.weight_decay,
+            nesterov=options.nesterov and options.momentum > 0,
+        )
+        self.architecture_optimizer = torch.optim.Adam(
+            [self.logits], options.arch_lr, (0.5, 0.999), weight_decay=options.arch_weight_decay
+        )
+        self.rates = CosineLRScheduler(
+            self.weight_optimizer, t_initial=options.epochs, lr_min=options.lr_min
+        )
+        self.bilevel = Bilevel(
+            self.supernet,
+            self.logits,
+            estimator,
+            self.weight_optimizer,
+            self.architecture_optimizer,
+            options.order,
+            options.clip,
+            runtime.autocast(options, self.device),
+            unrolled_gradient_exact if options.edge_gradient == "dense" else unrolled_gradient,
+        )
+
+    def epoch(self, epoch: int, bar: Any) -> tuple[Mean, Mean]:
+        """One pass over the training part, with an architecture step before every weight step."""
+        seed, steps, warmup = self.options.seed, len(self.train), self.options.warmup_epochs
+        train_mean, valid_mean = Mean(), Mean()
+        self.rates.step(epoch)
+        valid_batches = self.valid.endless(max(0, epoch - warmup) * steps)
+        for step, train_batch in enumerate(self.train.epoch(epoch), start=epoch * steps):
+            self.bilevel.estimator.tau = self.schedule.at(step, self.options.epochs * steps)
+            if epoch >= warmup:
+                draws = generator(seed, "architecture draw", step)
+                valid_mean.add(self.bilevel.architecture_step(next(valid_batches), train_batch, draws))
+            draws = generator(seed, "weight draw", step)
+            train_mean.add(self.bilevel.weight_step(train_batch, draws))
+            if self.device.type == "cpu" or step % 50 == 0:
+                train_mean.require_finite(f"in epoch {epoch + 1}")
+            bar.update()
+        train_mean.require_finite(f"in epoch {epoch + 1}")
+        valid_mean.require_finite(f"on the validation part in epoch {epoch + 1}")
+        return train_mean, valid_mean
+
+    def score(self, genotype: Genotype) -> tuple[float, float]:
+        """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
+        return runtime.evaluate(
+            self.supernet, self.valid, self.bilevel.autocast, self.space.choice(genotype)
+        )
+
+    def derive(self) -> Genotype:
+        """The architecture found, by the rule that the options name."""
+        if self.samples == 0:
+            return derive.argmax(self.space, self.logits)
+        draws = generator(self.options.seed, "derivation")
+        return derive.best_of(
+            self.space, self.logits, self.samples, draws, lambda genotype: self.score(genotype)[1]
+        )
+
+    def describe(self, epoch: int, train_mean: Mean, valid_mean: Mean) -> dict[str, Any]:
+        """The metrics line of an epoch."""
+        options = self.options
+        log_p = self.logits.detach().log_softmax(-1)
+        genotype = derive.argmax(self.space, self.logits)
+        train_loss, train_accuracy = train_mean.read()
+        valid_loss, valid_accuracy = valid_mean.read()
+        score: tuple[float, float] | tuple[None, None] = (None, None)
+        if (epoch + 1) % options.evaluate_every == 0 or epoch + 1 == options.epochs:
+            score = self.score(genotype)
+        return {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * len(self.train),
+            "tau": self.bilevel.estimator.tau,
+            "lr": self.weight_optimizer.param_groups[0]["lr"],
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "valid_loss": valid_loss,
+            "valid_accuracy": valid_accuracy,
+            "derived_loss": score[0],
+            "derived_accuracy": score[1],
+            "genotype": self.space.format(genotype),
+            "entropy": float(-(log_p.exp() * log_p).sum(-1).mean()),
+            "skip_connects": genotype.count("skip_connect"),
+            "nones": genotype.count("none"),
+            "probabilities": [[round(p, 6) for p in row] for row in log_p.exp().tolist()],
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All that determines the rest of the search, besides its options and the epoch."""
+        return {
+            "supernet": self.supernet.state_dict(),
+            "logits": self.logits.detach(),
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "architecture_optimizer": self.architecture_optimizer.state_dict(),
+        }
+
+    def restore(self, folder: RunFolder) -> int:
+        """Load the checkpoint in `folder`, if there is one; returns the number of epochs done."""
+        if folder.checkpoint is None:
+            return 0
+        state = folder.checkpoint["state"]
+        for name in ("supernet", "weight_optimizer", "architecture_optimizer"):
+            restore(getattr(self, name), state, name, folder)
+        with torch.no_grad():
+            self.logits.copy_(state["logits"])
+        return int(folder.checkpoint["epoch"])
+
+
+def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
+    """The estimator and its temperature schedule. Raises InputError."""
+    family = estimators.family(one_of("estimator", options.estimator, estimators.names()))
+    schedule = family.default_schedule
+    try:
+        if options.tau is not None:
+            start, _, end = options.tau.partition(":")
+            schedule = Schedule(float(start), float(end or start))
+    except ValueError:
+        raise InputError(f"--tau is '{options.tau}', expected a number or START:END") from None
+    try:
+        for tau in (schedule.start, schedule.end):
+            family.check_tau(tau)
+    except ValueError as error:
+        raise InputError(f"--tau: {error}") from None
+    return family(schedule.start), schedule
+
+
+def conclude(folder: RunFolder, options: SearchOptions, search: Search, board: Board | None) -> None:
+    """Derive, and write genotype, result, pictures and report."""
+    genotype = search.derive()
+    text = search.space.format(genotype)
+    result = {
+        "kind": "search",
+        "space": search.space.name,
+        "estimator": options.estimator,
+        "dataset": options.dataset,
+        "seed": options.seed,
+        "genotype": text,
+        "derived_accuracy": search.score(genotype)[1],
+        "parameters": sum(p.numel() for p in search.supernet.parameters()),
+        "warnings": derive.collapse_warnings(genotype),
+        "total_seconds": sum(line["epoch_seconds"] for line in folder.metrics()),
+    }
+    write_json(folder.path / "genotype.json", genotype.to_json() | {"text": text})
+    write_cell(folder.path, genotype)
+    if board is not None:
+        board.cell(genotype, options.epochs)
+        board.hparams(config_json(options), result)
+        board.close()
+    write_json(folder.path / "result.json", result)
+    render_report(folder.path)
+    print(f"found {text}")
+    for warning in derive.collapse_warnings(genotype):
+        print(f"warning: {warning}")
+    print(f"report {folder.path / 'report.html'}")

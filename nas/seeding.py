@@ -1,0 +1,33 @@
+"""Randomness as a function of (seed, purpose, position): there is no generator state to save.
+
+A run that resumes at step n draws the numbers that the uninterrupted run draws at step n.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+import numpy as np
+import torch
+
+
+def derive_seed(seed: int, purpose: str, *position: int) -> int:
+    """A 63-bit seed that is unrelated for different seeds, purposes and positions."""
+    entropy = [seed, zlib.crc32(purpose.encode()), *position]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(
+    seed: int, purpose: str, *position: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """A generator on `device`, seeded by `derive_seed`."""
+    return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *position))
+
+
+def seed_everything(seed: int, purpose: str, *position: int) -> None:
+    """Seed the global generators, which drop-path, Mixup and image policies draw from."""
+    value = derive_seed(seed, purpose, *position)
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value)

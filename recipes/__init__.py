@@ -1,0 +1,8 @@
+"""Options and named recipes. They know numbers only and import nothing heavy."""
+
+from __future__ import annotations
+
+from recipes.errors import InputError, one_of
+from recipes.options import FinalOptions, RunOptions, SearchOptions
+
+__all__ = ["FinalOptions", "InputError", "RunOptions", "SearchOptions", "one_of"]

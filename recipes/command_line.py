@@ -1,0 +1,156 @@
+"""From the command line to checked options, and from errors to exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from recipes import presets
+from recipes.errors import InputError, one_of
+from recipes.options import FinalOptions, RunOptions, SearchOptions
+
+Options = TypeVar("Options", bound=RunOptions)
+
+_PRESETS = {SearchOptions: presets.SEARCH, FinalOptions: presets.FINAL}
+# What may differ between a run and its continuation: it does not change the result.
+_FREE_ON_RESUME = {"out", "resume", "overwrite", "config", "preset", "data_root", "download"}
+
+
+def main(options_class: type[Options], job: Callable[[Options], None], argv: Sequence[str] | None) -> int:
+    """Parse `argv`, do `job`, return the exit code: 0, or 2 after one line about bad input."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        job(parse(options_class, argv))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(options_class: type[Options], argv: Sequence[str]) -> Options:
+    """Options from defaults < preset < configuration file < command line. Raises InputError."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--preset", "--config", "--out"):
+        first.add_argument(name)
+    first.add_argument("--resume", action="store_true")
+    try:
+        known, _ = first.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
+
+    stored: dict[str, Any] | None = None
+    if known.resume and known.out and (config := Path(known.out) / "config.json").is_file():
+        stored = read_config(options_class, config)
+    if stored is not None:
+        defaults = stored
+    elif known.config and known.preset:
+        raise InputError("--config and --preset were both given: a configuration is complete, drop one")
+    elif known.config:
+        defaults = read_config(options_class, Path(known.config))
+    else:
+        recipes = _PRESETS[options_class]  # type: ignore[index]
+        defaults = recipes[one_of("preset", known.preset or "quick", recipes)]
+    defaults = {k: v for k, v in defaults.items() if k not in ("resume", "overwrite")}
+    options = check(_parse_all(options_class, argv, options_class(**defaults)))
+    if stored is not None:
+        _require_same(options, options_class(**stored))
+    return options
+
+
+def _parse_all(options_class: type[Options], argv: Sequence[str], default: Options) -> Options:
+    """tyro's parser, with its framed message folded into one line."""
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(options_class, args=list(argv), default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        words = re.sub(r"[─│╭╮╰╯]+", " ", message.getvalue()).split()
+        raise InputError(" ".join(words)) from None
+
+
+def read_config(options_class: type[RunOptions], path: Path) -> dict[str, Any]:
+    """Fields of `options_class` stored in the JSON file `path`. Raises InputError."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"configuration {path} must be a JSON object, got {type(data).__name__}")
+    if data.pop("kind", options_class.kind) != options_class.kind:
+        raise InputError(f"configuration {path} is not that of a {options_class.kind} run")
+    hints = typing.get_type_hints(options_class)
+    for name, value in data.items():
+        one_of(f"option in {path}", name, [f.name for f in dataclasses.fields(options_class)])
+        if not _fits(value, hints[name]):
+            raise InputError(
+                f"option '{name}' in {path} is {json.dumps(value)[:60]}, expected {hints[name]}"
+            )
+    return data
+
+
+def check(options: Options) -> Options:
+    """Return `options` if every number is in its range; raises InputError."""
+    for name in ("epochs", "batch_size", "checkpoint_every", "evaluate_every", "image_size"):
+        _require(options, name, lambda v: v >= 1, "an integer of at least 1")
+    for name in ("channels", "cells", "threads", "train_limit"):
+        _require(options, name, lambda v: v is None or v >= 1, "an integer of at least 1")
+    for name in ("lr", "arch_lr"):
+        _require(options, name, lambda v: 0 < v < float("inf"), "a number above 0")
+    for name in ("lr_min", "weight_decay", "arch_weight_decay", "clip", "cutout", "mixup", "cutmix",
+                 "warmup_epochs", "auxiliary_weight", "crop_padding", "seed", "data_budget_gb"):  # fmt: skip
+        _require(options, name, lambda v: v is None or 0 <= v < float("inf"), "a number of at least 0")
+    for name in ("momentum", "drop_path", "label_smoothing", "ema_decay"):
+        _require(options, name, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
+    for name in ("val_fraction", "test_fraction"):
+        _require(options, name, lambda v: 0 < v < 1, "a number between 0 and 1")
+    if options.resume and options.overwrite:
+        raise InputError("--resume and --overwrite were both given: choose one")
+    if options.resume and not options.out:
+        raise InputError("--resume needs --out, the folder of the run to continue")
+    return options
+
+
+def config_json(options: RunOptions) -> dict[str, Any]:
+    """What config.json holds: every option that a run can be repeated from."""
+    fields = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("resume", "overwrite")}
+    return {"kind": options.kind, **fields}
+
+
+def _require(options: RunOptions, name: str, valid: Callable[[Any], bool], expected: str) -> None:
+    value = getattr(options, name, None)
+    if hasattr(options, name) and not valid(value):
+        raise InputError(f"--{name.replace('_', '-')} is {value}, expected {expected}")
+
+
+def _require_same(options: RunOptions, stored: RunOptions) -> None:
+    for field in dataclasses.fields(options):
+        was, now = getattr(stored, field.name), getattr(options, field.name)
+        if field.name not in _FREE_ON_RESUME and was != now:
+            raise InputError(
+                f"the run in {options.out} has another configuration: --{field.name.replace('_', '-')} "
+                f"was {was}, now {now}; drop the option to continue it, or give a new --out"
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value has the annotated type."""
+    if typing.get_origin(hint) is typing.Literal:
+        return value in typing.get_args(hint) and not isinstance(value, bool)
+    if arguments := typing.get_args(hint):
+        return any(_fits(value, argument) for argument in arguments)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint

@@ -1,0 +1,86 @@
+"""Named recipes: what differs from the defaults, which are the recipe `quick`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# The defaults: a small network that finds its cell on a laptop in a minute.
+_QUICK: dict[str, Any] = {}
+
+# Dong & Yang, 2020, arXiv 2001.00326, table 7 and section 4; GDAS there runs 250 epochs.
+_NASBENCH201_SEARCH: dict[str, Any] = {
+    "space": "nasbench201",
+    "epochs": 250,
+    "batch_size": 64,
+    "channels": 16,
+    "cells": 5,
+    "lr": 0.025,
+    "lr_min": 0.001,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "arch_lr": 3e-4,
+    "arch_weight_decay": 1e-3,
+    "evaluate_every": 5,
+}
+
+# Liu et al., 2019, arXiv 1806.09055, appendix A.1.
+_DARTS_SEARCH: dict[str, Any] = {
+    "space": "darts",
+    "estimator": "softmax",
+    "epochs": 50,
+    "batch_size": 64,
+    "channels": 16,
+    "cells": 8,
+    "lr": 0.025,
+    "lr_min": 0.001,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 3e-4,
+    "arch_lr": 3e-4,
+    "arch_weight_decay": 1e-3,
+}
+
+SEARCH: dict[str, dict[str, Any]] = {
+    "quick": _QUICK,
+    "nasbench201-gdas": _NASBENCH201_SEARCH
+    | {"estimator": "st_gumbel", "tau": "10:0.1", "edge_gradient": "surrogate"},
+    "nasbench201-st-gumbel": _NASBENCH201_SEARCH | {"estimator": "st_gumbel"},
+    "nasbench201-reinmax": _NASBENCH201_SEARCH | {"estimator": "reinmax"},
+    "darts-first-order": _DARTS_SEARCH,
+    "darts-second-order": _DARTS_SEARCH | {"order": 2},
+    "darts-reinmax": _DARTS_SEARCH | {"estimator": "reinmax"},
+}
+
+FINAL: dict[str, dict[str, Any]] = {
+    "quick": _QUICK,
+    # Dong & Yang, 2020, arXiv 2001.00326, table 1 ("H = 200").
+    "nasbench201-200": {
+        "space": "nasbench201",
+        "epochs": 200,
+        "batch_size": 256,
+        "channels": 16,
+        "cells": 5,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "lr_min": 0.0,
+        "weight_decay": 5e-4,
+        "clip": 0.0,
+        "evaluate_every": 10,
+    },
+    # Liu et al., 2019, arXiv 1806.09055, appendix A.2.
+    "darts-600": {
+        "space": "darts",
+        "epochs": 600,
+        "batch_size": 96,
+        "channels": 36,
+        "cells": 20,
+        "optimizer": "momentum",
+        "lr": 0.025,
+        "lr_min": 0.0,
+        "weight_decay": 3e-4,
+        "cutout": 16,
+        "drop_path": 0.2,
+        "auxiliary_weight": 0.4,
+        "evaluate_every": 10,
+    },
+}
