@@ -1,7 +1,7 @@
 """Gradient estimators for a categorical choice. They know tensors only.
 
-    est = estimators.get("reinmax", tau=1.0)
-    d = est(logits, generator=g)      # (..., K) -> one-hot (..., K)
+est = estimators.get("reinmax", tau=1.0)
+d = est(logits, generator=g)      # (..., K) -> one-hot (..., K)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The two steps of the bi-level search.
 
-    min over logits of  E[ L_valid(w*, D) ],  D ~ Cat(softmax(logits))
-    w* = argmin over w of  E[ L_train(w, D) ]
+min over logits of  E[ L_valid(w*, D) ],  D ~ Cat(softmax(logits))
+w* = argmin over w of  E[ L_train(w, D) ]
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ class Bilevel:
         self.autocast = autocast or nullcontext()
         self.unroll = unroll or unrolled_gradient
 
-    def architecture_step(
-        self, valid: Batch, train: Batch, generator: torch.Generator
-    ) -> StepResult:
+    def architecture_step(self, valid: Batch, train: Batch, generator: torch.Generator) -> StepResult:
         """Move the logits down the gradient of the loss on `valid`; `train` serves order 2."""
         draw = self.estimator(self.logits, generator)
         with self.autocast:
@@ -89,7 +87,7 @@ class Bilevel:
             output = self.supernet(images, self.draw(generator))
             loss = F.cross_entropy(output, labels)
         self.weight_optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if self.clip:
             nn.utils.clip_grad_norm_(self.supernet.parameters(), self.clip)
         self.weight_optimizer.step()
@@ -115,7 +113,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def unrolled_gradient(
-    supernet: nn.Module, draw: Tensor, valid: Batch, train: Batch, rate: float
+    supernet: nn.Module, draw: Tensor, valid: Batch, train: Batch, rate: float, epsilon: float = 0.01
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of L_valid(w', D) with respect to D, w' = w - rate * dL_train(w, D)/dw.
 
@@ -125,6 +123,7 @@ def unrolled_gradient(
     Args:
         draw: (E, K), a leaf that requires a gradient.
         rate: learning rate of the unrolled step.
+        epsilon: length of the differences' step in weight space.
 
     Returns:
         the loss on `valid` after the unrolled step, the output there (B, classes), and the
@@ -150,18 +149,19 @@ def unrolled_gradient(
         output = supernet(valid[0], draw)
         loss = F.cross_entropy(output, valid[1])
         direct, *vector = torch.autograd.grad(loss, [draw, *(p for p, _ in touched)])
-        epsilon = 0.01 / torch.stack([v.norm() for v in vector]).norm().clamp_min(1e-12)
+        scale = epsilon / torch.stack([v.norm() for v in vector]).norm().clamp_min(1e-12)
         with frozen(supernet):
-            move(vector, -epsilon)
+            move(vector, -scale)
             (above,) = train_gradient_of([draw])
-            move(vector, epsilon)
+            move(vector, scale)
             (below,) = train_gradient_of([draw])
     finally:
         with torch.no_grad():
             for (p, _), value in zip(touched, saved, strict=True):
                 p.copy_(value)
-    assert above is not None and below is not None
-    implicit = (above - below) / (2 * epsilon).to(above.device)
+    assert above is not None
+    assert below is not None
+    implicit = (above - below) / (2 * scale).to(above.device)
     return loss.detach(), output.detach(), direct - rate * implicit
 
 

@@ -137,8 +137,9 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches in order, unaugmented: (B, C, H, W) float32 and labels (B,)."""
         for indices in torch.arange(len(self.images), device=self.home).tensor_split(len(self)):
-            yield self._finish(self.images.pixels[indices].permute(0, 2, 3, 1)), self._move(
-                self.images.labels[indices]
+            yield (
+                self._finish(self.images.pixels[indices].permute(0, 2, 3, 1)),
+                self._move(self.images.labels[indices]),
             )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -205,7 +206,8 @@ def _cutout_mask(x: Tensor, side: int, rng: torch.Generator) -> Tensor:
         start = (c * size).long() - side // 2
         position = torch.arange(size, device=rng.device)
         inside.append((position >= start) & (position < start + side))
-    return (~(inside[0].unsqueeze(2) & inside[1].unsqueeze(1))).unsqueeze(1).float()
+    blank: Tensor = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
+    return (~blank).unsqueeze(1).float()
 
 
 def _apply_policy(pixels: Tensor, policy: Policy) -> Tensor:
@@ -222,7 +224,7 @@ def split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Disjoint sorted indices (rest, part) of (N,) labels, `part` holding `fraction` of each class."""
     rng = generator(seed, "split")
     part = []
-    for label in labels.unique().tolist():
+    for label in range(int(labels.max()) + 1):
         members = (labels == label).nonzero().squeeze(1)
         members = members[torch.randperm(len(members), generator=rng)]
         part.append(members[: round(fraction * len(members))])

@@ -10,7 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
-from timm.data.auto_augment import auto_augment_transform, augment_and_mix_transform, rand_augment_transform
+from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
@@ -70,8 +70,7 @@ class Training:
         self.options = options
         if options.genotype is None:
             raise InputError(
-                "--genotype is missing, expected a genotype.json, the name of a published cell or a "
-                "genotype"
+                "--genotype is missing, expected a genotype.json, the name of a published cell or a genotype"
             )
         self.genotype = read_genotype(options.genotype, options.space)
         space = search_spaces.get(self.genotype.space)
@@ -89,9 +88,7 @@ class Training:
         self.train = Batches(
             dataset.train, options.batch_size, self.device, mean, std, augmentation, options.seed, budget
         )
-        self.test = Batches(
-            dataset.test, max(options.batch_size, 256), self.device, mean, std, budget=budget
-        )
+        self.test = Batches(dataset.test, max(options.batch_size, 256), self.device, mean, std, budget=budget)
         self.description: dict[str, Any] = {
             "genotype": self.genotype.to_json(),
             "text": self.text,
@@ -142,7 +139,8 @@ class Training:
     @property
     def tested(self) -> nn.Module:
         """The network that is tested and saved: the averaged one where there is one."""
-        return self.model if self.ema is None else self.ema.module
+        averaged: nn.Module | None = None if self.ema is None else self.ema.module
+        return self.model if averaged is None else averaged
 
     def epoch(self, epoch: int, bar: Any) -> Mean:
         """One pass over the training images."""
@@ -175,7 +173,7 @@ class Training:
                 extra = F.cross_entropy(auxiliary, target, label_smoothing=smoothing)
                 objective = loss + options.auxiliary_weight * extra
         self.optimizer.zero_grad(set_to_none=True)
-        objective.backward()  # type: ignore[no-untyped-call]
+        objective.backward()
         if options.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
         self.optimizer.step()
@@ -248,7 +246,7 @@ def image_policy(text: str | None) -> data.Policy | None:
             policy = auto_augment_transform(text, parameters)
     except (AssertionError, ValueError, IndexError, KeyError) as error:
         raise InputError(
-            f"--auto-augment is '{text}', expected a timm policy such as rand-m9-mstd0.5 or original ({error})"
+            f"--auto-augment is '{text}', expected a timm policy such as rand-m9-mstd0.5 ({error})"
         ) from None
     return policy  # type: ignore[no-any-return]
 

@@ -19,7 +19,7 @@ from search_spaces import Genotype
 from search_spaces.skeleton import Skeleton
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def nas_net(
     pretrained: bool = False,
     genotype: Genotype | str | None = None,
@@ -96,7 +96,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Skeleton:
         with safe_open(path, framework="pt", device=str(device)) as file:
             description = json.loads(file.metadata()["nas"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        model = nas_net(
+        model: Skeleton = nas_net(
             genotype=Genotype.from_json(description["genotype"]),
             **{key: description[key] for key in ("channels", "cells", "num_classes", "in_chans")},
         )

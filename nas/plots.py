@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from search_spaces import CellGenotype, Edge, Genotype
 
@@ -94,27 +95,25 @@ def to_svg(figure: Figure) -> str:
     """The figure as an `<svg>` element, to be inlined in HTML or saved; equal figures, equal text."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=nothing)  # type: ignore[arg-type]
+    figure.savefig(buffer, format="svg", metadata=nothing)
     text = buffer.getvalue()
-    # Without the prolog, and without the names of groups, which would repeat from figure to figure.
-    return re.sub(r'<g id="\w+">', "<g>", text[text.index("<svg") :])
+    # Without the prolog, the names of groups, which would repeat from figure to figure, and digits
+    # beyond a hundredth of a point.
+    text = re.sub(r'<g id="\w+">', "<g>", text[text.index("<svg") :])
+    return re.sub(r' d="[^"]+"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
 
 
 @_styled
 def to_png(figure: Figure, dpi: int = 200) -> bytes:
     """The figure as a PNG file of `dpi` pixels per inch."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})  # type: ignore[dict-item]
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
-@_styled
 def to_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
     """The figure as an image, uint8 (H, W, 3)."""
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]
+    return np.array(Image.open(io.BytesIO(to_png(figure, dpi))).convert("RGB"))
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -127,10 +126,10 @@ def _figure(width: float, height: float) -> Figure:
 # Cells: everything below is drawn in inches
 
 
-_BOX = (0.58, 0.44)  # a node
-_PORT = 0.13  # between two edges that meet on the same side of a node
+_BOX = (0.5, 0.44)  # a node
+_PORT = 0.16  # between two edges that meet on the same side of a node
 _HEAD = 0.10  # length of an arrow head
-_LABEL_SIZE = 8.5  # points
+_LABEL_SIZE = 8.0  # points
 _LABEL_HEIGHT = 0.24
 _LEVEL = 0.40  # between arcs that lie above each other
 
@@ -149,7 +148,7 @@ class _Curve(NamedTuple):
         return points
 
 
-class _CellLayout:
+class CellLayout:
     """Where nodes and edges of a cell lie.
 
     The nodes stand on a line; edges between neighbours are straight and all others arch above or
@@ -167,26 +166,26 @@ class _CellLayout:
         self.cell = cell
         nodes = 1 + max(max(edge.target for edge in cell.edges), *cell.concat, 0)
         self.inputs = min(edge.target for edge in cell.edges)
-        spacing = 2.4 if self.inputs == 1 else 1.66
         self.stack = 0.0 if self.inputs == 1 else 0.42
         left = 0.2 + _BOX[0] / 2
+        # Two edges slant towards the first node after stacked inputs: they need more room.
+        first, spacing = (2.4, 2.4) if self.inputs == 1 else (2.0, 1.66)
         self.nodes: list[Point] = [
-            (left + max(0, node - self.inputs + 1) * spacing, self._input_height(node))
+            (left, self.stack * (1 if node == 0 else -1))
+            if node < self.inputs
+            else (left + first + spacing * (node - self.inputs), 0.0)
             for node in range(nodes)
         ]
         last = self.nodes[-1][0]
-        self.output: Point | None = (last + 1.2, 0.0) if cell.concat else None
+        self.output: Point | None = (last + 1.05, 0.0) if cell.concat else None
         self.width = (self.output or self.nodes[-1])[0] + left
         self.sides = self._choose_sides()
         self.levels = self._stack_levels()
         self.curves = self._route()
-        self.top = max([self.stack + _BOX[1] / 2, *(self._height(e) for e in self._arcs(1))]) + 0.2
+        self.top = max([self.stack + _BOX[1] / 2, *(self._height(e) for e in self._arcs(1))]) + 0.26
         lowest = max([self.stack + _BOX[1] / 2, *(self._height(e) for e in self._arcs(-1))])
-        self.bus = -lowest - 0.3
-        self.bottom = (self.bus if cell.concat else -lowest) - 0.2
-
-    def _input_height(self, node: int) -> float:
-        return self.stack * (1 if node == 0 else -1) if node < self.inputs else 0.0
+        self.bus = -lowest - 0.32
+        self.bottom = self.bus - 0.2 if cell.concat else -lowest - 0.26
 
     def _column(self, node: int) -> int:
         return max(0, node - self.inputs + 1)
@@ -196,8 +195,7 @@ class _CellLayout:
 
     def _overlap(self, a: Edge, b: Edge) -> bool:
         """Whether the two arcs have a stretch of the line in common."""
-        starts, ends = (self._column(a.source), self._column(b.source)), (a.target, b.target)
-        return max(starts) < self._column(min(ends))
+        return max(self._column(a.source), self._column(b.source)) < self._column(min(a.target, b.target))
 
     def _cross(self, a: Edge, b: Edge) -> bool:
         """Whether the two arcs cross if they lie on the same side."""
@@ -208,7 +206,7 @@ class _CellLayout:
         """1 (above) or -1 (below) for every arc."""
         arcs = [edge for edge in self.cell.edges if self._is_arc(edge)]
         stacked = self.inputs > 1
-        options = [
+        options: list[tuple[int, ...]] = [
             ((1,) if e.source == 0 else (-1,)) if stacked and e.source < self.inputs else (1, -1)
             for e in arcs
         ]
@@ -217,7 +215,8 @@ class _CellLayout:
             same = [(a, b) for (a, s), (b, t) in combinations(zip(arcs, sides, strict=True), 2) if s == t]
             return sum(self._cross(a, b) for a, b in same), sum(self._overlap(a, b) for a, b in same)
 
-        return dict(zip(arcs, min(product(*options), key=cost), strict=True))
+        best = min(product(*options), key=cost)
+        return dict(zip(arcs, best, strict=True))
 
     def _arcs(self, side: int) -> list[Edge]:
         return [edge for edge, s in self.sides.items() if s == side]
@@ -268,21 +267,20 @@ class _CellLayout:
         """Centre of every edge's label: on its curve, in the middle or where it hides no other."""
         curves = [curve.at(np.linspace(0, 1, 80)) for curve in self.curves]
         placed: list[np.ndarray] = []
-        size = np.array([0, _LABEL_HEIGHT])
         for i, own in enumerate(curves):
-            size[0] = _label_width(self.curves[i].edge.operation)
+            size = np.array([label_width(self.curves[i].edge.operation), _LABEL_HEIGHT])
             others = np.concatenate([c for j, c in enumerate(curves) if j != i] or [own[:0]])
-
-            def cost(point: np.ndarray, own: np.ndarray = own, others: np.ndarray = others) -> float:
-                hidden = (np.abs(others - point) < size / 2 + 0.04).all(1).sum()
-                taken = [(np.abs(other - point) < (size[0] + 0.05, size[1] + 0.03)).all() for other in placed]
-                return float(hidden + 100 * sum(taken) + np.abs(own[40] - point).sum())
-
-            placed.append(min(own[16:64], key=cost))
+            costs = [
+                (np.abs(others - point) < size / 2 + 0.04).all(1).sum()
+                + 100 * sum((np.abs(other - point) < size + 0.04).all() for other in placed)
+                + np.abs(own[40] - point).sum()
+                for point in own[16:64]
+            ]
+            placed.append(own[16 + int(np.argmin(costs))])
         return [(float(x), float(y)) for x, y in placed]
 
 
-def _label_width(text: str) -> float:
+def label_width(text: str) -> float:
     """Width in inches of an edge's label with its padding, in a font of constant width."""
     return (0.602 * len(text) + 0.9) * _LABEL_SIZE / 72
 
@@ -290,7 +288,7 @@ def _label_width(text: str) -> float:
 @_styled
 def draw_cell(genotype: Genotype) -> Figure:
     """The architecture: one panel per kind of cell, every edge with its operation."""
-    layouts = [_CellLayout(cell) for cell in genotype.cells]
+    layouts = [CellLayout(cell) for cell in genotype.cells]
     title = 0.32 if len(layouts) > 1 else 0.0
     heights = [layout.top - layout.bottom + title for layout in layouts]
     width, height = max(layout.width for layout in layouts), sum(heights)
@@ -307,7 +305,7 @@ def draw_cell(genotype: Genotype) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, layout: _CellLayout, line: float) -> None:
+def _draw_panel(axes: Axes, layout: CellLayout, line: float) -> None:
     """Draw a cell whose nodes stand at the height `line`."""
     last = len(layout.nodes) - 1
     if layout.output is not None:
@@ -346,21 +344,23 @@ def _draw_panel(axes: Axes, layout: _CellLayout, line: float) -> None:
 
 def _draw_node(axes: Axes, centre: Point, name: str, caption: str) -> None:
     (x, y), (w, h) = centre, _BOX
+    w += 0.14 if name == "output" else 0
     axes.add_patch(
         FancyBboxPatch(
             (x - w / 2, y - h / 2),
             w,
             h,
             boxstyle="round,pad=0,rounding_size=0.1",
-            facecolor="#f3f5f8" if not caption else "#e3e8ef",
+            facecolor="#e3e8ef" if caption else "#f3f5f8",
             edgecolor=_INK,
             linewidth=1.1,
             zorder=4,
         )
     )
-    inside = {"ha": "center", "va": "center", "zorder": 5}
-    axes.text(x, y + (0.07 if caption else 0), name, size=10.5 if len(name) < 3 else 8.5, weight="bold", **inside)
-    axes.text(x, y - 0.115, caption, size=7.5, color=_QUIET, **inside)
+    inside: dict[str, Any] = {"ha": "center", "va": "center_baseline", "zorder": 5}
+    size = 11 if len(name) < 3 else 8.5
+    axes.text(x, y + (0.07 if caption else 0), name, size=size, weight="bold", **inside)
+    axes.text(x, y - 0.12, caption, size=7.5 if len(caption) > 4 else 9, color=_QUIET, **inside)
 
 
 def _draw_curve(axes: Axes, curve: _Curve, line: float) -> None:
@@ -388,7 +388,7 @@ def _draw_head(axes: Axes, start: Point, tip: Point, colour: str) -> None:
     axes.add_patch(Polygon([tip, *sides], closed=True, facecolor=colour, linewidth=0, zorder=3))
 
 
-def _draw_concat(axes: Axes, layout: _CellLayout, line: float) -> None:
+def _draw_concat(axes: Axes, layout: CellLayout, line: float) -> None:
     """Thin lines that collect the concatenated nodes and lead to the output."""
     assert layout.output is not None
     end, bus, r = layout.output[0], layout.bus + line, 0.12
@@ -432,7 +432,7 @@ def draw_probabilities(
         edge_labels: titles of the panels (E,).
         epochs: epoch (T,) of each of the T rows.
     """
-    shown = np.unique(np.linspace(0, len(epochs) - 1, min(len(epochs), 80)).round().astype(int))
+    shown = np.unique(np.linspace(0, len(epochs) - 1, min(len(epochs), 64)).round().astype(int))
     shares, x = probabilities[shown], np.asarray(epochs, float)[shown]
     if len(x) == 1:
         shares, x = shares.repeat(2, 0), x[0] + np.array([-0.5, 0.5])
@@ -440,7 +440,9 @@ def draw_probabilities(
     columns = min(count, max(3, round(math.sqrt(1.6 * count))))
     rows = math.ceil(count / columns)
     panel = 0.95 if columns > 4 else 1.35
-    top, bottom, gap = 0.75, 0.5, 0.42
+    legend_columns = len(operations) if len(operations) <= 5 else math.ceil(len(operations) / 2)
+    top = 0.32 + 0.2 * math.ceil(len(operations) / legend_columns)
+    bottom, gap = 0.5, 0.42
     height = top + rows * panel + (rows - 1) * gap + bottom
     figure = _figure(_WIDTH, height)
     grid = figure.subplots(
@@ -464,7 +466,7 @@ def draw_probabilities(
             axes.set_axis_off()
             continue
         axes.stackplot(x, shares[:, i].T, colors=colours, edgecolor="white", linewidth=0.3)
-        axes.set(xlim=(x[0], x[-1]), ylim=(0, 1), yticks=(0, 0.5, 1), yticklabels=("0", "½", "1"))
+        axes.set(xlim=(x[0], x[-1]), ylim=(0, 1), yticks=(0, 0.5, 1), yticklabels=("0", "0.5", "1"))
         axes.set_title(edge_labels[i], size=9 if columns <= 4 else 8, pad=4)
         axes.grid(False)
         axes.spines[:].set_visible(False)
@@ -477,7 +479,7 @@ def draw_probabilities(
         handles=[Rectangle((0, 0), 1, 1, color=colour) for colour in colours],
         labels=list(operations),
         loc="upper center",
-        ncols=len(operations) if len(operations) <= 5 else math.ceil(len(operations) / 2),
+        ncols=legend_columns,
         frameon=False,
         prop={"family": "monospace", "size": 8.5},
         handlelength=1,
@@ -498,8 +500,8 @@ def draw_heatmap(probabilities: np.ndarray, operations: Sequence[str], edge_labe
         edge_labels: names of the rows (E,).
     """
     edges, count = probabilities.shape
-    left, top, cell_width, cell_height = 1.15, 0.95, 0.78, 0.3
-    width, height = left + count * cell_width + 0.55, top + edges * cell_height + 0.1
+    left, top, cell_width, cell_height = 1.15, 0.85, 0.78, 0.3
+    width, height = left + count * cell_width + 0.65, top + edges * cell_height + 0.1
     figure = _figure(width, height)
     axes = figure.add_axes(
         (left / width, 0.1 / height, count * cell_width / width, edges * cell_height / height)
@@ -518,7 +520,9 @@ def draw_heatmap(probabilities: np.ndarray, operations: Sequence[str], edge_labe
             ha="center",
             va="center",
         )
-    axes.set_xticks(range(count), operations, rotation=30, ha="left", rotation_mode="anchor", family="monospace")
+    axes.set_xticks(
+        range(count), operations, rotation=30, ha="left", rotation_mode="anchor", family="monospace"
+    )
     axes.set_yticks(range(edges), edge_labels)
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelcolor=_INK)
@@ -568,8 +572,7 @@ def draw_entropy(metrics: Metrics) -> Figure:
         epochs = [line["epoch"] for line in metrics]
         uniform = [math.log(choices)] * len(epochs)
         lines.append(_Line("uniform", "#aab2bd", epochs, uniform, dashed=True))
-    _draw_lines(axes, metrics, lines, 2)
-    axes.set_ylim(bottom=0)
+    _draw_lines(axes, metrics, lines, 2, limits=(0, None))
     return figure
 
 
@@ -591,10 +594,8 @@ def draw_skips(metrics: Metrics) -> Figure:
         for field, operation in (("nones", "none"), ("skip_connects", "skip_connect")):
             epochs, counts = [m["epoch"] for m in metrics], [float(m[field][kind]) for m in metrics]
             lines.append(_Line(operation, OPERATION_COLOURS[operation], epochs, counts, operation == "none"))
-        axes.set_title("edges without weights" if len(kinds) == 1 else f"edges without weights, {kind} cell")
-        _draw_lines(axes, metrics, lines, 0, steps=True)
-        axes.set_ylim(-0.25, max(2, most) + 0.25)
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.set_title("edges of the derived cell" if len(kinds) == 1 else f"{kind} cell")
+        _draw_lines(axes, metrics, lines, 0, limits=(-0.25, max(2, most) + 0.25), steps=True)
         if axes is not grid.flat[-1]:
             axes.set_xlabel("")
     return figure
@@ -608,9 +609,19 @@ def _read(metrics: Metrics, field: str, name: str, colour: str) -> _Line:
 
 
 def _draw_lines(
-    axes: Axes, metrics: Metrics, lines: Sequence[_Line], digits: int, steps: bool = False
+    axes: Axes,
+    metrics: Metrics,
+    lines: Sequence[_Line],
+    digits: int,
+    limits: tuple[float | None, float | None] = (None, None),
+    steps: bool = False,
 ) -> None:
-    """Draw lines over epochs, each with its name and last value at its right."""
+    """Draw lines over epochs, each with its name and last value (`digits` decimals) at its right.
+
+    Args:
+        limits: of the vertical axis; None: where the values end.
+        steps: draw counts, which jump from value to value.
+    """
     lines = [line for line in lines if line.epochs]
     for line in lines:
         axes.plot(
@@ -625,10 +636,10 @@ def _draw_lines(
     last = max((m["epoch"] for m in metrics), default=1)
     axes.set_xlim((1, last) if last > 1 else (0.5, 1.5))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=steps, steps=[1, 2, 5, 10]))
     axes.set_xlabel("epoch")
     axes.tick_params(length=3)
-    axes.set_ylim(axes.get_ylim())  # labels must not move it
+    axes.set_ylim(*limits)
     _label_ends(axes, lines, digits)
 
 

@@ -100,5 +100,6 @@ def evaluate(
         mean.add(StepResult(loss, (output.argmax(1) == labels).sum(), len(labels)))
     model.train(was_training)
     loss_value, accuracy = mean.read()
-    assert loss_value is not None and accuracy is not None
+    assert loss_value is not None
+    assert accuracy is not None
     return loss_value, accuracy

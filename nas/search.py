@@ -93,9 +93,7 @@ class Search:
         self.architecture_optimizer = torch.optim.Adam(
             [self.logits], options.arch_lr, (0.5, 0.999), weight_decay=options.arch_weight_decay
         )
-        self.rates = CosineLRScheduler(
-            self.weight_optimizer, t_initial=options.epochs, lr_min=options.lr_min
-        )
+        self.rates = CosineLRScheduler(self.weight_optimizer, t_initial=options.epochs, lr_min=options.lr_min)
         self.bilevel = Bilevel(
             self.supernet,
             self.logits,
@@ -110,7 +108,7 @@ class Search:
 
     def epoch(self, epoch: int, bar: Any) -> tuple[Mean, Mean]:
         """One pass over the training part, with an architecture step before every weight step."""
-        seed, steps, warmup = self.options.seed, len(self.train), self.options.warmup_epochs
+        seed, steps, warmup = self.options.seed, len(self.train), self.options.warmup
         train_mean, valid_mean = Mean(), Mean()
         self.rates.step(epoch)
         valid_batches = self.valid.endless(max(0, epoch - warmup) * steps)
@@ -130,9 +128,7 @@ class Search:
 
     def score(self, genotype: Genotype) -> tuple[float, float]:
         """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
-        return runtime.evaluate(
-            self.supernet, self.valid, self.bilevel.autocast, self.space.choice(genotype)
-        )
+        return runtime.evaluate(self.supernet, self.valid, self.bilevel.autocast, self.space.choice(genotype))
 
     def derive(self) -> Genotype:
         """The architecture found, by the rule that the options name."""

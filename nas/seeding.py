@@ -18,9 +18,7 @@ def derive_seed(seed: int, purpose: str, *position: int) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def generator(
-    seed: int, purpose: str, *position: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(seed: int, purpose: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator on `device`, seeded by `derive_seed`."""
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *position))
 

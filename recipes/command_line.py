@@ -59,7 +59,7 @@ def parse(options_class: type[Options], argv: Sequence[str]) -> Options:
     elif known.config:
         defaults = read_config(options_class, Path(known.config))
     else:
-        recipes = _PRESETS[options_class]  # type: ignore[index]
+        recipes = _PRESETS[options_class]
         defaults = recipes[one_of("preset", known.preset or "quick", recipes)]
     defaults = {k: v for k, v in defaults.items() if k not in ("resume", "overwrite")}
     options = check(_parse_all(options_class, argv, options_class(**defaults)))
@@ -95,9 +95,7 @@ def read_config(options_class: type[RunOptions], path: Path) -> dict[str, Any]:
     for name, value in data.items():
         one_of(f"option in {path}", name, [f.name for f in dataclasses.fields(options_class)])
         if not _fits(value, hints[name]):
-            raise InputError(
-                f"option '{name}' in {path} is {json.dumps(value)[:60]}, expected {hints[name]}"
-            )
+            raise InputError(f"option '{name}' in {path} is {json.dumps(value)[:60]}, expected {hints[name]}")
     return data
 
 
@@ -116,6 +114,7 @@ def check(options: Options) -> Options:
         _require(options, name, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
     for name in ("val_fraction", "test_fraction"):
         _require(options, name, lambda v: 0 < v < 1, "a number between 0 and 1")
+    _require(options, "warmup_epochs", lambda v: (v or 0) < options.epochs, "fewer than --epochs")
     if options.resume and options.overwrite:
         raise InputError("--resume and --overwrite were both given: choose one")
     if options.resume and not options.out:

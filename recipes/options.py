@@ -87,6 +87,8 @@ class SearchOptions(RunOptions):
 
     kind: ClassVar[str] = "search"
 
+    epochs: int = 60
+    """Passes over the training part of the images."""
     space: str = "nasbench201"
     """Search space: nasbench201, darts or micro."""
     estimator: str = "reinmax"
@@ -99,8 +101,8 @@ class SearchOptions(RunOptions):
     """1: weights are held fixed in architecture steps; 2: one unrolled weight step (DARTS)."""
     nesterov: bool = True
     """Nesterov momentum for the weights."""
-    warmup_epochs: int = 0
-    """Epochs at the start with weight steps only."""
+    warmup_epochs: int | None = None
+    """Epochs at the start with weight steps only (default: a third of --epochs)."""
     val_fraction: float = 0.5
     """Part of the training images that serves the architecture steps."""
     arch_lr: float = 0.02
@@ -109,6 +111,11 @@ class SearchOptions(RunOptions):
     """Weight decay of the logits."""
     derive: str = "argmax"
     """argmax, or sample:K to score K drawn architectures with the shared weights."""
+
+    @property
+    def warmup(self) -> int:
+        """Number of warm-up epochs."""
+        return self.epochs // 3 if self.warmup_epochs is None else self.warmup_epochs
 
 
 @dataclass(kw_only=True)

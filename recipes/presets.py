@@ -11,6 +11,7 @@ _QUICK: dict[str, Any] = {}
 _NASBENCH201_SEARCH: dict[str, Any] = {
     "space": "nasbench201",
     "epochs": 250,
+    "warmup_epochs": 0,
     "batch_size": 64,
     "channels": 16,
     "cells": 5,
@@ -28,6 +29,7 @@ _DARTS_SEARCH: dict[str, Any] = {
     "space": "darts",
     "estimator": "softmax",
     "epochs": 50,
+    "warmup_epochs": 0,
     "batch_size": 64,
     "channels": 16,
     "cells": 8,

@@ -1,8 +1,8 @@
 """Search spaces: cell topology, candidate operations, macro skeleton. They know modules only.
 
-    space = search_spaces.get("nasbench201")
-    genotype = space.parse("|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+...")
-    model = space.network(genotype, channels=16, cells=5, num_classes=10)
+space = search_spaces.get("nasbench201")
+genotype = space.parse("|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+...")
+model = space.network(genotype, channels=16, cells=5, num_classes=10)
 """
 
 from __future__ import annotations

@@ -18,7 +18,10 @@ from search_spaces.operations import DropPath, FactorizedReduce, Norm, relu_conv
 from search_spaces.skeleton import Cell, CellPlan, Materials, Skeleton
 from search_spaces.space import RandomSource, SearchSpace, edges_by_target
 
-_FORM = "Genotype(normal=[('operation', source), ...], normal_concat=range(2, 6), reduce=..., reduce_concat=...)"
+_FORM = (
+    "Genotype(normal=[('operation', source), ...], normal_concat=range(2, 6), "
+    "reduce=[...], reduce_concat=range(2, 6))"
+)
 _LONGEST_TEXT = 10_000
 
 
@@ -51,7 +54,7 @@ class DartsSpace(SearchSpace):
     def size(self) -> int:
         choices = (len(self.operations) - 1) ** self.edges_per_node
         cell = prod(comb(t, self.edges_per_node) * choices for t in range(self.inputs, self.nodes))
-        return cell ** len(self.cell_names)
+        return int(cell ** len(self.cell_names))
 
     @property
     def supernet_concat(self) -> tuple[int, ...]:
@@ -234,9 +237,7 @@ class NasnetSkeleton(Skeleton):
             channels *= 2 if reduction else 1
             plan = plans["reduce" if reduction else "normal"]
             self.cells.append(
-                NasnetCell(
-                    plan, materials, before, channels, reduction, previous_reduction, self.drop_path
-                )
+                NasnetCell(plan, materials, before, channels, reduction, previous_reduction, self.drop_path)
             )
             before, previous_reduction = (before[1], channels * len(plan.concat)), reduction
             if auxiliary and i == self.auxiliary_at:
@@ -284,8 +285,9 @@ def _concat(node: ast.expr) -> tuple[int, ...]:
     """Nodes written as a list, a tuple or range(a, b)."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
         bounds = [_literal(argument) for argument in node.args]
-        if len(bounds) == 2 and all(type(b) is int and 0 <= b <= 100 for b in bounds):
-            return tuple(range(*bounds))  # type: ignore[arg-type]
+        ends = [b for b in bounds if isinstance(b, int) and 0 <= b <= 100]
+        if len(ends) == len(bounds) == 2:
+            return tuple(range(ends[0], ends[1]))
         return ()
     nodes = _literal(node)
     if isinstance(nodes, list | tuple) and all(type(n) is int for n in nodes):

@@ -35,7 +35,7 @@ class DenseCellSpace(SearchSpace):
 
     @property
     def size(self) -> int:
-        return len(self.operations) ** len(self.cell_edges)
+        return int(len(self.operations) ** len(self.cell_edges))
 
     def genotype(self, chosen: Sequence[str]) -> Genotype:
         """Genotype with the operation `chosen[i]` on edge `cell_edges[i]`."""
@@ -67,8 +67,7 @@ class DenseCellSpace(SearchSpace):
         (cell,) = genotype.cells
         groups = edges_by_target(cell.edges)
         return "+".join(
-            "|" + "".join(f"{e.operation}~{e.source}|" for e in groups[target])
-            for target in sorted(groups)
+            "|" + "".join(f"{e.operation}~{e.source}|" for e in groups[target]) for target in sorted(groups)
         )
 
     def canonical(self, genotype: Genotype) -> str:
@@ -128,9 +127,7 @@ class StagedSkeleton(Skeleton):
     ) -> None:
         super().__init__()
         norm = materials.frame_norm
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), norm(channels)
-        )
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), norm(channels))
         blocks: list[nn.Module] = []
         for stage in range(3):
             c = channels * 2**stage
@@ -139,6 +136,7 @@ class StagedSkeleton(Skeleton):
             blocks += [Cell(plan, lambda e, c=c: materials.edge(e, c, 1)) for _ in range(cells)]  # type: ignore[misc]
         self.blocks = nn.ModuleList(blocks)
         self.num_features = channels * 4
+        self.drop_path = None
         self.last = nn.Sequential(norm(self.num_features), nn.ReLU())
         self.reset_classifier(num_classes)
 

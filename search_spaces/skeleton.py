@@ -19,11 +19,11 @@ from search_spaces.operations import DropPath, Norm
 
 
 class PlannedEdge(NamedTuple):
-    """An edge of a cell: `index` is its row in the logits, `operation` None for a mixed edge."""
+    """An edge of a cell: `row` is its row in the logits, `operation` None for a mixed edge."""
 
     source: int
     target: int
-    index: int
+    row: int
     operation: str | None
 
 
@@ -95,7 +95,7 @@ class Cell(nn.Module):
         self, module: nn.Module, x: Tensor, planned: PlannedEdge, draws: Sequence[EdgeDraw] | None
     ) -> Tensor:
         if draws is not None:
-            return module(x, draws[planned.index])  # type: ignore[no-any-return]
+            return module(x, draws[planned.row])  # type: ignore[no-any-return]
         y: Tensor = module(x)
         if self.drop_path is not None and not isinstance(module, nn.Identity):
             y = self.drop_path(y)
@@ -105,17 +105,15 @@ class Cell(nn.Module):
 class Skeleton(nn.Module):
     """Stem, cells, global average pooling and a linear classifier; the interface timm expects.
 
-    Subclasses set `num_features` and implement `features`.
+    Subclasses set `num_features` and `drop_path` and implement `features`.
     """
 
     num_features: int
     num_classes: int
     classifier: nn.Module
-    drop_path: DropPath | None = None
+    drop_path: DropPath | None
 
-    def features(
-        self, x: Tensor, draws: Sequence[EdgeDraw] | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def features(self, x: Tensor, draws: Sequence[EdgeDraw] | None) -> tuple[Tensor, Tensor | None]:
         """Feature map (B, num_features, H, W), and auxiliary logits (B, classes) or None."""
         raise NotImplementedError
 

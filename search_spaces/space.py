@@ -94,9 +94,7 @@ class SearchSpace(ABC):
     def validate(self, genotype: Genotype) -> Genotype:
         """Return `genotype` if it belongs to this space; raises GenotypeError otherwise."""
         if genotype.space != self.name:
-            raise GenotypeError(
-                f"genotype belongs to the space '{genotype.space}', expected '{self.name}'"
-            )
+            raise GenotypeError(f"genotype belongs to the space '{genotype.space}', expected '{self.name}'")
         return self.parse(self.format(genotype))
 
     def choice(self, genotype: Genotype) -> list[int]:
@@ -190,9 +188,7 @@ class SearchSpace(ABC):
     def _plan(self, cell: CellGenotype) -> CellPlan:
         first = self.cell_names.index(cell.name) * len(self.cell_edges)
         edges = tuple(
-            PlannedEdge(
-                e.source, e.target, first + self.cell_edges.index((e.source, e.target)), e.operation
-            )
+            PlannedEdge(e.source, e.target, first + self.cell_edges.index((e.source, e.target)), e.operation)
             for e in cell.edges
         )
         return CellPlan(self.inputs, self.nodes, edges, cell.concat)

@@ -1,0 +1,104 @@
+"""TensorBoard events of a run: scalars, probabilities of the operations, the cell, the options."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+import search_spaces
+from nas import plots
+from search_spaces import Genotype
+
+_GROUPS = {
+    "entropy": "search",
+    "skip_connects": "search",
+    "nones": "search",
+    "lr": "schedule",
+    "tau": "schedule",
+    "drop_path": "schedule",
+    "step": "time",
+    "epoch_seconds": "time",
+}
+
+
+class Board:
+    """Writes the events of a run into the folder `tensorboard` of its run folder.
+
+    Args:
+        folder: the run folder, with its config.json.
+        start_epoch: number of epochs done before; events of later ones, which a run that was
+            interrupted had written, are not shown any more.
+        image_every: epochs between two images of the probabilities; the last epoch has one, too.
+    """
+
+    def __init__(self, folder: Path, start_epoch: int, image_every: int = 10) -> None:
+        self._folder = folder
+        self._image_every = image_every
+        self._pending: tuple[int, np.ndarray] | None = None  # epoch, and probabilities not yet drawn
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_epoch + 1)
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Write the numbers of a line of metrics, and every `image_every` epochs its probabilities."""
+        epoch = metrics["epoch"]
+        for name, value in _scalars(metrics):
+            self._writer.add_scalar(name, value, epoch)
+        if metrics.get("probabilities"):
+            self._pending = epoch, np.array(metrics["probabilities"])
+            if epoch % self._image_every == 0:
+                self._draw_pending()
+
+    def cell(self, genotype: Genotype, epoch: int) -> None:
+        """Write the picture and the notation of an architecture."""
+        text = search_spaces.get(genotype.space).format(genotype)
+        self._image("cell", plots.to_pixels(plots.draw_cell(genotype)), epoch)
+        self._writer.add_text("genotype", f"    {text}", epoch)
+
+    def hparams(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Write the options of the run beside the numbers in its result."""
+        options = {
+            name: value for name, value in config.items() if isinstance(value, bool | int | float | str)
+        }
+        numbers = {f"result/{k}": v for k, v in result.items() if _is_number(v) and k not in config}
+        self._writer.add_hparams(options, numbers, run_name=".")
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self._draw_pending()
+        self._writer.close()
+
+    def _draw_pending(self) -> None:
+        if self._pending is None:
+            return
+        epoch, probabilities = self._pending
+        config = json.loads((self._folder / "config.json").read_text(encoding="utf-8"))
+        space = search_spaces.get(config["space"])
+        figure = plots.draw_heatmap(probabilities, space.operations, space.edge_labels)
+        self._image("probabilities", plots.to_pixels(figure), epoch)
+        self._pending = None
+
+    def _image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
+        self._writer.add_image(name, pixels, epoch, dataformats="HWC")
+
+
+def _scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Tag and value of every finite number: train_loss is loss/train, tau is schedule/tau."""
+    for name, value in metrics.items():
+        what, _, measure = name.rpartition("_")
+        if name == "epoch":
+            continue
+        if isinstance(value, Mapping):
+            group = _GROUPS.get(name, "other")
+            yield from ((f"{group}/{name}/{key}", v) for key, v in value.items() if _is_number(v))
+        elif _is_number(value):
+            grouped = what and measure in ("loss", "accuracy")
+            yield (f"{measure}/{what}" if grouped else f"{_GROUPS.get(name, 'other')}/{name}"), value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

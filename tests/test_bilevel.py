@@ -1,0 +1,152 @@
+"""The two steps of the search, first and second order."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import estimators
+import search_spaces
+from nas.bilevel import Bilevel, unrolled_gradient, unrolled_gradient_exact
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def setup(space_name="micro", estimator="reinmax", dtype=torch.float32, edge_gradient="lean", **options):
+    torch.manual_seed(0)
+    space = search_spaces.get(space_name)
+    supernet = space.supernet(
+        channels=4, cells=space.fewest_cells, num_classes=3, in_channels=1, edge_gradient=edge_gradient
+    ).to(dtype)
+    logits = nn.Parameter(torch.randn(space.num_edges, len(space.operations), generator=rng(1)).to(dtype))
+    return Bilevel(
+        supernet,
+        logits,
+        estimators.get(estimator),
+        torch.optim.SGD(supernet.parameters(), 0.1),
+        torch.optim.SGD([logits], 1.0),
+        **options,
+    )
+
+
+def batch(seed, dtype=torch.float32):
+    return torch.randn(6, 1, 8, 8, generator=rng(seed)).to(dtype), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def snapshot(module):
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("estimator", estimators.names())
+@pytest.mark.parametrize("order", [1, 2])
+def test_architecture_step_moves_the_logits_only(estimator, order):
+    bilevel = setup(estimator=estimator, order=order)
+    weights, logits = snapshot(bilevel.supernet), bilevel.logits.detach().clone()
+    result = bilevel.architecture_step(batch(1), batch(2), rng(3))
+    assert not torch.equal(bilevel.logits, logits)
+    assert all(torch.equal(v, weights[k]) for k, v in bilevel.supernet.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in bilevel.supernet.parameters())
+    assert result.images == 6
+    assert result.loss.isfinite()
+    assert not result.loss.requires_grad
+
+
+def test_first_order_architecture_steps_compute_no_weight_gradients(monkeypatch):
+    """No convolution is asked for the gradient of its weight."""
+    bilevel = setup("nasbench201")
+    asked = []
+    original = torch.autograd.grad
+
+    def spy(outputs, inputs, *args, **kwargs):
+        asked.extend(p.requires_grad for p in bilevel.supernet.parameters())
+        return original(outputs, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", spy)
+    bilevel.architecture_step(batch(1), batch(2), rng())
+    assert asked
+    assert not any(asked)
+
+
+@pytest.mark.parametrize("estimator", estimators.names())
+def test_weight_step_moves_the_weights_only(estimator):
+    bilevel = setup(estimator=estimator)
+    weights, logits = snapshot(bilevel.supernet), bilevel.logits.detach().clone()
+    bilevel.weight_step(batch(1), rng(3))
+    assert torch.equal(bilevel.logits, logits)
+    assert bilevel.logits.grad is None
+    assert any(not torch.equal(v, weights[k]) for k, v in bilevel.supernet.state_dict().items())
+
+
+def test_weight_step_trains_the_drawn_architecture_and_leaves_the_others():
+    bilevel = setup("nasbench201")
+    choice = bilevel.draw(rng(3))
+    weights = snapshot(bilevel.supernet)
+    bilevel.weight_step(batch(1), rng(3))
+    moved = {k for k, v in bilevel.supernet.state_dict().items() if not torch.equal(v, weights[k])}
+    operations = search_spaces.get("nasbench201").operations
+    for name in moved:
+        if ".candidates." in name:
+            row = int(name.split(".edges.")[1].split(".")[0])
+            assert name.split(".candidates.")[1].split(".")[0] == operations[choice[row]]
+
+
+def test_clipping_bounds_the_gradient():
+    bilevel = setup(clip=1e-3)
+    bilevel.weight_step(batch(1), rng(3))
+    norms = [p.grad.norm() for p in bilevel.supernet.parameters() if p.grad is not None]
+    assert torch.stack(norms).norm() <= 1.001e-3
+
+
+@pytest.mark.parametrize("space_name", search_spaces.names())
+@pytest.mark.parametrize("estimator", ["reinmax", "softmax"])
+def test_second_order_by_finite_differences_equals_double_backward(space_name, estimator):
+    """Lean central differences against exact double backward through the dense supernet."""
+    dtype, rate = torch.float64, 0.3
+    valid, train = batch(1, dtype), batch(2, dtype)
+    results = {}
+    for mode, unroll in (("lean", unrolled_gradient), ("dense", unrolled_gradient_exact)):
+        bilevel = setup(space_name, estimator, dtype, mode)
+        draw = bilevel.estimator(bilevel.logits, rng(5)).detach().requires_grad_()
+        results[mode] = unroll(bilevel.supernet, draw, valid, train, rate)
+    torch.testing.assert_close(results["lean"][0], results["dense"][0], rtol=1e-10, atol=1e-10)
+    lean, dense = results["lean"][2], results["dense"][2]
+    assert F.cosine_similarity(lean.flatten(), dense.flatten(), dim=0) > 0.9999
+    assert (lean - dense).norm() / dense.norm() < 5e-3
+
+    bilevel = setup(space_name, estimator, dtype)
+    draw = bilevel.estimator(bilevel.logits, rng(5)).detach().requires_grad_()
+    loss = F.cross_entropy(bilevel.supernet(valid[0], draw), valid[1])
+    (first_order,) = torch.autograd.grad(loss, draw)
+    assert (first_order - dense).norm() / dense.norm() > 0.05  # the second order does matter
+
+
+def test_unrolling_restores_the_weights_even_after_an_error():
+    bilevel = setup()
+    weights = snapshot(bilevel.supernet)
+    draw = bilevel.estimator(bilevel.logits, rng(5)).detach().requires_grad_()
+    bad = (batch(1)[0], torch.tensor([9] * 6))
+    with pytest.raises(IndexError):
+        unrolled_gradient(bilevel.supernet, draw, bad, batch(2), 0.1)
+    assert all(torch.equal(v, weights[k]) for k, v in bilevel.supernet.state_dict().items())
+    assert all(p.requires_grad for p in bilevel.supernet.parameters())
+
+
+def test_search_learns_which_candidate_helps():
+    """On a task that only convolutions can solve, the logits leave `none` behind."""
+    bilevel = setup("micro")
+    bilevel.architecture_optimizer = torch.optim.Adam([bilevel.logits], 0.05)
+    images = torch.randn(60, 1, 8, 8, generator=rng(0))
+    labels = torch.arange(60) % 3
+    for label in range(3):
+        images[labels == label] += 2 * torch.sin(torch.arange(8.0) * (label + 1))
+    with torch.no_grad():
+        bilevel.logits.zero_()
+    for step in range(80):
+        bilevel.weight_step((images[:30], labels[:30]), rng(2 * step))
+        bilevel.architecture_step((images[30:], labels[30:]), (images[:30], labels[:30]), rng(2 * step + 1))
+    p = bilevel.logits.softmax(-1)
+    last_node = p[1:]
+    assert (last_node[:, 0] < 0.2).any()
+    assert bilevel.logits.abs().max() > 0.5

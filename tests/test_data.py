@@ -1,0 +1,278 @@
+"""Data: splits, augmentation, folders, and the real files that lie beside a checkout."""
+
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nas import data
+from nas.data import Augmentation, Batches, Images
+from recipes import InputError, SearchOptions
+
+CPU = torch.device("cpu")
+
+
+def images(n=20, c=3, size=6):
+    g = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (n, c, size, size), generator=g, dtype=torch.uint8)
+    return Images(pixels, torch.arange(n) % 4)
+
+
+def plain(source, batch_size=8, augmentation=None, **options):
+    c = source.pixels.shape[1]
+    return Batches(source, batch_size, CPU, [0.0] * c, [1.0] * c, augmentation, **options)
+
+
+def test_digits_are_real_split_and_normalised():
+    dataset = data.load(SearchOptions())
+    assert len(dataset.train) + len(dataset.test) == 1797
+    assert dataset.in_channels == 1
+    assert len(dataset.classes) == 10
+    counts = torch.bincount(dataset.test.labels) / torch.bincount(dataset.train.labels)
+    assert counts.min() > 0.24
+    assert counts.max() < 0.26
+    mean, std = dataset.statistics()
+    x = torch.cat([b for b, _ in Batches(dataset.train, 100, CPU, mean, std)])
+    assert abs(x.mean().item()) < 1e-3
+    assert x.std().item() == pytest.approx(1, abs=1e-3)
+    keys = {bytes(row.numpy().tobytes()) for row in dataset.train.pixels}
+    overlap = [row for row in dataset.test.pixels if row.numpy().tobytes() in keys]
+    assert not overlap
+
+
+def test_splits_are_disjoint_stratified_and_seeded():
+    labels = torch.arange(103) % 4
+    rest, part = data.split(labels, 0.3, seed=1)
+    assert sorted(rest.tolist() + part.tolist()) == list(range(103))
+    assert all(abs((labels[part] == k).sum() - 0.3 * (labels == k).sum()) <= 0.5 for k in range(4))
+    assert torch.equal(part, data.split(labels, 0.3, seed=1)[1])
+    assert not torch.equal(part, data.split(labels, 0.3, seed=2)[1])
+
+
+def test_training_batches_shuffle_every_epoch_reproducibly():
+    batches = plain(images(21), augmentation=Augmentation(), seed=5)
+    epochs = [torch.cat([y for _, y in batches.epoch(e)]) for e in (0, 1, 0)]
+    assert len(batches) == 2
+    assert len(epochs[0]) == 16
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_every_image_is_seen_once_in_an_epoch():
+    source = Images(torch.arange(24, dtype=torch.uint8).view(24, 1, 1, 1), torch.arange(24))
+    batches = plain(source, augmentation=Augmentation())
+    assert sorted(torch.cat([y for _, y in batches.epoch(3)]).tolist()) == list(range(24))
+
+
+def test_endless_batches_continue_anywhere():
+    batches = plain(images(21), augmentation=Augmentation(crop_padding=1, flip=True), seed=5)
+    whole = batches.endless(0)
+    first = [next(whole) for _ in range(7)]
+    later = batches.endless(3)
+    for x, y in first[3:]:
+        again = next(later)
+        assert torch.equal(x, again[0])
+        assert torch.equal(y, again[1])
+
+
+def test_evaluation_batches_are_complete_ordered_and_plain():
+    source = images(21)
+    batches = plain(source, batch_size=8)
+    pixels = torch.cat([x for x, _ in batches])
+    assert len(batches) == 3
+    assert {len(y) for _, y in batches} == {7}
+    torch.testing.assert_close(pixels, source.pixels.float() / 255)
+    assert next(iter(batches))[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_crops_and_flips_are_pieces_of_the_padded_image():
+    source = images(64, c=2, size=5)
+    pad = 2
+    batches = plain(source, 64, Augmentation(crop_padding=pad, flip=True))
+    x, y = next(batches.epoch(0))
+    order = torch.randperm(64, generator=data.generator(0, "order", 0))
+    padded = torch.nn.functional.pad(source.pixels[order], (pad,) * 4).float() / 255
+    offsets, mirrored = set(), 0
+    for i in range(64):
+        windows = padded[i].unfold(1, 5, 1).unfold(2, 5, 1)  # (C, rows, columns, 5, 5)
+        found = [
+            (r, c, flip)
+            for r in range(5)
+            for c in range(5)
+            for flip in (False, True)
+            if torch.allclose(x[i], windows[:, r, c].flip(2) if flip else windows[:, r, c], atol=1e-6)
+        ]
+        assert found, f"image {i} is not a crop of its source"
+        offsets.add(found[0][:2])
+        mirrored += found[0][2]
+    assert torch.equal(y, source.labels[order])
+    assert len(offsets) > 15
+    assert 15 < mirrored < 50
+
+
+def test_cutout_blanks_one_square():
+    source = Images(torch.full((200, 1, 12, 12), 255, dtype=torch.uint8), torch.zeros(200).long())
+    x, _ = next(plain(source, 200, Augmentation(cutout=4)).epoch(0))
+    blanked = (x == 0).sum((1, 2, 3))
+    assert blanked.max() == 16
+    assert blanked.min() >= 4
+    assert len(x.flatten(1).unique(dim=0)) > 80
+
+
+def test_image_policy_is_applied():
+    from nas.final import image_policy
+
+    source = images(16, c=3, size=8)
+    augmentation = Augmentation(policy=image_policy("rand-m9-n2"))
+    data.generator(0, "x")
+    import random
+
+    random.seed(0)
+    np.random.seed(0)
+    x, _ = next(plain(source, 16, augmentation).epoch(0))
+    y, _ = next(plain(source, 16, Augmentation()).epoch(0))
+    assert x.shape == y.shape
+    changed = ((x - y).abs().amax((1, 2, 3)) > 1e-3).sum()
+    assert changed > 8
+
+
+def test_options_change_the_augmentation():
+    options = SearchOptions(flip=True, crop_padding=0, cutout=3, train_limit=100)
+    dataset = data.load(options)
+    assert dataset.augmentation == Augmentation(crop_padding=0, flip=True, cutout=3)
+    assert len(dataset.train) == pytest.approx(100, abs=5)
+    assert torch.bincount(dataset.train.labels).min() >= 9
+
+
+def test_too_few_images_for_a_batch():
+    with pytest.raises(InputError, match="too few for one batch of 64"):
+        plain(images(20), 64, Augmentation())
+
+
+def write_folder(root, parts=("train", "test"), classes=("ant", "bée"), n=3, size=(9, 7)):
+    rng = np.random.default_rng(0)
+    for part in parts:
+        for label, name in enumerate(classes):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 100, (*size, 3), dtype=np.uint8) + 100 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return f"folder:{root}"
+
+
+def test_folder_with_train_and_test(tmp_path):
+    name = write_folder(tmp_path / "pictures")
+    dataset = data.load(SearchOptions(dataset=name, image_size=8))
+    assert dataset.classes == ("ant", "bée")
+    assert dataset.train.pixels.shape == (6, 3, 8, 8)
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert dataset.train.pixels[3:].float().mean() > dataset.train.pixels[:3].float().mean() + 50
+
+
+def test_folder_without_parts_is_split(tmp_path):
+    name = write_folder(tmp_path / "pictures", parts=("",), n=10)
+    dataset = data.load(SearchOptions(dataset=name, image_size=8, test_fraction=0.3))
+    assert (len(dataset.train), len(dataset.test)) == (14, 6)
+
+
+def test_folder_modes_and_cache(tmp_path, monkeypatch):
+    name = write_folder(tmp_path / "p")
+    Image.new("L", (8, 8), 7).save(tmp_path / "p/train/ant/grey.png")
+    Image.new("RGBA", (8, 8), (1, 2, 3, 4)).save(tmp_path / "p/train/ant/alpha.png")
+    Image.new("P", (8, 8)).save(tmp_path / "p/train/ant/palette.gif")
+    options = SearchOptions(dataset=name, image_size=8)
+    first = data.load(options)
+    assert len(first.train) == 9
+
+    def refuse(*_):
+        raise AssertionError("decoded twice")
+
+    monkeypatch.setattr(data, "_decode", refuse)
+    assert torch.equal(data.load(options).train.pixels, first.train.pixels)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Image.new("L", (8, 8), 200).save(tmp_path / "p/train/ant/grey.png")
+    changed = data.load(options)
+    assert not torch.equal(changed.train.pixels, first.train.pixels)
+    for file in (tmp_path / "cache" / "reinmax-nas").iterdir():
+        file.write_bytes(b"damaged")
+    assert torch.equal(data.load(options).train.pixels, changed.train.pixels)
+    assert not list((tmp_path / "cache" / "reinmax-nas").glob("*.tmp"))
+
+
+def break_folder(root, how):
+    if how == "missing":
+        return f"folder:{root}/nowhere"
+    name = write_folder(root)
+    if how == "one class":
+        name = write_folder(root / "single", parts=("",), classes=("only",))
+    elif how == "no test":
+        (root / "test").rename(root / "other")
+    elif how == "other classes":
+        (root / "test" / "ant").rename(root / "test" / "asp")
+    elif how == "empty class":
+        (root / "train" / "cat").mkdir()
+        (root / "test" / "cat").mkdir()
+    elif how == "truncated":
+        path = root / "train" / "ant" / "0.png"
+        path.write_bytes(path.read_bytes()[:60])
+    elif how == "not an image":
+        (root / "train" / "ant" / "0.png").write_text("hello")
+    elif how == "zero bytes":
+        (root / "train" / "ant" / "0.png").write_bytes(b"")
+    return name
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("missing", "does not exist"),
+        ("one class", "has 1 class folders, expected at least 2"),
+        ("no test", "no test/"),
+        ("other classes", "differ: ant, asp"),
+        ("empty class", "has no images"),
+        ("truncated", "cannot read the image .*0.png"),
+        ("not an image", "cannot read the image .*0.png"),
+        ("zero bytes", "cannot read the image .*0.png"),
+    ],
+)
+def test_bad_folders(tmp_path, how, message):
+    name = break_folder(tmp_path / "p", how)
+    with pytest.raises(InputError, match=message):
+        data.load(SearchOptions(dataset=name))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_missing_cifar(tmp_path, name):
+    with pytest.raises(InputError, match="--download"):
+        data.load(SearchOptions(dataset=name, data_root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["cifr10", "digits:x", "imagenet"])
+def test_unknown_data_sets(name):
+    with pytest.raises(InputError, match=r"unknown data set|malformed"):
+        data.load(SearchOptions(dataset=name))
+
+
+def test_pixels_beyond_the_budget_stay_on_the_host():
+    batches = plain(images(20), augmentation=Augmentation(), budget=10)
+    assert batches.home.type == "cpu"
+    assert next(batches.epoch(0))[0].shape == (8, 3, 6, 6)
+
+
+def test_real_cifar_images(shared_data, tmp_path):
+    """A part of CIFAR-10 as JPEG files, read as anyone's folder of images."""
+    with tarfile.open(shared_data / "cifar10-jpeg.tar.xz") as archive:
+        for i, member in enumerate(archive):
+            if i > 3000:
+                break
+            archive.extract(member, tmp_path, filter="data")
+    root = next(p for p in tmp_path.rglob("train") if p.is_dir())
+    (root.parent / "train").rename(tmp_path / "pictures")
+    dataset = data.load(SearchOptions(dataset=f"folder:{tmp_path / 'pictures'}"))
+    assert dataset.train.pixels.shape[1:] == (3, 32, 32)
+    assert dataset.augmentation == replace(dataset.augmentation, flip=True, crop_padding=4)

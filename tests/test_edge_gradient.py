@@ -1,0 +1,160 @@
+"""The gradient of the draws: exact in both implementations, at no hidden cost."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import estimators
+import search_spaces
+from nas.bilevel import frozen
+from search_spaces.mixed_edge import MixedEdge, split_draw
+
+SPACES = search_spaces.names()
+
+
+def build(name, edge_gradient="lean", dtype=torch.float64):
+    torch.manual_seed(0)
+    space = search_spaces.get(name)
+    supernet = space.supernet(
+        channels=4, cells=space.fewest_cells, num_classes=5, edge_gradient=edge_gradient
+    ).to(dtype)
+    return space, supernet
+
+
+def data(dtype=torch.float64):
+    g = torch.Generator().manual_seed(3)
+    return torch.randn(6, 3, 9, 9, generator=g).to(dtype), torch.tensor([0, 1, 2, 3, 4, 0])
+
+
+def gradient_of_logits(space, supernet, estimator_name, seed=1, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(space.num_edges, len(space.operations), generator=g).to(dtype).requires_grad_()
+    x, y = data(dtype)
+    loss = F.cross_entropy(supernet(x, estimators.get(estimator_name)(logits, generator=g)), y)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    return loss, gradient
+
+
+@pytest.mark.parametrize("space_name", SPACES)
+@pytest.mark.parametrize("estimator", estimators.names())
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_lean_equals_dense(space_name, estimator, dtype, tolerance):
+    space, supernet = build(space_name, dtype=dtype)
+    for seed in (1, 2):
+        lean = gradient_of_logits(space, supernet, estimator, seed, dtype)
+        supernet.set_edge_gradient("dense")
+        dense = gradient_of_logits(space, supernet, estimator, seed, dtype)
+        supernet.set_edge_gradient("lean")
+        torch.testing.assert_close(lean, dense, rtol=tolerance, atol=tolerance)
+        assert dense[1].abs().max() > 1e-4
+
+
+def test_every_candidate_gets_the_inner_product_with_its_output():
+    """D_k receives <dL/dy, o_k(x)> for chosen and unchosen k, and the input its gradient."""
+    space, supernet = build("micro")
+    edge = next(m for m in supernet.modules() if isinstance(m, MixedEdge))
+    x = torch.randn(3, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+    weights = torch.eye(5, dtype=torch.float64)[3].requires_grad_()
+    (draw,) = split_draw(weights.unsqueeze(0), x.device)
+    upstream = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    at_weights, at_x = torch.autograd.grad(edge(x, draw), [weights, x], upstream)
+    for k, operation in enumerate(edge.operations):
+        torch.testing.assert_close(at_weights[k], (upstream * operation(x)).sum())
+    (expected,) = torch.autograd.grad(edge.operations[3](x), x, upstream)
+    torch.testing.assert_close(at_x, expected)
+
+
+def test_surrogate_is_the_wrong_gradient_that_it_is_named_for():
+    """GDAS gives an unchosen candidate <dL/dy, 1>: measurably another direction."""
+    space, supernet = build("nasbench201")
+    exact = gradient_of_logits(space, supernet, "st_gumbel")
+    supernet.set_edge_gradient("surrogate")
+    surrogate = gradient_of_logits(space, supernet, "st_gumbel")
+    torch.testing.assert_close(exact[0], surrogate[0])
+    assert F.cosine_similarity(exact[1].flatten(), surrogate[1].flatten(), dim=0) < 0.95
+    edge = next(m for m in supernet.modules() if isinstance(m, MixedEdge))
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    weights = torch.eye(5, dtype=torch.float64)[2].requires_grad_()
+    upstream = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    (at_weights,) = torch.autograd.grad(
+        edge(x, split_draw(weights.unsqueeze(0), x.device)[0]), weights, upstream
+    )
+    for k, operation in enumerate(edge.operations):
+        expected = (upstream * operation(x)).sum() if k == 2 else upstream.sum()
+        torch.testing.assert_close(at_weights[k], expected)
+
+
+@pytest.mark.parametrize("space_name", SPACES)
+def test_nothing_moves_in_the_supernet(space_name):
+    """Forward and backward of an architecture step leave every parameter and buffer as it was."""
+    space, supernet = build(space_name)
+    before = {k: v.clone() for k, v in supernet.state_dict().items()}
+    with frozen(supernet):
+        gradient_of_logits(space, supernet, "reinmax")
+    for k, v in supernet.state_dict().items():
+        assert torch.equal(v, before[k])
+    assert all(p.grad is None and p.requires_grad for p in supernet.parameters())
+
+
+def test_tracked_batch_norm_is_guarded_by_construction():
+    """No normalisation of a supernet keeps running statistics, all of a derived network do."""
+    for name in SPACES:
+        space, supernet = build(name)
+        norms = [m for m in supernet.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert norms
+        assert all(m.running_mean is None for m in norms)
+        import random
+
+        network = space.network(space.random(random.Random(0)), channels=4, cells=space.fewest_cells)
+        norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert norms
+        assert all(m.running_mean is not None and m.affine for m in norms)
+
+
+class Counter:
+    """Counts forward calls of every candidate, with and without a graph."""
+
+    def __init__(self, supernet):
+        self.with_graph, self.without_graph = 0, 0
+        for module in supernet.modules():
+            if isinstance(module, MixedEdge):
+                for operation in module.operations:
+                    operation.register_forward_hook(self.count)
+
+    def count(self, module, inputs, output):
+        if torch.is_grad_enabled():
+            self.with_graph += 1
+        else:
+            self.without_graph += 1
+
+
+def test_lean_keeps_a_graph_for_the_chosen_candidates_only():
+    space, supernet = build("nasbench201")
+    counter = Counter(supernet)
+    gradient_of_logits(space, supernet, "st")
+    edges = 3 * space.num_edges
+    assert counter.with_graph == edges
+    assert counter.without_graph <= edges * (len(space.operations) - 1)
+
+
+def test_a_choice_runs_nothing_else():
+    space, supernet = build("nasbench201")
+    counter = Counter(supernet)
+    supernet(data()[0], [3] * space.num_edges).sum().backward()
+    assert counter.with_graph == 3 * space.num_edges
+    assert counter.without_graph == 0
+    for module in supernet.modules():
+        if isinstance(module, MixedEdge):
+            assert all(p.grad is None for p in module.operations[2].parameters())
+            assert all(p.grad is not None for p in module.operations[3].parameters())
+
+
+def test_bfloat16_autocast_reaches_the_backward_pass():
+    """Under autocast the products are taken with outputs of the same precision as in forward."""
+    space, supernet = build("nasbench201", dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lean = gradient_of_logits(space, supernet, "reinmax", dtype=torch.float32)[1]
+        supernet.set_edge_gradient("dense")
+        dense = gradient_of_logits(space, supernet, "reinmax", dtype=torch.float32)[1]
+    assert F.cosine_similarity(lean.flatten(), dense.flatten(), dim=0) > 0.999
+    assert (lean - dense).norm() / dense.norm() < 0.05

@@ -1,0 +1,309 @@
+"""Figures, the HTML report and the TensorBoard events."""
+
+import json
+import math
+import random
+import re
+import shlex
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import search_spaces
+from nas import plots, report
+from nas.tensorboard import Board
+from search_spaces import operations
+
+NASTY = "<script>alert('$x$ & \"y\"')</script>"
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def search_metrics(space, epochs):
+    """Metrics of a search whose edges become ever more certain of a random choice."""
+    genotype = space.random(random.Random(0))
+    direction = np.random.default_rng(0).normal(size=(space.num_edges, len(space.operations)))
+    return [
+        {
+            "epoch": epoch,
+            "step": 10 * epoch,
+            "tau": 1.0,
+            "lr": 0.1,
+            "train_loss": 2 / epoch,
+            "train_accuracy": 50.0 + epoch,
+            "valid_loss": None if epoch == 1 else 2.5 / epoch,
+            "valid_accuracy": None if epoch == 1 else 45.0 + epoch,
+            "derived_loss": None,
+            "derived_accuracy": 40.0 + epoch,
+            "genotype": space.format(genotype),
+            "entropy": 1.0 / epoch,
+            "skip_connects": genotype.count("skip_connect"),
+            "nones": genotype.count("none"),
+            "probabilities": softmax(epoch * direction).tolist(),
+            "epoch_seconds": 2.0,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def final_metrics(epochs):
+    return [
+        {
+            "epoch": epoch,
+            "step": 10 * epoch,
+            "lr": 0.1,
+            "train_loss": 1 / epoch,
+            "train_accuracy": 60.0 + epoch,
+            "test_loss": math.nan if epoch == 1 else 1.2 / epoch,
+            "test_accuracy": None if epoch == 1 else 55.0 + epoch,
+            "drop_path": 0.0,
+            "epoch_seconds": 2.0,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def run_folder(path, space_name, kind="search", epochs=4, **changes):
+    """A folder as a finished run leaves it; `changes` go into its result."""
+    space = search_spaces.get(space_name)
+    genotype = space.random(random.Random(1))
+    text = space.format(genotype)
+    metrics = search_metrics(space, epochs) if kind == "search" else final_metrics(epochs)
+    result = {
+        "kind": kind,
+        "space": space_name,
+        "dataset": "digits",
+        "seed": 3,
+        "genotype": text,
+        "parameters": 1_234_567,
+        "warnings": [],
+        "total_seconds": 5000.0,
+    }
+    if kind == "search":
+        result |= {"estimator": "reinmax", "derived_accuracy": 87.654}
+    else:
+        result |= {"test_accuracy": 91.234, "test_loss": 0.3, "macs": 98_700_000}
+    config = {"kind": kind, "space": space_name, "dataset": "digits", "seed": 3, "epochs": epochs}
+    config |= {"out": "runs/a run", "flip": None, "hostile": NASTY}
+    path.mkdir()
+    for name, data in {
+        "config": config,
+        "result": result | changes,
+        "environment": {"python": "3.11", "command": NASTY},
+        "genotype": genotype.to_json() | {"text": text},
+    }.items():
+        (path / f"{name}.json").write_text(json.dumps(data))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+    return path
+
+
+def render(folder):
+    report.render_report(folder)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_operation_has_a_colour():
+    assert set(plots.OPERATION_COLOURS) == set(operations._OPERATIONS)
+    assert len(set(plots.OPERATION_COLOURS.values())) == len(plots.OPERATION_COLOURS)
+
+
+@pytest.mark.parametrize("name", search_spaces.names())
+def test_cell_names_every_operation(name):
+    genotype = search_spaces.get(name).random(random.Random(5))
+    svg = plots.to_svg(plots.draw_cell(genotype))
+    assert svg.startswith("<svg")
+    for operation in {edge.operation for cell in genotype.cells for edge in cell.edges}:
+        drawn = sum(genotype.count(operation).values())
+        assert len(re.findall(rf">{operation}</text>", svg)) == drawn
+
+
+@pytest.mark.parametrize("name", search_spaces.names())
+def test_cell_is_legible(name):
+    """No label lies on another or on a node, no edge runs through a node, all of it on the canvas."""
+    space = search_spaces.get(name)
+    width, height = plots._BOX
+    for seed in range(15):
+        for cell in space.random(random.Random(seed)).cells:
+            layout = plots.CellLayout(cell)
+            labels = list(zip(layout.curves, layout.labels(), strict=True))
+            for i, (curve, (x, y)) in enumerate(labels):
+                half = plots.label_width(curve.edge.operation) / 2
+                assert half < x < layout.width - half
+                assert layout.bottom + 0.1 < y < layout.top - 0.1
+                for other, (u, v) in labels[:i]:
+                    apart = half + plots.label_width(other.edge.operation) / 2
+                    assert abs(x - u) > apart or abs(y - v) > 0.22
+                points = curve.at(np.linspace(0, 1, 50))
+                for u, v in layout.nodes:
+                    assert abs(x - u) > half + width / 2 or abs(y - v) > 0.1 + height / 2
+                    inside = (np.abs(points - (u, v)) < (width / 2 - 1e-6, height / 2 - 1e-6)).all(1)
+                    assert not inside.any()
+
+
+def test_dense_cells_have_no_crossings():
+    space = search_spaces.get("nasbench201")
+    layout = plots.CellLayout(space.random(random.Random(0)).cells[0])
+    for a in layout.sides:
+        for b in layout.sides:
+            assert layout.sides[a] != layout.sides[b] or not layout._cross(a, b)
+
+
+def test_rendering_is_deterministic():
+    genotype = search_spaces.get("darts").random(random.Random(2))
+    one, two = plots.draw_cell(genotype), plots.draw_cell(genotype)
+    assert plots.to_svg(one) == plots.to_svg(two) == plots.to_svg(one)
+    assert plots.to_png(one, 50) == plots.to_png(two, 50)
+    pixels = plots.to_pixels(one, 50)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3
+
+
+@pytest.mark.parametrize("epochs", [1, 150])
+def test_figures_of_a_search(epochs):
+    space = search_spaces.get("darts")
+    metrics = search_metrics(space, epochs)
+    probabilities = np.array([line["probabilities"] for line in metrics])
+    labels = space.edge_labels
+    figure = plots.draw_probabilities(probabilities, space.operations, labels, range(1, epochs + 1))
+    svg = plots.to_svg(figure)
+    assert all(f">{label}</text>" in svg for label in labels)
+    assert all(svg.count(f">{operation}</text>") == 1 for operation in space.operations)
+    assert len(svg) < 700_000
+    assert "derived cell" in plots.to_svg(plots.draw_curves(metrics))
+    assert f">uniform {math.log(8):.2f}</text>" in plots.to_svg(plots.draw_entropy(metrics))
+    skips = plots.to_svg(plots.draw_skips(metrics))
+    assert "normal cell" in skips
+    assert "reduce cell" in skips
+
+
+def test_curves_skip_what_was_not_measured():
+    svg = plots.to_svg(plots.draw_curves(final_metrics(5)))
+    assert ">test 60.0</text>" in svg
+    assert ">train 65.0</text>" in svg
+    assert "validation" not in svg
+    assert "nan" not in svg
+
+
+def test_spread_keeps_order_and_distance():
+    assert plots.spread([0.0, 1.0], 0.1) == [0.0, 1.0]
+    assert plots.spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    rng = random.Random(0)
+    for _ in range(50):
+        wanted = sorted(rng.random() for _ in range(6))
+        placed = plots.spread(wanted, 0.2)
+        assert all(b - a > 0.2 - 1e-9 for a, b in pairwise(placed))
+
+
+@pytest.mark.parametrize("name", search_spaces.names())
+def test_search_report(tmp_path, name):
+    html = render(run_folder(tmp_path / "run", name, warnings=["the search has collapsed: " + NASTY]))
+    for text in ("reinmax in " + name, "87.65", "1.23", "1:23", "the search has collapsed", "entropy"):
+        assert text in html
+    assert 'class="warning"' in html
+
+
+def test_final_report(tmp_path):
+    baseline = {"random_mean": 85.0, "random_std": 2.0, "random_accuracies": [83.0, 85.0, 87.0]}
+    html = render(run_folder(tmp_path / "run", "nasbench201", "final", baseline=baseline))
+    for text in ("91.23", "98.7", "85.00", "3 random", "Against chance"):
+        assert text in html
+    assert 'class="warning"' not in html
+    assert "Against chance" not in render(run_folder(tmp_path / "plain", "nasbench201", "final"))
+
+
+def test_report_is_self_contained_valid_and_escaped(tmp_path):
+    html = render(run_folder(tmp_path / "run", "nasbench201", warnings=[NASTY]))
+    assert not re.findall(r"""(?:src|href|rel|resource)=["']?\s*(?:https?:)?//""", html)
+    assert not re.findall(r"<(?:script|link|img|iframe)\b|@import|url\((?!#)", html)
+    assert html.count("&lt;script&gt;") == 3  # configuration, environment, warning
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    references = re.findall(r'(?:url\(|href=")#([^")]+)', html)
+    assert set(references) <= set(ids)
+
+
+def test_report_of_unfinished_metrics_and_single_epoch(tmp_path):
+    assert "0 epochs" in render(run_folder(tmp_path / "none", "micro", epochs=0))
+    assert "1 epoch<" in render(run_folder(tmp_path / "one", "micro", epochs=1))
+
+
+def test_files_are_replaced_and_nothing_is_left_over(tmp_path):
+    folder = run_folder(tmp_path / "run", "micro")
+    before = {path.name for path in folder.iterdir()}
+    genotype = search_spaces.get("micro").random(random.Random(1))
+    for _ in range(2):
+        report.write_cell(folder, genotype)
+        report.render_report(folder)
+    assert {path.name for path in folder.iterdir()} - before == {"cell.svg", "cell.png", "report.html"}
+    assert (folder / "cell.png").read_bytes().startswith(b"\x89PNG")
+    first = (folder / "report.html").read_bytes()
+    report.render_report(folder)
+    assert (folder / "report.html").read_bytes() == first
+
+
+@pytest.mark.parametrize("name", search_spaces.names())
+def test_retrain_command_is_one_that_a_shell_splits_again(name):
+    space = search_spaces.get(name)
+    genotype = space.format(space.random(random.Random(7)))
+    config = {"dataset": "folder:my data", "seed": 3, "out": "runs/$a b", "data_root": "data"}
+    for kind in ("search", "final"):
+        command = report.retrain_command(config, {"kind": kind, "space": name}, genotype)
+        words = shlex.split(command)
+        assert words[0] == "train_final"
+        assert words[words.index("--genotype") + 1] == genotype
+        known = config["dataset"] if kind == "search" else f"{config['out']}/config.json"
+        assert known in words
+
+
+def events(folder):
+    sizes = {"images": 0, "scalars": 0, "tensors": 0}
+    return EventAccumulator(str(folder / "tensorboard"), sizes).Reload()
+
+
+def test_board_of_a_search(tmp_path):
+    folder = run_folder(tmp_path / "run", "nasbench201")
+    space = search_spaces.get("nasbench201")
+    board = Board(folder, 0, image_every=2)
+    for line in search_metrics(space, 5):
+        board.epoch(line)
+    board.cell(space.random(random.Random(0)), 5)
+    board.hparams({"lr": 0.1, "space": "nasbench201", "seed": 1, "cells": None}, {"seed": 1, "parameters": 7})
+    board.close()
+    read = events(folder)
+    tags = read.Tags()
+    expected = {"loss/train", "loss/valid", "accuracy/derived", "search/entropy", "search/skip_connects/cell"}
+    expected |= {
+        "search/nones/cell",
+        "schedule/lr",
+        "schedule/tau",
+        "time/epoch_seconds",
+        "result/parameters",
+    }
+    assert expected <= set(tags["scalars"])
+    assert "loss/derived" not in tags["scalars"]  # always null
+    assert [event.step for event in read.Scalars("loss/train")] == [1, 2, 3, 4, 5]
+    assert [event.step for event in read.Scalars("loss/valid")] == [2, 3, 4, 5]
+    assert [event.step for event in read.Images("probabilities")] == [2, 4, 5]
+    assert [event.step for event in read.Images("cell")] == [5]
+    assert all(path.is_file() for path in (folder / "tensorboard").iterdir())
+
+
+def test_board_forgets_what_a_resumed_run_repeats(tmp_path):
+    folder = run_folder(tmp_path / "run", "micro", "final")
+    lines = final_metrics(5)
+    first = Board(folder, 0)
+    for line in lines[:4]:
+        first.epoch(line)
+    first.close()
+    second = Board(folder, 2)
+    for line in lines[2:]:
+        second.epoch(line)
+    second.close()
+    read = events(folder)
+    assert [event.step for event in read.Scalars("loss/train")] == [1, 2, 3, 4, 5]
+    assert [event.step for event in read.Scalars("loss/test")] == [2, 3, 4, 5]
