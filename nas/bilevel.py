@@ -38,7 +38,7 @@ class Bilevel:
         logits: (E, K) on the CPU, so that reading a choice never waits for the device.
         estimator: turns logits into draws.
         order: 1, or 2 for the gradient through one unrolled weight step.
-        clip: largest norm of the weights' gradient; 0: not clipped.
+        clip, architecture_clip: largest norm of the gradient of the weights, of the logits; 0: any.
         autocast: precision of forward passes.
         unroll: what computes the second-order gradient; default `unrolled_gradient`.
     """
@@ -52,12 +52,13 @@ class Bilevel:
         architecture_optimizer: torch.optim.Optimizer,
         order: int = 1,
         clip: float = 0.0,
+        architecture_clip: float = 0.0,
         autocast: torch.autocast | nullcontext[None] | None = None,
         unroll: Unroll | None = None,
     ) -> None:
         self.supernet, self.logits, self.estimator = supernet, logits, estimator
         self.weight_optimizer, self.architecture_optimizer = weight_optimizer, architecture_optimizer
-        self.order, self.clip = order, clip
+        self.order, self.clip, self.architecture_clip = order, clip, architecture_clip
         self.autocast = autocast or nullcontext()
         self.unroll = unroll or unrolled_gradient
 
@@ -77,6 +78,8 @@ class Bilevel:
                     objective = self.estimator.objective(loss, self.logits, draw)
                     (gradient,) = torch.autograd.grad(objective, self.logits)
         self.logits.grad = gradient
+        if self.architecture_clip:
+            nn.utils.clip_grad_norm_(self.logits, self.architecture_clip)
         self.architecture_optimizer.step()
         return _result(loss, output, valid[1])
 
@@ -113,7 +116,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def unrolled_gradient(
-    supernet: nn.Module, draw: Tensor, valid: Batch, train: Batch, rate: float, epsilon: float = 0.01
+    supernet: nn.Module, draw: Tensor, valid: Batch, train: Batch, rate: float, epsilon: float = 0.1
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of L_valid(w', D) with respect to D, w' = w - rate * dL_train(w, D)/dw.
 
@@ -123,7 +126,8 @@ def unrolled_gradient(
     Args:
         draw: (E, K), a leaf that requires a gradient.
         rate: learning rate of the unrolled step.
-        epsilon: length of the differences' step in weight space.
+        epsilon: length of the differences' step in weight space. Shorter steps are worse, not
+            better, in a network of ReLUs: every kink on the way adds an error divided by the step.
 
     Returns:
         the loss on `valid` after the unrolled step, the output there (B, classes), and the

@@ -471,7 +471,7 @@ def draw_probabilities(
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=2)
-        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
         if i + columns >= count:
             axes.set_xlabel("epoch", size=8)
             axes.xaxis.set_tick_params(labelbottom=True)
@@ -572,7 +572,8 @@ def draw_entropy(metrics: Metrics) -> Figure:
         epochs = [line["epoch"] for line in metrics]
         uniform = [math.log(choices)] * len(epochs)
         lines.append(_Line("uniform", "#aab2bd", epochs, uniform, dashed=True))
-    _draw_lines(axes, metrics, lines, 2, limits=(0, None))
+    most = max((value for line in lines for value in line.values), default=1.0)
+    _draw_lines(axes, metrics, lines, 2, limits=(0, 1.08 * most or None))
     return figure
 
 
@@ -635,7 +636,7 @@ def _draw_lines(
         )
     last = max((m["epoch"] for m in metrics), default=1)
     axes.set_xlim((1, last) if last > 1 else (0.5, 1.5))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=steps, steps=[1, 2, 5, 10]))
     axes.set_xlabel("epoch")
     axes.tick_params(length=3)

@@ -102,6 +102,7 @@ class Search:
             self.architecture_optimizer,
             options.order,
             options.clip,
+            options.arch_clip,
             runtime.autocast(options, self.device),
             unrolled_gradient_exact if options.edge_gradient == "dense" else unrolled_gradient,
         )

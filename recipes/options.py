@@ -109,6 +109,8 @@ class SearchOptions(RunOptions):
     """Learning rate of the logits (Adam)."""
     arch_weight_decay: float = 1e-3
     """Weight decay of the logits."""
+    arch_clip: float = 1.0
+    """Largest norm of the logits' gradient; 0 turns clipping off."""
     derive: str = "argmax"
     """argmax, or sample:K to score K drawn architectures with the shared weights."""
 

@@ -21,6 +21,7 @@ _NASBENCH201_SEARCH: dict[str, Any] = {
     "weight_decay": 5e-4,
     "arch_lr": 3e-4,
     "arch_weight_decay": 1e-3,
+    "arch_clip": 0.0,
     "evaluate_every": 5,
 }
 
@@ -40,6 +41,7 @@ _DARTS_SEARCH: dict[str, Any] = {
     "weight_decay": 3e-4,
     "arch_lr": 3e-4,
     "arch_weight_decay": 1e-3,
+    "arch_clip": 0.0,
 }
 
 SEARCH: dict[str, dict[str, Any]] = {
@@ -49,7 +51,7 @@ SEARCH: dict[str, dict[str, Any]] = {
     "nasbench201-st-gumbel": _NASBENCH201_SEARCH | {"estimator": "st_gumbel"},
     "nasbench201-reinmax": _NASBENCH201_SEARCH | {"estimator": "reinmax"},
     "darts-first-order": _DARTS_SEARCH,
-    "darts-second-order": _DARTS_SEARCH | {"order": 2},
+    "darts-second-order": _DARTS_SEARCH | {"order": 2, "arch_clip": 1.0},
     "darts-reinmax": _DARTS_SEARCH | {"estimator": "reinmax"},
 }
 

@@ -101,19 +101,23 @@ def test_clipping_bounds_the_gradient():
 
 @pytest.mark.parametrize("space_name", search_spaces.names())
 @pytest.mark.parametrize("estimator", ["reinmax", "softmax"])
-def test_second_order_by_finite_differences_equals_double_backward(space_name, estimator):
-    """Lean central differences against exact double backward through the dense supernet."""
+def test_second_order_by_finite_differences_equals_double_backward(space_name, estimator, monkeypatch):
+    """Lean central differences against exact double backward through the dense supernet.
+
+    With a smooth activation, as a second derivative does not exist at the kinks of a ReLU.
+    """
+    monkeypatch.setattr(F, "relu", lambda x, inplace=False: F.softplus(x))
     dtype, rate = torch.float64, 0.3
     valid, train = batch(1, dtype), batch(2, dtype)
     results = {}
     for mode, unroll in (("lean", unrolled_gradient), ("dense", unrolled_gradient_exact)):
         bilevel = setup(space_name, estimator, dtype, mode)
         draw = bilevel.estimator(bilevel.logits, rng(5)).detach().requires_grad_()
-        results[mode] = unroll(bilevel.supernet, draw, valid, train, rate)
+        small = {"epsilon": 1e-5} if mode == "lean" else {}
+        results[mode] = unroll(bilevel.supernet, draw, valid, train, rate, **small)
     torch.testing.assert_close(results["lean"][0], results["dense"][0], rtol=1e-10, atol=1e-10)
     lean, dense = results["lean"][2], results["dense"][2]
-    assert F.cosine_similarity(lean.flatten(), dense.flatten(), dim=0) > 0.9999
-    assert (lean - dense).norm() / dense.norm() < 5e-3
+    assert (lean - dense).norm() / dense.norm() < 1e-4
 
     bilevel = setup(space_name, estimator, dtype)
     draw = bilevel.estimator(bilevel.logits, rng(5)).detach().requires_grad_()
