@@ -1,0 +1,98 @@
+"""The whole job on a laptop: search, retrain, and compare with random architectures.
+
+`make demo` runs it. Everything happens through the two entry points, as a user would do it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import search_spaces
+from nas.files import write_json
+from nas.report import render_report
+
+
+def main() -> int:
+    """Entry point; returns the exit code of the first step that fails, or 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", default="runs/demo", help="folder for the runs (replaced if it exists)")
+    parser.add_argument("--space", default="nasbench201", help="search space (default: nasbench201)")
+    parser.add_argument("--random", type=int, default=8, help="random architectures (default: 8)")
+    parser.add_argument("--epochs", type=int, help="epochs of every run (default: those of the recipes)")
+    arguments = parser.parse_args()
+    try:
+        demonstrate(Path(arguments.out), arguments.space, arguments.random, arguments.epochs)
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    return 0
+
+
+def demonstrate(out: Path, space_name: str, count: int, epochs: int | None) -> None:
+    """Search, retrain the found cell and `count` random ones the same way, and print the outcome."""
+    started = time.perf_counter()
+    length = [] if epochs is None else ["--epochs", str(epochs)]
+    print(f"1/3 searching {space_name} on scikit-learn's digits with ReinMax", flush=True)
+    entry_point("train_search", "--space", space_name, "--out", str(out / "search"), *length)
+
+    print("2/3 training the cell that was found, from scratch", flush=True)
+    genotype = str(out / "search" / "genotype.json")
+    entry_point("train_final", "--genotype", genotype, "--out", str(out / "final"), *length)
+
+    print(f"3/3 training {count} random cells the same way", flush=True)
+    space = search_spaces.get(space_name)
+    texts = [space.format(space.random(random.Random(seed))) for seed in range(count)]
+
+    def train(i: int) -> float:
+        folder = out / f"random-{i}"
+        entry_point(
+            "train_final", "--genotype", texts[i], "--space", space_name, "--out", str(folder),
+            "--threads", "1", "--no-tensorboard", *length, quiet=True,
+        )  # fmt: skip
+        return float(read(folder / "result.json")["test_accuracy"])
+
+    with ThreadPoolExecutor(2) as pool:
+        accuracies = list(pool.map(train, range(count)))
+
+    result = read(out / "final" / "result.json")
+    result["baseline"] = {
+        "random_mean": mean(accuracies),
+        "random_std": stdev(accuracies) if count > 1 else 0.0,
+        "random_accuracies": accuracies,
+    }
+    write_json(out / "final" / "result.json", result)
+    render_report(out / "final")
+    spread = f" ± {result['baseline']['random_std']:.2f}" if count > 1 else ""
+    print(
+        f"\ncell found     {result['genotype']}"
+        f"\ntest accuracy  {result['test_accuracy']:.2f} %  (last epoch; no picking on the test set)"
+        f"\nrandom cells   {mean(accuracies):.2f}{spread} %  ({count} cells, same training)"
+        f"\nreports        {out / 'search' / 'report.html'}, {out / 'final' / 'report.html'}"
+        f"\ntime           {time.perf_counter() - started:.0f} s"
+    )
+
+
+def entry_point(module: str, *arguments: str, quiet: bool = False) -> None:
+    """Run an entry point in a process of its own; raises CalledProcessError when it fails."""
+    subprocess.run(
+        [sys.executable, "-m", module, *arguments, "--overwrite"],
+        check=True,
+        stdout=subprocess.DEVNULL if quiet else None,
+    )
+
+
+def read(path: Path) -> Any:
+    """The JSON in a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
