@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from nas.compat import prepare_torchvision
 from nas.files import atomic_path, cache_folder
-from nas.seeding import derive_seed, generator
-from recipes import InputError, RunOptions, one_of
+from nas.seeding import derive_seed, generator, seed_everything
+from recipes import InputError, RunOptions, first_line, one_of
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 Policy = Callable[[Any], Any]
@@ -150,6 +150,8 @@ class Batches:
         rng = torch.Generator(self.home)
         for step in range(start, len(self)):
             rng.manual_seed(derive_seed(self.seed, "augmentation", epoch, step))
+            if self.augmentation.policy is not None:
+                seed_everything(self.seed, "image policy", epoch, step)  # it draws from the global ones
             indices = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield self._augmented(indices, self.augmentation, rng)
 
@@ -278,7 +280,7 @@ def _cifar(name: str, root: Path, download: bool) -> DataSet:
     except (RuntimeError, OSError) as error:
         raise InputError(
             f"data set '{name}' is missing or damaged in {root}, expected torchvision's files there: "
-            f"give --download, or --data-root FOLDER ({str(error).splitlines()[0]})"
+            f"give --download, or --data-root FOLDER ({first_line(error)})"
         ) from None
     train, test = (
         Images(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))

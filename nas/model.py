@@ -14,7 +14,7 @@ from timm.models import register_model
 import search_spaces
 from nas.files import atomic_path
 from nas.genotypes import read_genotype
-from recipes import InputError
+from recipes import InputError, first_line
 from search_spaces import Genotype
 from search_spaces.skeleton import Skeleton
 
@@ -103,7 +103,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Skeleton:
         model.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"cannot load the network {path}: {str(error).splitlines()[0]}; expected a "
+            f"cannot load the network {path}: {first_line(error)}; expected a "
             "model.safetensors written by train_final.py"
         ) from None
     model.description = description

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from nas.files import atomic_path, write_json, write_text
-from recipes import InputError, RunOptions
+from recipes import InputError, RunOptions, first_line
 from recipes.command_line import config_json
 
 CHECKPOINT_FORMAT = 1
@@ -101,7 +101,7 @@ class RunFolder:
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError,
                 zipfile.BadZipFile) as error:  # fmt: skip
             raise InputError(
-                f"the checkpoint {path} is damaged ({str(error).splitlines()[0][:80]}): restore it, or "
+                f"the checkpoint {path} is damaged ({first_line(error)}): restore it, or "
                 "start again with --overwrite"
             ) from None
         if not isinstance(data, dict) or data.get("format") != CHECKPOINT_FORMAT:
@@ -129,7 +129,7 @@ def restore(what: Any, state: dict[str, Any], name: str, folder: RunFolder) -> N
         what.load_state_dict(state[name])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"the checkpoint in {folder.path} does not fit this configuration: {str(error).splitlines()[0]}"
+            f"the checkpoint in {folder.path} does not fit this configuration: {first_line(error)}"
         ) from None
 
 

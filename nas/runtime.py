@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -16,6 +17,9 @@ from recipes import InputError, RunOptions
 from search_spaces.mixed_edge import Draw
 
 Model = TypeVar("Model", bound=nn.Module)
+
+# A run of one epoch is a legitimate one; timm warns that its learning rate will not decay.
+logging.getLogger("timm.scheduler").setLevel(logging.ERROR)
 
 
 def select_device(options: RunOptions) -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recipes.errors import InputError, one_of
+from recipes.errors import InputError, first_line, one_of
 from recipes.options import FinalOptions, RunOptions, SearchOptions
 
-__all__ = ["FinalOptions", "InputError", "RunOptions", "SearchOptions", "one_of"]
+__all__ = ["FinalOptions", "InputError", "RunOptions", "SearchOptions", "first_line", "one_of"]

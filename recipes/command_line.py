@@ -107,8 +107,10 @@ def check(options: Options) -> Options:
         _require(options, name, lambda v: v is None or v >= 1, "an integer of at least 1")
     for name in ("lr", "arch_lr"):
         _require(options, name, lambda v: 0 < v < float("inf"), "a number above 0")
-    for name in ("lr_min", "weight_decay", "arch_weight_decay", "clip", "arch_clip", "cutout", "mixup", "cutmix",
-                 "warmup_epochs", "auxiliary_weight", "crop_padding", "seed", "data_budget_gb"):  # fmt: skip
+    for name in (
+        "lr_min", "weight_decay", "arch_weight_decay", "clip", "arch_clip", "cutout", "mixup", "cutmix",
+        "warmup_epochs", "auxiliary_weight", "crop_padding", "seed", "data_budget_gb",
+    ):  # fmt: skip
         _require(options, name, lambda v: v is None or 0 <= v < float("inf"), "a number of at least 0")
     for name in ("momentum", "drop_path", "label_smoothing", "ema_decay"):
         _require(options, name, lambda v: 0 <= v < 1, "a number from 0 to less than 1")

@@ -13,6 +13,12 @@ class InputError(Exception):
     """Bad input: one line that says what was given, what was expected and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """The beginning of an error's message, or its type where it has none."""
+    lines = str(error).splitlines()
+    return lines[0][:120] if lines else type(error).__name__
+
+
 def one_of(kind: str, name: str, known: Iterable[str]) -> str:
     """Return `name` if it is one of `known`; otherwise raise InputError with the nearest names."""
     known = list(known)

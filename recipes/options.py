@@ -102,7 +102,7 @@ class SearchOptions(RunOptions):
     nesterov: bool = True
     """Nesterov momentum for the weights."""
     warmup_epochs: int | None = None
-    """Epochs at the start with weight steps only (default: a third of --epochs)."""
+    """Epochs at the start with weight steps only (default: half of --epochs)."""
     val_fraction: float = 0.5
     """Part of the training images that serves the architecture steps."""
     arch_lr: float = 0.02
@@ -117,7 +117,7 @@ class SearchOptions(RunOptions):
     @property
     def warmup(self) -> int:
         """Number of warm-up epochs."""
-        return self.epochs // 3 if self.warmup_epochs is None else self.warmup_epochs
+        return self.epochs // 2 if self.warmup_epochs is None else self.warmup_epochs
 
 
 @dataclass(kw_only=True)

@@ -51,7 +51,7 @@ def test_lean_equals_dense(space_name, estimator, dtype, tolerance):
 
 def test_every_candidate_gets_the_inner_product_with_its_output():
     """D_k receives <dL/dy, o_k(x)> for chosen and unchosen k, and the input its gradient."""
-    space, supernet = build("micro")
+    _, supernet = build("micro")
     edge = next(m for m in supernet.modules() if isinstance(m, MixedEdge))
     x = torch.randn(3, 4, 5, 5, dtype=torch.float64, requires_grad=True)
     weights = torch.eye(5, dtype=torch.float64)[3].requires_grad_()

@@ -32,6 +32,7 @@ def jacobian(theta):
 
 def written_formula(name, theta, tau, d, g, noise):
     """The backward formula, from explicit Jacobian matrices instead of the closed form."""
+
     def matrix(p):
         return torch.diag(p) - torch.outer(p, p)
 
@@ -171,7 +172,9 @@ def test_extreme_logits(name, dtype):
         d = estimators.get(name, tau=tau)(theta, generator=rng(5))
         assert d.isfinite().all()
         assert d[0, 0] > 0.99 or tau > 1
-        (gradient,) = torch.autograd.grad(d, theta, torch.ones_like(d) * torch.tensor([1.0, 2.0, 3.0], dtype=dtype))
+        (gradient,) = torch.autograd.grad(
+            d, theta, torch.ones_like(d) * torch.tensor([1.0, 2.0, 3.0], dtype=dtype)
+        )
         assert gradient.isfinite().all()
 
 

@@ -1,0 +1,343 @@
+"""Bad input, as a user would give it: one line, exit code 2, nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, run_environment
+
+import train_final
+import train_search
+from recipes import InputError, SearchOptions, command_line, presets
+from recipes.options import FinalOptions
+
+TINY = [
+    "--space",
+    "micro",
+    "--channels",
+    "4",
+    "--train-limit",
+    "160",
+    "--batch-size",
+    "16",
+    "--no-tensorboard",
+]
+CELL = "|nor_conv_3x3~0|+|skip_connect~0|avg_pool_3x3~1|"
+
+
+def fails(main, arguments, *words, out=None, capsys=None):
+    """`main` returns 2 after one line on stderr that contains `words`."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1, captured.err
+    for word in words:
+        assert word in captured.err, captured.err
+    if out is not None:
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--estimator", "reinmx"], ["unknown estimator 'reinmx'", "did you mean reinmax"]),
+        (["--space", "nasbench"], ["unknown search space", "nasbench201"]),
+        (["--preset", "dart-first-order"], ["unknown preset", "darts-first-order"]),
+        (["--dataset", "cifar"], ["unknown data set", "cifar10"]),
+        (["--dataset", "cifar10", "--data-root", "nowhere"], ["missing", "--download"]),
+        (["--dataset", "folder:nowhere"], ["does not exist"]),
+        (["--tau", "0.5"], ["out of range", "reinmax", "from 1 to 1000"]),
+        (["--tau", "3:0.2"], ["out of range"]),
+        (["--tau", "hot"], ["--tau is 'hot'", "START:END"]),
+        (["--tau", "nan"], ["out of range"]),
+        (["--epochs", "0"], ["--epochs is 0"]),
+        (["--epochs", "many"], ["--epochs", "many"]),
+        (["--lr", "nan"], ["--lr is nan"]),
+        (["--lr", "-1"], ["--lr is -1"]),
+        (["--momentum", "1"], ["--momentum is 1"]),
+        (["--val-fraction", "1"], ["--val-fraction is 1"]),
+        (["--warmup-epochs", "5", "--epochs", "5"], ["--warmup-epochs is 5", "fewer than --epochs"]),
+        (["--derive", "sample:0"], ["--derive is 'sample:0'"]),
+        (["--derive", "best"], ["argmax or sample:K"]),
+        (["--order", "3"], ["--order", "'1', '2'"]),
+        (["--nonsense", "1"], ["--nonsense"]),
+        (["--batch-size", "2000"], ["too few for one batch of 2000", "--batch-size"]),
+        (["--device", "cuda:77"], ["device 'cuda:77' is not available"]),
+        (["--device", "abacus"], ["device 'abacus' is not available"]),
+        (["--resume", "--overwrite"], ["--resume and --overwrite"]),
+        (["--config", "nowhere.json"], ["cannot read the configuration"]),
+        (["--config", "x.json", "--preset", "quick"], ["--config and --preset"]),
+    ],
+)
+def test_bad_search_options(arguments, words, tmp_path, capsys):
+    out = tmp_path / "run"
+    fails(train_search.main, [*arguments, "--out", str(out)], *words, out=out, capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--genotype is missing"]),
+        (["--genotype", "dart_v2"], ["unknown published cell", "darts_v2"]),
+        (["--genotype", "|nor_conv_3x3~0|"], ["malformed genotype", "nasbench201"]),
+        (["--genotype", CELL.replace("3x3", "7x7")], ["unknown operation 'nor_conv_7x7'"]),
+        (["--genotype", CELL, "--space", "nasbench201"], ["malformed genotype", "nasbench201"]),
+        (["--genotype", "darts_v2", "--space", "micro"], ["belongs to the space 'darts'"]),
+        (["--genotype", "Genotype(normal=1)"], ["malformed genotype for the space 'darts'"]),
+        (["--genotype", CELL, "--drop-path", "0.2"], ["--drop-path", "'micro'"]),
+        (["--genotype", CELL, "--optimizer", "sdg"], ["unknown optimizer 'sdg'", "sgd"]),
+        (["--genotype", CELL, "--scheduler", "cosin"], ["unknown scheduler", "cosine"]),
+        (["--genotype", CELL, "--mixup", "0.2", "--batch-size", "15"], ["must be even"]),
+        (["--genotype", CELL, "--auto-augment", "random"], ["--auto-augment is 'random'"]),
+        (["--genotype", CELL, "--label-smoothing", "1.5"], ["--label-smoothing is 1.5"]),
+        (["--genotype", "x" * 5000], ["unknown published cell"]),
+    ],
+)
+def test_bad_final_options(arguments, words, tmp_path, capsys):
+    out = tmp_path / "run"
+    fails(train_final.main, [*arguments, "--out", str(out)], *words, out=out, capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", ["malformed genotype"]),
+        ("{", ["genotype.json", "Expecting"]),
+        ("{}", ["genotype.json", "'space'"]),
+        ('{"space": "mcro", "cells": []}', ["unknown search space 'mcro'", "micro"]),
+        ('{"space": "micro", "cells": []}', ["genotype.json"]),
+        ('{"space": "micro", "cells": [{"name": "x", "edges": [], "concat": []}]}', ["genotype.json"]),
+        ('{"space": "darts", "cells": [{"name": "normal", "edges": [], "concat": [2]}]}', ["genotype.json"]),
+    ],
+)
+def test_bad_genotype_files(content, words, tmp_path, capsys):
+    path = tmp_path / "genotype.json"
+    path.write_text(content)
+    out = tmp_path / "run"
+    fails(train_final.main, ["--genotype", str(path), "--out", str(out)], *words, out=out, capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("not json", ["cannot read the configuration"]),
+        ("[]", ["must be a JSON object"]),
+        ('{"kind": "final"}', ["not that of a search run"]),
+        ('{"epochss": 3}', ["unknown option in", "did you mean epochs"]),
+        ('{"epochs": "3"}', ["option 'epochs'", '"3"']),
+        ('{"epochs": true}', ["option 'epochs'"]),
+        ('{"order": 7}', ["option 'order'"]),
+        ('{"epochs": 0}', ["--epochs is 0"]),
+    ],
+)
+def test_bad_configurations(content, words, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    fails(train_search.main, ["--config", str(path), "--out", str(tmp_path / "r")], *words, capsys=capsys)
+
+
+def test_nothing_is_overwritten_unasked(tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = [*TINY, "--epochs", "1", "--out", str(out)]
+    assert train_search.main(arguments) == 0
+    before = (out / "metrics.jsonl").read_text()
+    capsys.readouterr()
+    fails(train_search.main, arguments, "holds a run already", "--resume", "--overwrite", capsys=capsys)
+    assert (out / "metrics.jsonl").read_text() == before
+    assert train_search.main([*arguments, "--overwrite", "--seed", "3"]) == 0
+    assert (out / "metrics.jsonl").read_text() != before
+
+
+def test_strangers_folders_are_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    (tmp_path / "file").write_text("x")
+    for flag in ([], ["--overwrite"], ["--resume"]):
+        arguments = [*TINY, *flag, "--out", str(tmp_path / "thesis")]
+        fails(train_search.main, arguments, "not a run folder", capsys=capsys)
+    fails(train_search.main, [*TINY, "--out", str(tmp_path / "file")], "is a file", capsys=capsys)
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years of work"
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch, capsys):
+    """Folder of a search that was killed after its first of two epochs."""
+    from nas.run_folder import RunFolder
+
+    original = RunFolder.save_checkpoint
+
+    def save(self, epoch, state):
+        original(self, epoch, state)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", save)
+    with pytest.raises(KeyboardInterrupt):
+        train_search.main([*TINY, "--epochs", "2", "--out", str(tmp_path / "run")])
+    monkeypatch.setattr(RunFolder, "save_checkpoint", original)
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+def test_resuming_another_configuration_is_refused(interrupted, capsys):
+    resume = ["--resume", "--out", str(interrupted)]
+    fails(
+        train_search.main,
+        [*resume, "--epochs", "9"],
+        "another configuration",
+        "--epochs was 2, now 9",
+        capsys=capsys,
+    )
+    fails(train_search.main, [*resume, "--estimator", "st"], "--estimator was reinmax, now st", capsys=capsys)
+    assert train_search.main([*resume, "--epochs", "2"]) == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "other format"])
+def test_damaged_checkpoints_are_named(interrupted, damage, capsys):
+    path = interrupted / "checkpoint.pt"
+    content = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        path.write_bytes(content[:200] + bytes(b ^ 255 for b in content[200:400]) + content[400:])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "text":
+        path.write_text("hello")
+    else:
+        torch.save({"format": 99}, path)
+    before = (interrupted / "metrics.jsonl").read_text()
+    fails(train_search.main, ["--resume", "--out", str(interrupted)], "checkpoint", capsys=capsys)
+    assert (interrupted / "metrics.jsonl").read_text() == before
+
+
+def test_checkpoint_of_another_network_does_not_fit(interrupted, capsys):
+    path = interrupted / "checkpoint.pt"
+    data = torch.load(path, weights_only=True)
+    data["state"]["supernet"].pop(next(iter(data["state"]["supernet"])))
+    torch.save(data, path)
+    fails(train_search.main, ["--resume", "--out", str(interrupted)], "does not fit", capsys=capsys)
+
+
+def test_a_checkpoint_executes_nothing(interrupted, capsys, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    torch.save({"format": 1, "epoch": 1, "state": Evil()}, interrupted / "checkpoint.pt")
+    fails(train_search.main, ["--resume", "--out", str(interrupted)], "damaged", capsys=capsys)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_infinite_loss_ends_the_run_and_keeps_the_checkpoint(tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = [
+        *TINY,
+        "--epochs",
+        "30",
+        "--lr",
+        "1e30",
+        "--clip",
+        "0",
+        "--weight-decay",
+        "1",
+        "--out",
+        str(out),
+    ]
+    fails(train_search.main, arguments, "not finite", "--lr", capsys=capsys)
+    assert not (out / "result.json").exists()
+
+
+def test_unwritable_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    arguments = [*TINY, "--out", str(tmp_path / "file" / "run")]
+    fails(train_search.main, arguments, "file", capsys=capsys)
+
+
+def test_loading_something_else(tmp_path):
+    import nas
+
+    for content in (b"", b"hello", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "):
+        (tmp_path / "m.safetensors").write_bytes(content)
+        with pytest.raises(InputError, match="cannot load the network"):
+            nas.load(tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match="cannot load the network"):
+        nas.load(tmp_path / "missing.safetensors")
+
+
+def test_presets_are_valid_and_can_be_overridden():
+    for kind, recipes in ((SearchOptions, presets.SEARCH), (FinalOptions, presets.FINAL)):
+        for name in recipes:
+            options = command_line.parse(kind, ["--preset", name, "--epochs", "7", "--lr", "0.5"])
+            assert (options.epochs, options.lr, options.preset) == (7, 0.5, name)
+    gdas = command_line.parse(SearchOptions, ["--preset", "nasbench201-gdas"])
+    assert (gdas.epochs, gdas.batch_size, gdas.lr, gdas.lr_min) == (250, 64, 0.025, 0.001)
+    assert (gdas.momentum, gdas.weight_decay, gdas.arch_lr, gdas.arch_weight_decay) == (0.9, 5e-4, 3e-4, 1e-3)
+
+
+def run_script(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env=run_environment(),
+        check=False,
+        **options,
+    )
+
+
+def test_scripts_as_a_user_runs_them(tmp_path):
+    """The real processes: help, one bad option, one good run that is quiet without a terminal."""
+    for script in ("train_search.py", "train_final.py"):
+        shown = run_script(str(ROOT / script), "--help")
+        assert shown.returncode == 0
+        for option in (
+            "--space",
+            "--dataset",
+            "--epochs",
+            "--batch-size",
+            "--seed",
+            "--out",
+            "--resume",
+            "--overwrite",
+        ):
+            assert option in shown.stdout
+        bad = run_script(str(ROOT / script), "--epochs", "0")
+        assert (bad.returncode, bad.stdout) == (2, "")
+        assert bad.stderr.startswith("error: ")
+        assert "Traceback" not in bad.stderr
+    good = run_script(str(ROOT / "train_search.py"), *TINY, "--epochs", "1", cwd=tmp_path)
+    assert good.returncode == 0, good.stderr
+    assert good.stderr == ""
+    assert good.stdout.startswith("found |")
+    out = tmp_path / "runs" / "search-micro-reinmax-digits-s0"
+    assert json.loads((out / "config.json").read_text())["out"].endswith("digits-s0")
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, recipes.command_line, train_search, train_final; print('torch' in sys.modules)"
+    assert run_script("-c", code).stdout == "False\n"
+
+
+def test_the_demo_runs(tmp_path):
+    arguments = [
+        "-m",
+        "nas.demo",
+        "--space",
+        "micro",
+        "--random",
+        "2",
+        "--epochs",
+        "1",
+        "--out",
+        str(tmp_path / "d"),
+    ]
+    shown = run_script(*arguments)
+    assert shown.returncode == 0, shown.stderr
+    assert "test accuracy" in shown.stdout
+    assert "(2 cells, same training)" in shown.stdout
+    result = json.loads((tmp_path / "d" / "final" / "result.json").read_text())
+    assert len(result["baseline"]["random_accuracies"]) == 2

@@ -1,0 +1,300 @@
+"""Whole runs: reproducible, resumable bit for bit, and a network that can be used afterwards."""
+
+import json
+import random
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+
+import nas
+import search_spaces
+import train_final
+import train_search
+from nas import derive
+from nas.final import Training, count_macs
+from nas.run_folder import RunFolder
+from nas.search import Search
+from recipes import FinalOptions, SearchOptions
+from search_spaces.zoo import PUBLISHED
+
+SMALL = ["--channels", "4", "--train-limit", "160", "--batch-size", "16", "--no-tensorboard"]
+CLOCK = ("seconds", "time")
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not any(c in k for c in CLOCK)} for line in lines]
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+class StoppedError(Exception):
+    """Stands for the machine going away."""
+
+
+def stop_after(monkeypatch, epochs):
+    """Let a run die right after its `epochs`-th metrics line, before the checkpoint."""
+    original = RunFolder.log
+
+    def log(self, line):
+        original(self, line)
+        if line["epoch"] == epochs:
+            raise StoppedError
+
+    monkeypatch.setattr(RunFolder, "log", log)
+
+
+SEARCHES = {
+    "reinmax": ["--space", "nasbench201"],
+    "st_gumbel": ["--space", "micro", "--estimator", "st_gumbel", "--order", "2"],
+    "softmax": ["--space", "darts", "--estimator", "softmax", "--train-limit", "64"],
+    "sampled": ["--space", "micro", "--estimator", "st", "--derive", "sample:5", "--checkpoint-every", "2"],
+}
+
+
+@pytest.mark.parametrize("case", SEARCHES)
+def test_search_resumes_bit_for_bit(case, tmp_path, monkeypatch):
+    arguments = [*SMALL, "--epochs", "4", "--warmup-epochs", "1", *SEARCHES[case]]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert train_search.main([*arguments, "--out", str(whole)]) == 0
+    stop_after(monkeypatch, 3)
+    with pytest.raises(StoppedError):
+        train_search.main([*arguments, "--out", str(broken)])
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert not (broken / "result.json").exists()
+    torch.manual_seed(99)  # nothing may depend on the global generators' state
+    assert train_search.main(["--resume", "--out", str(broken)]) == 0
+    assert metrics(broken) == metrics(whole)
+    assert len(metrics(broken)) == 4
+    assert read(broken / "genotype.json") == read(whole / "genotype.json")
+    assert read(broken / "splits.json") == read(whole / "splits.json")
+    states = [torch.load(f / "checkpoint.pt", weights_only=True)["state"] for f in (whole, broken)]
+    assert torch.equal(states[0]["logits"], states[1]["logits"])
+    for name, tensor in states[0]["supernet"].items():
+        assert torch.equal(tensor, states[1]["supernet"][name]), name
+
+
+FINALS = {
+    "plain": ["--genotype", "|nor_conv_3x3~0|+|skip_connect~0|avg_pool_3x3~1|"],
+    "darts": ["--genotype", "darts_v2", "--drop-path", "0.2", "--auxiliary-weight", "0.4", "--cutout", "3"],
+    "timm": [
+        "--genotype", "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|", "--optimizer", "adamw",
+        "--lr", "0.002",
+        "--scheduler", "poly", "--warmup-epochs", "1", "--mixup", "0.2", "--cutmix", "0.5",
+        "--label-smoothing", "0.1", "--ema-decay", "0.9", "--auto-augment", "rand-m5-n1",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FINALS)
+def test_final_training_resumes_bit_for_bit(case, tmp_path, monkeypatch):
+    arguments = [*SMALL, "--epochs", "4", *FINALS[case]]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert train_final.main([*arguments, "--out", str(whole)]) == 0
+    stop_after(monkeypatch, 3)
+    with pytest.raises(StoppedError):
+        train_final.main([*arguments, "--out", str(broken)])
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert train_final.main(["--resume", "--out", str(broken)]) == 0
+    assert metrics(broken) == metrics(whole)
+    assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+    # The saved network is the one that was tested.
+    model = nas.load(whole / "model.safetensors")
+    training = Training(FinalOptions(**{k: v for k, v in read(whole / "config.json").items() if k != "kind"}))
+    correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in training.test)
+    accuracy = 100 * correct / len(training.test.images)
+    assert accuracy == pytest.approx(read(whole / "result.json")["test_accuracy"])
+    assert metrics(whole)[-1]["test_accuracy"] == pytest.approx(accuracy)
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        arguments = [*SMALL, "--epochs", "2", "--space", "micro", "--seed", str(seed)]
+        assert train_search.main([*arguments, "--out", str(tmp_path / name)]) == 0
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    assert metrics(tmp_path / "a") != metrics(tmp_path / "c")
+
+
+def test_a_run_is_reproducible_from_its_configuration(tmp_path):
+    first = [*SMALL, "--epochs", "2", "--space", "micro", "--tau", "1.5:1", "--lr", "0.03"]
+    assert train_search.main([*first, "--out", str(tmp_path / "a")]) == 0
+    again = ["--config", str(tmp_path / "a" / "config.json"), "--out", str(tmp_path / "b")]
+    assert train_search.main(again) == 0
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    assert [line["tau"] for line in metrics(tmp_path / "a")][-1] == 1.0
+
+
+def test_run_folder_holds_everything_and_a_finished_run_stays(tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = [
+        "--channels",
+        "4",
+        "--train-limit",
+        "160",
+        "--batch-size",
+        "16",
+        "--epochs",
+        "2",
+        "--out",
+        str(out),
+    ]
+    assert train_search.main([*arguments, "--space", "micro"]) == 0
+    expected = {
+        "config.json", "metrics.jsonl", "genotype.json", "result.json", "checkpoint.pt", "tensorboard",
+        "cell.svg", "cell.png", "report.html", "environment.json", "splits.json",
+    }  # fmt: skip
+    assert {p.name for p in out.iterdir()} == expected
+    splits = read(out / "splits.json")
+    assert not set(splits["train"]) & set(splits["valid"])
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    assert train_search.main([*arguments, "--space", "micro", "--resume"]) == 0
+    assert "finished" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_search_then_final_from_the_genotype_file(tmp_path):
+    assert train_search.main([*SMALL, "--epochs", "2", "--space", "micro", "--out", str(tmp_path / "s")]) == 0
+    genotype = str(tmp_path / "s" / "genotype.json")
+    assert (
+        train_final.main([*SMALL, "--epochs", "1", "--genotype", genotype, "--out", str(tmp_path / "f")]) == 0
+    )
+    assert (
+        read(tmp_path / "f" / "result.json")["genotype"] == read(tmp_path / "s" / "result.json")["genotype"]
+    )
+
+
+def test_timm_creates_the_network_by_name():
+    model = timm.create_model("nas_net", genotype="darts_v2", channels=4, cells=3, num_classes=7, in_chans=1)
+    model.eval()
+    x = torch.randn(2, 1, 16, 16)
+    assert model(x).shape == (2, 7)
+    assert torch.equal(model.forward_head(model.forward_features(x)), model(x))
+    assert model.forward_head(model.forward_features(x), pre_logits=True).shape == (2, model.num_features)
+    model.reset_classifier(3)
+    assert model(x).shape == (2, 3)
+    assert "nas_net" in timm.list_models("nas_*")
+    published = timm.create_model("nas_net", genotype="darts_v2")
+    assert sum(p.numel() for p in published.parameters()) == 3_349_342
+    for bad in ({}, {"genotype": "darts_v2", "nonsense": 1}, {"genotype": "darts_v2", "pretrained": True}):
+        with pytest.raises(ValueError, match="nas_net"):
+            timm.create_model("nas_net", **bad)
+
+
+def test_saved_networks_give_identical_outputs(tmp_path):
+    torch.manual_seed(0)
+    for name, text in (
+        ("darts", PUBLISHED["gdas"][1]),
+        ("micro", "|none~0|+|nor_conv_3x3~0|skip_connect~1|"),
+    ):
+        genotype = search_spaces.get(name).parse(text)
+        model = nas.nas_net(genotype=genotype, channels=4, cells=3, auxiliary=name == "darts").train()
+        for _ in range(3):
+            model(torch.randn(8, 3, 16, 16))  # moves the normalisation statistics
+        sizes = {"channels": 4, "cells": 3, "num_classes": 10, "in_chans": 3}
+        nas.save(
+            tmp_path / "m.safetensors", model, {"genotype": genotype.to_json(), **sizes, "classes": ["é"]}
+        )
+        loaded = nas.load(tmp_path / "m.safetensors")
+        x = torch.randn(4, 3, 16, 16)
+        assert torch.equal(loaded(x), model.eval()(x))
+        assert loaded.description["classes"] == ["é"]
+
+
+def test_counting_macs_is_exact_and_moves_nothing():
+    space = search_spaces.get("nasbench201")
+    model = space.network(
+        space.parse("|nor_conv_1x1~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"), channels=4, cells=1
+    )
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    stem = 27 * 4 * 64
+    reductions = sum(9 * c * 2 * c * p + 9 * 4 * c * c * p + 2 * c * c * p for c, p in ((4, 16), (8, 4)))
+    cells = 16 * 64 + 64 * 16 + 256 * 4
+    assert count_macs(model.train(), (3, 8, 8), torch.device("cpu")) == stem + reductions + cells + 16 * 10
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_published_multiply_accumulates_of_darts_v2():
+    """3.3 M parameters and 528 M multiply-adds at 32x32 are what is published for DARTS (2nd order)."""
+    model = timm.create_model("nas_net", genotype="darts_v2")
+    assert round(count_macs(model, (3, 32, 32), torch.device("cpu")) / 1e6) in range(520, 560)
+
+
+def test_derivation_samples_follow_the_distribution():
+    space = search_spaces.get("micro")
+    logits = torch.tensor([[0.0, 1.0, 2.0, 0.5, -1.0]] * 3)
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.zeros(5)
+    for _ in range(3000):
+        counts[space.choice(derive.sample(space, logits, generator))[0]] += 1
+    expected = logits[0].softmax(-1) * 3000
+    assert ((counts - expected).square() / expected).sum() < 18.47  # 99.9 %, 4 degrees of freedom
+
+
+def test_best_of_draws_scores_each_architecture_once():
+    space = search_spaces.get("micro")
+    scored = {}
+
+    def accuracy(genotype):
+        assert genotype not in scored
+        scored[genotype] = float(genotype.count("nor_conv_3x3")["cell"])
+        return scored[genotype]
+
+    best = derive.best_of(space, torch.zeros(3, 5), 400, torch.Generator().manual_seed(0), accuracy)
+    assert scored[best] == max(scored.values()) >= 2
+    assert len(scored) > 90
+
+
+def test_collapse_is_noticed():
+    space = search_spaces.get("nasbench201")
+    good = space.random(random.Random(1))
+    skips = space.genotype(["skip_connect"] * 4 + ["nor_conv_3x3"] * 2)
+    assert derive.collapse_warnings(skips)[0].startswith("the search has collapsed: 4 skip_connect")
+    assert derive.collapse_warnings(good) == [] or good.count("none")["cell"] > 2
+
+
+def test_validation_never_sees_training_augmentation_and_training_does():
+    search = Search(SearchOptions(epochs=1, flip=True, cutout=2))
+    assert search.train.augmentation.flip
+    assert search.train.augmentation.cutout == 2
+    assert search.valid.augmentation == type(search.valid.augmentation)()
+
+
+def test_logits_and_weights_both_learn(tmp_path):
+    out = tmp_path / "s"
+    options = {"--space": "micro", "--channels": "8", "--epochs": "16", "--warmup-epochs": "8"}
+    arguments = [word for pair in options.items() for word in pair]
+    assert train_search.main([*arguments, "--no-tensorboard", "--out", str(out)]) == 0
+    lines = metrics(out)
+    assert lines[7]["valid_loss"] is None
+    assert lines[8]["valid_loss"] is not None
+    assert lines[-1]["train_loss"] < 0.8 * lines[0]["train_loss"]
+    assert lines[0]["entropy"] == lines[7]["entropy"] > lines[-1]["entropy"] + 0.02
+    p = torch.tensor(lines[-1]["probabilities"])
+    assert torch.allclose(p.sum(-1), torch.ones(3), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_digits_reach_98_percent(tmp_path):
+    """The promise of the demo, on two seeds."""
+    for seed in ("0", "1"):
+        s, f = tmp_path / f"s{seed}", tmp_path / f"f{seed}"
+        assert train_search.main(["--seed", seed, "--out", str(s)]) == 0
+        genotype = ["--genotype", str(s / "genotype.json")]
+        assert train_final.main([*genotype, "--seed", seed, "--out", str(f)]) == 0
+        assert read(f / "result.json")["test_accuracy"] >= 98
+
+
+def test_cross_entropy_of_soft_targets_is_what_mixup_expects():
+    """Mixup hands over probabilities; the loss on them is that of the labels when they are hard."""
+    output, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(
+        F.cross_entropy(output, labels), F.cross_entropy(output, F.one_hot(labels, 3).float())
+    )
