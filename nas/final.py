@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,51 +16,25 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 import search_spaces
-from nas import data, runtime
+from nas import data, loop, runtime
 from nas.bilevel import StepResult
 from nas.data import Batches
-from nas.files import write_json
 from nas.genotypes import read_genotype
 from nas.model import save
-from nas.report import render_report, write_cell
 from nas.run_folder import RunFolder, restore
 from nas.runtime import Mean
 from nas.seeding import seed_everything
-from nas.tensorboard import Board
 from recipes import FinalOptions, InputError, one_of
-from recipes.command_line import config_json
+from search_spaces.skeleton import Skeleton
 
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly")
 
 
 def run(options: FinalOptions) -> None:
     """Train and test as the options say, and leave the network in the run folder."""
-    folder = RunFolder(options, f"final-{options.space or 'net'}")
-    if folder.finished:
-        print(f"{folder.path} holds a finished training already")
-        return
-    training = Training(options)
-    start = training.restore(folder)
-    folder.create(training.device)
-    write_json(folder.path / "genotype.json", training.genotype.to_json() | {"text": training.text})
-    board = Board(folder.path, start) if options.tensorboard else None
-
-    steps = options.epochs * len(training.train)
-    with tqdm(total=steps, initial=start * len(training.train), disable=None, unit="step") as bar:
-        for epoch in range(start, options.epochs):
-            started = time.perf_counter()
-            metrics = training.describe(epoch, training.epoch(epoch, bar))
-            metrics["epoch_seconds"] = time.perf_counter() - started
-            bar.set_postfix_str(f"train {metrics['train_accuracy']:.2f} %")
-            folder.log(metrics)
-            if board is not None:
-                board.epoch(metrics)
-            if (epoch + 1) % options.checkpoint_every == 0 or epoch + 1 == options.epochs:
-                folder.save_checkpoint(epoch + 1, training.state())
-    conclude(folder, options, training, board)
+    loop.run(options, f"final-{options.space or 'net'}", Training)
 
 
 class Training:
@@ -75,6 +49,7 @@ class Training:
         self.genotype = read_genotype(options.genotype, options.space)
         space = search_spaces.get(self.genotype.space)
         self.text = space.format(self.genotype)
+        self.documents = {"genotype.json": self.genotype.to_json() | {"text": self.text}}
         if space.name != "darts" and (options.drop_path or options.auxiliary_weight):
             raise InputError(
                 f"--drop-path and --auxiliary-weight are for the space 'darts', this is '{space.name}'"
@@ -88,6 +63,7 @@ class Training:
         self.train = Batches(
             dataset.train, options.batch_size, self.device, mean, std, augmentation, options.seed, budget
         )
+        self.steps = len(self.train)
         self.test = Batches(dataset.test, max(options.batch_size, 256), self.device, mean, std, budget=budget)
         self.description: dict[str, Any] = {
             "genotype": self.genotype.to_json(),
@@ -137,25 +113,25 @@ class Training:
         )
 
     @property
-    def tested(self) -> nn.Module:
+    def tested(self) -> Skeleton:
         """The network that is tested and saved: the averaged one where there is one."""
-        averaged: nn.Module | None = None if self.ema is None else self.ema.module
+        averaged: Skeleton | None = None if self.ema is None else self.ema.module
         return self.model if averaged is None else averaged
 
-    def epoch(self, epoch: int, bar: Any) -> Mean:
+    def epoch(self, epoch: int, tick: Callable[[], object]) -> dict[str, Any]:
         """One pass over the training images."""
         options, mean = self.options, Mean()
         self.rates.step(epoch)
         self.model.set_drop_path(options.drop_path * epoch / options.epochs)
         self.model.train()
-        for step, batch in enumerate(self.train.epoch(epoch), start=epoch * len(self.train)):
+        for step, batch in enumerate(self.train.epoch(epoch), start=epoch * self.steps):
             seed_everything(options.seed, "step", step)
             mean.add(self.step(*batch))
             if self.device.type == "cpu" or step % 50 == 0:
                 mean.require_finite(f"in epoch {epoch + 1}")
-            bar.update()
+            tick()
         mean.require_finite(f"in epoch {epoch + 1}")
-        return mean
+        return self.describe(epoch, mean)
 
     def step(self, images: Tensor, labels: Tensor) -> StepResult:
         """Move the weights down the gradient of the loss on one batch."""
@@ -194,7 +170,7 @@ class Training:
             test = self.test_now()
         return {
             "epoch": epoch + 1,
-            "step": (epoch + 1) * len(self.train),
+            "step": (epoch + 1) * self.steps,
             "lr": self.optimizer.param_groups[0]["lr"],
             "drop_path": options.drop_path * epoch / options.epochs,
             "train_loss": train_loss,
@@ -208,16 +184,41 @@ class Training:
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         return state if self.ema is None else state | {"ema": self.ema.module.state_dict()}
 
-    def restore(self, folder: RunFolder) -> int:
-        """Load the checkpoint in `folder`, if there is one; returns the number of epochs done."""
-        if folder.checkpoint is None:
-            return 0
-        state = folder.checkpoint["state"]
+    def restore(self, state: dict[str, Any], folder: RunFolder) -> None:
+        """Take up a state. Raises InputError when it does not fit."""
         restore(self.model, state, "model", folder)
         restore(self.optimizer, state, "optimizer", folder)
         if self.ema is not None:
             restore(self.ema.module, state, "ema", folder)
-        return int(folder.checkpoint["epoch"])
+
+    def summary(self, metrics: dict[str, Any]) -> str:
+        """The accuracies so far, for the progress bar."""
+        test = metrics["test_accuracy"]
+        tested = "" if test is None else f", test {test:.2f} %"
+        return f"train {metrics['train_accuracy']:.2f} %{tested}"
+
+    def conclude(self, folder: RunFolder) -> loop.Outcome:
+        """Test the network of the last epoch and save it."""
+        loss, accuracy = self.test_now()
+        network = self.tested
+        shape = (self.description["in_chans"], *self.description["image_size"])
+        path = folder.path / "model.safetensors"
+        save(path, network, self.description | {"test_accuracy": accuracy})
+        counted = (p.numel() for n, p in network.named_parameters() if not n.startswith("auxiliary."))
+        result = {
+            "kind": "final",
+            "space": self.genotype.space,
+            "dataset": self.options.dataset,
+            "seed": self.options.seed,
+            "genotype": self.text,
+            "test_accuracy": accuracy,
+            "test_loss": loss,
+            "parameters": sum(counted),
+            "macs": count_macs(network, shape, self.device),
+            "warnings": [],
+        }
+        tested = f"test accuracy {accuracy:.2f} % (of the last epoch, {len(self.test.images)} images)"
+        return loop.Outcome(self.genotype, result, [tested, f"network {path}"])
 
 
 def build_mixup(options: FinalOptions, num_classes: int) -> Mixup | None:
@@ -259,35 +260,3 @@ def count_macs(model: nn.Module, shape: tuple[int, ...], device: torch.device) -
         model(torch.zeros(1, *shape, device=device))
     model.train(was_training)
     return int(counter.get_total_flops()) // 2
-
-
-def conclude(folder: RunFolder, options: FinalOptions, training: Training, board: Board | None) -> None:
-    """Test the network of the last epoch, and write it, the result, pictures and report."""
-    loss, accuracy = training.test_now()
-    network = training.tested
-    height, width = training.description["image_size"]
-    shape = (training.description["in_chans"], height, width)
-    result = {
-        "kind": "final",
-        "space": training.genotype.space,
-        "dataset": options.dataset,
-        "seed": options.seed,
-        "genotype": training.text,
-        "test_accuracy": accuracy,
-        "test_loss": loss,
-        "parameters": sum(p.numel() for n, p in network.named_parameters() if not n.startswith("auxiliary.")),
-        "macs": count_macs(network, shape, training.device),
-        "warnings": [],
-        "total_seconds": sum(line["epoch_seconds"] for line in folder.metrics()),
-    }
-    save(folder.path / "model.safetensors", network, training.description | {"test_accuracy": accuracy})  # type: ignore[arg-type]
-    write_cell(folder.path, training.genotype)
-    if board is not None:
-        board.cell(training.genotype, options.epochs)
-        board.hparams(config_json(options), result)
-        board.close()
-    write_json(folder.path / "result.json", result)
-    render_report(folder.path)
-    print(f"test accuracy {accuracy:.2f} % (of the last epoch, {len(training.test.images)} images)")
-    print(f"network {folder.path / 'model.safetensors'}")
-    print(f"report {folder.path / 'report.html'}")

@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
-from tqdm import tqdm
 
 import estimators
 import search_spaces
 from estimators import Estimator, Schedule
-from nas import data, derive, runtime
+from nas import data, derive, loop, runtime
 from nas.bilevel import Bilevel, unrolled_gradient, unrolled_gradient_exact
 from nas.data import Batches
 from nas.files import write_json
-from nas.report import render_report, write_cell
 from nas.run_folder import RunFolder, restore
 from nas.runtime import Mean
 from nas.seeding import generator, seed_everything
-from nas.tensorboard import Board
 from recipes import InputError, SearchOptions, one_of
-from recipes.command_line import config_json
 from search_spaces import Genotype
 
 
 def run(options: SearchOptions) -> None:
     """Search as the options say and leave the result in the run folder. Raises InputError."""
-    folder = RunFolder(options, f"search-{options.space}-{options.estimator}")
-    if folder.finished:
-        print(f"{folder.path} holds a finished search already")
-        return
-    search = Search(options)
-    start = search.restore(folder)
-    folder.create(search.device)
-    write_json(folder.path / "splits.json", search.splits)
-    board = Board(folder.path, start) if options.tensorboard else None
-
-    steps = options.epochs * len(search.train)
-    with tqdm(total=steps, initial=start * len(search.train), disable=None, unit="step") as bar:
-        for epoch in range(start, options.epochs):
-            started = time.perf_counter()
-            train_mean, valid_mean = search.epoch(epoch, bar)
-            metrics = search.describe(epoch, train_mean, valid_mean)
-            metrics["epoch_seconds"] = time.perf_counter() - started
-            bar.set_postfix_str(metrics["genotype"][:80])
-            folder.log(metrics)
-            if board is not None:
-                board.epoch(metrics)
-            if (epoch + 1) % options.checkpoint_every == 0 or epoch + 1 == options.epochs:
-                folder.save_checkpoint(epoch + 1, search.state())
-    conclude(folder, options, search, board)
+    loop.run(options, f"search-{options.space}-{options.estimator}", Search)
 
 
 class Search:
@@ -66,11 +39,12 @@ class Search:
         self.device = runtime.select_device(options)
         dataset = data.load(options)
         parts = data.split(dataset.train.labels, options.val_fraction, options.seed)
-        self.splits = {"train": parts[0].tolist(), "valid": parts[1].tolist()}
+        self.documents = {"splits.json": {"train": parts[0].tolist(), "valid": parts[1].tolist()}}
         train, valid = (dataset.train[part] for part in parts)
         common = (options.batch_size, self.device, *dataset.statistics())
         budget = options.data_budget_gb * 1e9
         self.train = Batches(train, *common, dataset.augmentation, options.seed, budget)
+        self.steps = len(self.train)
         self.valid = Batches(valid, *common, data.Augmentation(), options.seed + 1, budget)
 
         seed_everything(options.seed, "initial weights")
@@ -107,14 +81,14 @@ class Search:
             unrolled_gradient_exact if options.edge_gradient == "dense" else unrolled_gradient,
         )
 
-    def epoch(self, epoch: int, bar: Any) -> tuple[Mean, Mean]:
+    def epoch(self, epoch: int, tick: Callable[[], object]) -> dict[str, Any]:
         """One pass over the training part, with an architecture step before every weight step."""
-        seed, steps, warmup = self.options.seed, len(self.train), self.options.warmup
+        seed, warmup = self.options.seed, self.options.warmup
         train_mean, valid_mean = Mean(), Mean()
         self.rates.step(epoch)
-        valid_batches = self.valid.endless(max(0, epoch - warmup) * steps)
-        for step, train_batch in enumerate(self.train.epoch(epoch), start=epoch * steps):
-            self.bilevel.estimator.tau = self.schedule.at(step, self.options.epochs * steps)
+        valid_batches = self.valid.endless(max(0, epoch - warmup) * self.steps)
+        for step, train_batch in enumerate(self.train.epoch(epoch), start=epoch * self.steps):
+            self.bilevel.estimator.tau = self.schedule.at(step, self.options.epochs * self.steps)
             if epoch >= warmup:
                 draws = generator(seed, "architecture draw", step)
                 valid_mean.add(self.bilevel.architecture_step(next(valid_batches), train_batch, draws))
@@ -122,10 +96,10 @@ class Search:
             train_mean.add(self.bilevel.weight_step(train_batch, draws))
             if self.device.type == "cpu" or step % 50 == 0:
                 train_mean.require_finite(f"in epoch {epoch + 1}")
-            bar.update()
+            tick()
         train_mean.require_finite(f"in epoch {epoch + 1}")
         valid_mean.require_finite(f"on the validation part in epoch {epoch + 1}")
-        return train_mean, valid_mean
+        return self.describe(epoch, train_mean, valid_mean)
 
     def score(self, genotype: Genotype) -> tuple[float, float]:
         """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
@@ -152,7 +126,7 @@ class Search:
             score = self.score(genotype)
         return {
             "epoch": epoch + 1,
-            "step": (epoch + 1) * len(self.train),
+            "step": (epoch + 1) * self.steps,
             "tau": self.bilevel.estimator.tau,
             "lr": self.weight_optimizer.param_groups[0]["lr"],
             "train_loss": train_loss,
@@ -177,16 +151,35 @@ class Search:
             "architecture_optimizer": self.architecture_optimizer.state_dict(),
         }
 
-    def restore(self, folder: RunFolder) -> int:
-        """Load the checkpoint in `folder`, if there is one; returns the number of epochs done."""
-        if folder.checkpoint is None:
-            return 0
-        state = folder.checkpoint["state"]
+    def restore(self, state: dict[str, Any], folder: RunFolder) -> None:
+        """Take up a state. Raises InputError when it does not fit."""
         for name in ("supernet", "weight_optimizer", "architecture_optimizer"):
             restore(getattr(self, name), state, name, folder)
         with torch.no_grad():
             self.logits.copy_(state["logits"])
-        return int(folder.checkpoint["epoch"])
+
+    def summary(self, metrics: dict[str, Any]) -> str:
+        """The current cell, for the progress bar."""
+        return str(metrics["genotype"])[:80]
+
+    def conclude(self, folder: RunFolder) -> loop.Outcome:
+        """Derive the architecture and write it."""
+        genotype = self.derive()
+        text = self.space.format(genotype)
+        warnings = derive.collapse_warnings(genotype)
+        write_json(folder.path / "genotype.json", genotype.to_json() | {"text": text})
+        result = {
+            "kind": "search",
+            "space": self.space.name,
+            "estimator": self.options.estimator,
+            "dataset": self.options.dataset,
+            "seed": self.options.seed,
+            "genotype": text,
+            "derived_accuracy": self.score(genotype)[1],
+            "parameters": sum(p.numel() for p in self.supernet.parameters()),
+            "warnings": warnings,
+        }
+        return loop.Outcome(genotype, result, [f"found {text}", *(f"warning: {w}" for w in warnings)])
 
 
 def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
@@ -205,33 +198,3 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
     except ValueError as error:
         raise InputError(f"--tau: {error}") from None
     return family(schedule.start), schedule
-
-
-def conclude(folder: RunFolder, options: SearchOptions, search: Search, board: Board | None) -> None:
-    """Derive, and write genotype, result, pictures and report."""
-    genotype = search.derive()
-    text = search.space.format(genotype)
-    result = {
-        "kind": "search",
-        "space": search.space.name,
-        "estimator": options.estimator,
-        "dataset": options.dataset,
-        "seed": options.seed,
-        "genotype": text,
-        "derived_accuracy": search.score(genotype)[1],
-        "parameters": sum(p.numel() for p in search.supernet.parameters()),
-        "warnings": derive.collapse_warnings(genotype),
-        "total_seconds": sum(line["epoch_seconds"] for line in folder.metrics()),
-    }
-    write_json(folder.path / "genotype.json", genotype.to_json() | {"text": text})
-    write_cell(folder.path, genotype)
-    if board is not None:
-        board.cell(genotype, options.epochs)
-        board.hparams(config_json(options), result)
-        board.close()
-    write_json(folder.path / "result.json", result)
-    render_report(folder.path)
-    print(f"found {text}")
-    for warning in derive.collapse_warnings(genotype):
-        print(f"warning: {warning}")
-    print(f"report {folder.path / 'report.html'}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.mixed_edge import EdgeDraw
 from search_spaces.operations import DropPath, FactorizedReduce, Norm, relu_conv_norm
-from search_spaces.skeleton import Cell, CellPlan, Materials, Skeleton
+from search_spaces.skeleton import Cell, CellPlan, Materials, Size, Skeleton
 from search_spaces.space import RandomSource, SearchSpace, edges_by_target
 
 _FORM = (
@@ -133,21 +133,8 @@ class DartsSpace(SearchSpace):
             cells.append(CellGenotype(name, tuple(edges), self.supernet_concat))
         return Genotype(self.name, tuple(cells))
 
-    def skeleton(
-        self,
-        plans: dict[str, CellPlan],
-        materials: Materials,
-        *,
-        channels: int,
-        cells: int,
-        num_classes: int,
-        in_channels: int,
-        auxiliary: bool,
-        drop_path: bool,
-    ) -> Skeleton:
-        return NasnetSkeleton(
-            plans, materials, channels, cells, num_classes, in_channels, auxiliary, drop_path
-        )
+    def skeleton(self, plans: dict[str, CellPlan], materials: Materials, size: Size) -> Skeleton:
+        return NasnetSkeleton(plans, materials, size)
 
 
 class NasnetCell(nn.Module):
@@ -211,23 +198,14 @@ class NasnetSkeleton(Skeleton):
     """Stem, `cells` cells of which those at 1/3 and 2/3 of the depth halve the resolution and
     double the channels, pooling, classifier."""
 
-    def __init__(
-        self,
-        plans: dict[str, CellPlan],
-        materials: Materials,
-        channels: int,
-        cells: int,
-        num_classes: int,
-        in_channels: int,
-        auxiliary: bool,
-        drop_path: bool,
-    ) -> None:
+    def __init__(self, plans: dict[str, CellPlan], materials: Materials, size: Size) -> None:
         super().__init__()
+        channels, cells = size.channels, size.cells
         stem = 3 * channels
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, stem, 3, padding=1, bias=False), materials.frame_norm(stem)
+            nn.Conv2d(size.in_channels, stem, 3, padding=1, bias=False), materials.frame_norm(stem)
         )
-        self.drop_path = DropPath() if drop_path else None
+        self.drop_path = DropPath() if size.drop_path else None
         self.cells = nn.ModuleList()
         before, previous_reduction = (stem, stem), False
         self.auxiliary_at = 2 * cells // 3
@@ -240,10 +218,10 @@ class NasnetSkeleton(Skeleton):
                 NasnetCell(plan, materials, before, channels, reduction, previous_reduction, self.drop_path)
             )
             before, previous_reduction = (before[1], channels * len(plan.concat)), reduction
-            if auxiliary and i == self.auxiliary_at:
-                self.auxiliary = AuxiliaryHead(before[1], num_classes, materials.frame_norm)
+            if size.auxiliary and i == self.auxiliary_at:
+                self.auxiliary = AuxiliaryHead(before[1], size.num_classes, materials.frame_norm)
         self.num_features = before[1]
-        self.reset_classifier(num_classes)
+        self.reset_classifier(size.num_classes)
 
     def features(self, x: Tensor, draws: Sequence[EdgeDraw] | None) -> tuple[Tensor, Tensor | None]:
         s0 = s1 = self.stem(x)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.mixed_edge import EdgeDraw
 from search_spaces.operations import ResidualReduction
-from search_spaces.skeleton import Cell, CellPlan, Materials, Skeleton
+from search_spaces.skeleton import Cell, CellPlan, Materials, Size, Skeleton
 from search_spaces.space import RandomSource, SearchSpace, edges_by_target
 
 
@@ -89,21 +89,10 @@ class DenseCellSpace(SearchSpace):
         k = len(self.operations)
         return self.genotype([self.operations[int(rng.random() * k)] for _ in self.cell_edges])
 
-    def skeleton(
-        self,
-        plans: dict[str, CellPlan],
-        materials: Materials,
-        *,
-        channels: int,
-        cells: int,
-        num_classes: int,
-        in_channels: int,
-        auxiliary: bool,
-        drop_path: bool,
-    ) -> Skeleton:
-        if auxiliary or drop_path:
+    def skeleton(self, plans: dict[str, CellPlan], materials: Materials, size: Size) -> Skeleton:
+        if size.auxiliary or size.drop_path:
             raise ValueError(f"the space '{self.name}' has neither an auxiliary head nor drop-path")
-        return StagedSkeleton(plans["cell"], materials, channels, cells, num_classes, in_channels)
+        return StagedSkeleton(plans["cell"], materials, size)
 
 
 def _term(operation: str, source: str) -> str:
@@ -116,29 +105,24 @@ class StagedSkeleton(Skeleton):
     """Stem, three stages of `cells` cells with C, 2C, 4C channels and residual reductions between
     them, normalisation and ReLU, pooling, classifier."""
 
-    def __init__(
-        self,
-        plan: CellPlan,
-        materials: Materials,
-        channels: int,
-        cells: int,
-        num_classes: int,
-        in_channels: int,
-    ) -> None:
+    def __init__(self, plan: CellPlan, materials: Materials, size: Size) -> None:
         super().__init__()
+        channels = size.channels
         norm = materials.frame_norm
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), norm(channels))
+        self.stem = nn.Sequential(
+            nn.Conv2d(size.in_channels, channels, 3, padding=1, bias=False), norm(channels)
+        )
         blocks: list[nn.Module] = []
         for stage in range(3):
             c = channels * 2**stage
             if stage > 0:
                 blocks.append(ResidualReduction(c // 2, c, norm))
-            blocks += [Cell(plan, lambda e, c=c: materials.edge(e, c, 1)) for _ in range(cells)]  # type: ignore[misc]
+            blocks += [Cell(plan, lambda e, c=c: materials.edge(e, c, 1)) for _ in range(size.cells)]  # type: ignore[misc]
         self.blocks = nn.ModuleList(blocks)
         self.num_features = channels * 4
         self.drop_path = None
         self.last = nn.Sequential(norm(self.num_features), nn.ReLU())
-        self.reset_classifier(num_classes)
+        self.reset_classifier(size.num_classes)
 
     def features(self, x: Tensor, draws: Sequence[EdgeDraw] | None) -> tuple[Tensor, Tensor | None]:
         x = self.stem(x)

@@ -58,6 +58,18 @@ class Materials:
         return module
 
 
+@dataclass(frozen=True)
+class Size:
+    """How large a network is, and what it ends in; see `SearchSpace.network`."""
+
+    channels: int
+    cells: int
+    num_classes: int
+    in_channels: int
+    auxiliary: bool = False
+    drop_path: bool = False
+
+
 class Cell(nn.Module):
     """A directed acyclic graph of edges; node values are the sums of their incoming edges.
 

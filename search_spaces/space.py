@@ -10,7 +10,7 @@ from torch import Tensor
 
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.operations import candidate_norm, derived_norm, supernet_norm
-from search_spaces.skeleton import CellPlan, Materials, PlannedEdge, Skeleton
+from search_spaces.skeleton import CellPlan, Materials, PlannedEdge, Size, Skeleton
 
 
 class RandomSource(Protocol):
@@ -77,18 +77,7 @@ class SearchSpace(ABC):
         """An architecture drawn uniformly."""
 
     @abstractmethod
-    def skeleton(
-        self,
-        plans: dict[str, CellPlan],
-        materials: Materials,
-        *,
-        channels: int,
-        cells: int,
-        num_classes: int,
-        in_channels: int,
-        auxiliary: bool,
-        drop_path: bool,
-    ) -> Skeleton:
+    def skeleton(self, plans: dict[str, CellPlan], materials: Materials, size: Size) -> Skeleton:
         """The network around the cells."""
 
     def validate(self, genotype: Genotype) -> Genotype:
@@ -134,16 +123,11 @@ class SearchSpace(ABC):
         """
         genotype = self.validate(genotype)
         plans = {cell.name: self._plan(cell) for cell in genotype.cells}
-        return self.skeleton(
-            plans,
-            Materials(self.operations, derived_norm, derived_norm),
-            channels=channels or self.channels,
-            cells=cells or self.cells,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            auxiliary=auxiliary,
-            drop_path=drop_path,
+        materials = Materials(self.operations, derived_norm, derived_norm)
+        size = Size(
+            channels or self.channels, cells or self.cells, num_classes, in_channels, auxiliary, drop_path
         )
+        return self.skeleton(plans, materials, size)
 
     def supernet(
         self,
@@ -167,16 +151,9 @@ class SearchSpace(ABC):
                 for row, (source, target) in enumerate(self.cell_edges)
             )
             plans[name] = CellPlan(self.inputs, self.nodes, edges, self.supernet_concat)
-        network = self.skeleton(
-            plans,
-            Materials(self.operations, candidate_norm, supernet_norm, self.pool_norm),
-            channels=channels or self.channels,
-            cells=cells or self.cells,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            auxiliary=False,
-            drop_path=False,
-        )
+        materials = Materials(self.operations, candidate_norm, supernet_norm, self.pool_norm)
+        size = Size(channels or self.channels, cells or self.cells, num_classes, in_channels)
+        network = self.skeleton(plans, materials, size)
         network.set_edge_gradient(edge_gradient)
         return network
 
