@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from tqdm import tqdm
 
+from nas import runtime
 from nas.files import write_json
 from nas.report import render_report, write_cell
 from nas.run_folder import RunFolder
@@ -90,6 +91,7 @@ def run(options: Options, name: str, make_job: Callable[[Options], Job]) -> None
 
     genotype, result, messages = job.conclude(folder)
     result["total_seconds"] = sum(line["epoch_seconds"] for line in folder.metrics())
+    result["peak_memory_bytes"] = runtime.peak_memory(job.device)
     write_cell(folder.path, genotype)
     if board is not None:
         board.cell(genotype, options.epochs)

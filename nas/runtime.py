@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
+import sys
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -42,6 +44,14 @@ def select_device(options: RunOptions) -> torch.device:
             f"{torch.cuda.device_count()} CUDA devices"
         )
     return device
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: by tensors on a CUDA device, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def autocast(options: RunOptions, device: torch.device) -> torch.autocast | nullcontext[None]:

@@ -275,3 +275,47 @@ def test_real_cifar_images(shared_data, tmp_path):
     assert dataset.test.labels.unique().tolist() == list(range(10))
     assert dataset.train.pixels.shape[1:] == (3, 32, 32)
     assert dataset.augmentation == replace(dataset.augmentation, flip=True, crop_padding=4)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_in_torchvisions_layout(name, tmp_path, monkeypatch):
+    """Files in the official format, ten images a batch, with the checksums adapted to them."""
+    import hashlib
+    import pickle
+
+    from torchvision import datasets
+
+    cifar = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+    classes = [f"class {i}" for i in range(10 if name == "cifar10" else 100)]
+    key = "labels" if name == "cifar10" else "fine_labels"
+    folder = tmp_path / cifar.base_folder
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    pixels = {}
+
+    def write(file, content):
+        (folder / file).write_bytes(pickle.dumps(content))
+        return [file, hashlib.md5((folder / file).read_bytes()).hexdigest()]
+
+    for kind in ("train_list", "test_list"):
+        checked = []
+        for file, _ in getattr(cifar, kind):
+            pixels[file] = rng.integers(0, 256, (10, 3072), dtype=np.uint8)
+            checked.append(write(file, {"data": pixels[file], key: list(range(10))}))
+        monkeypatch.setattr(cifar, kind, checked)
+    meta = write(cifar.meta["filename"], {cifar.meta["key"]: classes})
+    monkeypatch.setattr(cifar, "meta", cifar.meta | {"md5": meta[1]})
+
+    options = SearchOptions(dataset=name, data_root=str(tmp_path))
+    dataset = data.load(options)
+    assert dataset.classes == tuple(classes)
+    assert len(dataset.test) == 10
+    assert len(dataset.train) == 10 * len(cifar.train_list)
+    first = pixels[cifar.train_list[0][0]][3].reshape(3, 32, 32)
+    assert np.array_equal(dataset.train.pixels[3].numpy(), first)
+    assert dataset.augmentation == Augmentation(crop_padding=4, flip=True)
+
+    damaged = folder / cifar.train_list[0][0]
+    damaged.write_bytes(damaged.read_bytes()[:-5])  # its checksum is verified before it is read
+    with pytest.raises(InputError, match="missing or damaged"):
+        data.load(options)
