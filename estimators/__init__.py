@@ -27,6 +27,8 @@ def names() -> list[str]:
 
 def family(name: str) -> type[Estimator]:
     """The class behind `name`. Raises KeyError when there is none."""
+    if name not in _REGISTRY:
+        raise KeyError(f"unknown estimator {name!r}, expected one of {', '.join(_REGISTRY)}")
     return _REGISTRY[name]
 
 

@@ -24,6 +24,7 @@ from nas.seeding import derive_seed, generator, seed_everything
 from recipes import InputError, RunOptions, first_line, one_of
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+EVALUATION_BATCH = 256
 Policy = Callable[[Any], Any]
 
 
@@ -93,9 +94,9 @@ class Batches:
         batch_size: images a batch.
         device: where batches go.
         mean, std: per channel, of values in [0, 1].
-        augmentation: given for training parts only. They are shuffled, and a last batch that would
-            be smaller is left out. Without it all images come in order, in batches of nearly equal
-            size, none larger than `batch_size`.
+        augmentation: given for parts that are trained on: `epoch` and `endless` shuffle and augment
+            them, and leave out a last batch that would be smaller. Iteration gives all images in
+            order, unaugmented, in batches of nearly equal size.
         seed: of order and augmentation, which are functions of (seed, epoch, batch).
         budget: bytes up to which the pixels are moved to `device`; beyond, they stay in pinned
             host memory.
@@ -130,13 +131,13 @@ class Batches:
         self.scale, self.shift = torch.tensor(scale, device=device), torch.tensor(shift, device=device)
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
-        n = len(self.images) / self.batch_size
-        return math.ceil(n) if self.augmentation is None else math.floor(n)
+        """Batches in an epoch of training."""
+        return len(self.images) // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches in order, unaugmented: (B, C, H, W) float32 and labels (B,)."""
-        for indices in torch.arange(len(self.images), device=self.home).tensor_split(len(self)):
+        """The batches for evaluation: (B, C, H, W) float32 and labels (B,)."""
+        count = math.ceil(len(self.images) / max(self.batch_size, EVALUATION_BATCH))
+        for indices in torch.arange(len(self.images), device=self.home).tensor_split(count):
             yield (
                 self._finish(self.images.pixels[indices].permute(0, 2, 3, 1)),
                 self._move(self.images.labels[indices]),

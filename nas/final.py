@@ -64,7 +64,7 @@ class Training:
             dataset.train, options.batch_size, self.device, mean, std, augmentation, options.seed, budget
         )
         self.steps = len(self.train)
-        self.test = Batches(dataset.test, max(options.batch_size, 256), self.device, mean, std, budget=budget)
+        self.test = Batches(dataset.test, options.batch_size, self.device, mean, std, budget=budget)
         self.description: dict[str, Any] = {
             "genotype": self.genotype.to_json(),
             "text": self.text,

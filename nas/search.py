@@ -186,6 +186,10 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
     """The estimator and its temperature schedule. Raises InputError."""
     family = estimators.family(one_of("estimator", options.estimator, estimators.names()))
     schedule = family.default_schedule
+    if options.edge_gradient == "surrogate" and not family.discrete:
+        raise InputError(
+            f"--edge-gradient surrogate needs an estimator that draws one operation, '{family.name}' mixes all"
+        )
     try:
         if options.tau is not None:
             start, _, end = options.tau.partition(":")

@@ -24,4 +24,6 @@ def names() -> list[str]:
 
 def get(name: str) -> SearchSpace:
     """The search space `name`. Raises KeyError when there is none."""
+    if name not in _REGISTRY:
+        raise KeyError(f"unknown search space {name!r}, expected one of {', '.join(_REGISTRY)}")
     return _REGISTRY[name]

@@ -62,6 +62,7 @@ def fails(main, arguments, *words, out=None, capsys=None):
         (["--warmup-epochs", "5", "--epochs", "5"], ["--warmup-epochs is 5", "fewer than --epochs"]),
         (["--derive", "sample:0"], ["--derive is 'sample:0'"]),
         (["--derive", "best"], ["argmax or sample:K"]),
+        (["--estimator", "softmax", "--edge-gradient", "surrogate"], ["surrogate", "'softmax' mixes all"]),
         (["--order", "3"], ["--order", "'1', '2'"]),
         (["--nonsense", "1"], ["--nonsense"]),
         (["--batch-size", "2000"], ["too few for one batch of 2000", "--batch-size"]),
