@@ -188,7 +188,7 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
     schedule = family.default_schedule
     if options.edge_gradient == "surrogate" and not family.discrete:
         raise InputError(
-            f"--edge-gradient surrogate needs an estimator that draws one operation, '{family.name}' mixes all"
+            f"--edge-gradient surrogate needs an estimator that draws, '{family.name}' mixes all"
         )
     try:
         if options.tau is not None:
