@@ -7,7 +7,13 @@ d = est(logits, generator=g)      # (..., K) -> one-hot (..., K)
 from __future__ import annotations
 
 from estimators.base import Estimator
+from estimators.concrete import Concrete
+from estimators.dirichlet import DirichletRelaxation
+from estimators.gst import GappedStraightThrough
+from estimators.gumbel_rao import GumbelRao
+from estimators.reinforce import Reinforce, ReinforceLeaveOneOut
 from estimators.reinmax import ReinMax
+from estimators.reinmax_rao import ReinMaxRao
 from estimators.schedule import Schedule
 from estimators.softmax import Softmax
 from estimators.st_gumbel import StraightThroughGumbel
@@ -16,7 +22,20 @@ from estimators.straight_through import StraightThrough
 __all__ = ["Estimator", "Schedule", "family", "get", "names"]
 
 _REGISTRY: dict[str, type[Estimator]] = {
-    cls.name: cls for cls in (ReinMax, StraightThroughGumbel, StraightThrough, Softmax)
+    cls.name: cls
+    for cls in (
+        ReinMax,
+        ReinMaxRao,
+        StraightThrough,
+        StraightThroughGumbel,
+        GumbelRao,
+        GappedStraightThrough,
+        Softmax,
+        Concrete,
+        DirichletRelaxation,
+        Reinforce,
+        ReinforceLeaveOneOut,
+    )
 }
 
 

@@ -29,12 +29,18 @@ class Estimator(ABC):
         discrete: whether draws are one-hot. A dense estimator returns a mixture instead.
         tau_range: smallest and largest valid temperature; both ends are inclusive.
         default_schedule: temperature schedule a search uses unless told otherwise.
+        uses_loss: whether the estimate comes from the value of the loss (`gradient`) instead of the
+            backward pass of the draw.
+        default_draws, fewest_draws: independent draws per architecture step.
     """
 
     name: ClassVar[str]
     discrete: ClassVar[bool] = True
     tau_range: ClassVar[tuple[float, float]] = (1e-3, 1e3)
     default_schedule: ClassVar[Schedule] = Schedule(1.0, 1.0)
+    uses_loss: ClassVar[bool] = False
+    default_draws: ClassVar[int] = 1
+    fewest_draws: ClassVar[int] = 1
 
     def __init__(self, tau: float | None = None) -> None:
         self.tau = self.default_schedule.start if tau is None else tau
@@ -79,14 +85,31 @@ class Estimator(ABC):
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         """Implement `__call__` for checked logits."""
 
-    def objective(self, loss: Tensor, logits: Tensor, draw: Tensor) -> Tensor:
-        """Scalar to differentiate with respect to `logits` in order to get the estimate.
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Mean of the draws, or of what they relax: (..., K), rows sum to one."""
+        return widen(logits).softmax(-1)
 
-        Pathwise estimators differentiate the loss itself, through `draw`. An estimator that needs
-        the value of the loss instead (REINFORCE) overrides this, for example with
-        (loss - baseline).detach() * log_prob(draw).
+    def gradient(self, logits: Tensor, draws: Tensor, losses: Tensor) -> Tensor:
+        """The estimate of an estimator with `uses_loss`: from values, without a backward pass.
+
+        Args:
+            logits: (..., K).
+            draws: (N, ..., K), N independent draws.
+            losses: (N,), the loss of each draw.
+
+        Returns:
+            (..., K), the mean over the draws.
         """
-        return loss
+        raise NotImplementedError(f"the estimator '{self.name}' differentiates its draws")
+
+    def state(self) -> dict[str, float]:
+        """What the estimator remembers from step to step, for a checkpoint."""
+        return {}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Take up a `state`. Raises ValueError if it is not this estimator's."""
+        if state:
+            raise ValueError(f"the estimator '{self.name}' has no state, got {sorted(state)}")
 
 
 class _Draw(torch.autograd.Function):
@@ -125,6 +148,25 @@ def gumbel(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     exponential = torch.empty_like(logits, memory_format=torch.contiguous_format)
     exponential.exponential_(generator=generator)
     return -exponential.clamp_min_(torch.finfo(exponential.dtype).tiny).log_()
+
+
+def gumbel_given_argmax(
+    logits: Tensor, draw: Tensor, count: int, generator: torch.Generator | None
+) -> Tensor:
+    """`count` samples of logits + G, G standard Gumbel noise, given that its arg-max is `draw`.
+
+    With E_k ~ Exp(1) and Z = sum exp(logits), the chosen coordinate is -log(E_D / Z) and any other
+    -log(E_k / exp(logits_k) + E_D / Z) (Paulus et al., 2021, section 3; Maddison & Tarlow, 2017).
+
+    Args:
+        logits, draw: (..., K); `draw` is one-hot.
+
+    Returns:
+        (count, ..., K).
+    """
+    log_e = -gumbel(logits.expand(count, *logits.shape), generator)
+    top = (log_e * draw).sum(-1, keepdim=True) - logits.logsumexp(-1, keepdim=True)
+    return -torch.where(draw.bool(), top, torch.logaddexp(log_e - logits, top))
 
 
 def one_hot_argmax(scores: Tensor) -> Tensor:

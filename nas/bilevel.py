@@ -37,6 +37,8 @@ class Bilevel:
         supernet: called as supernet(images, draw).
         logits: (E, K) on the CPU, so that reading a choice never waits for the device.
         estimator: turns logits into draws.
+        draws: independent draws per architecture step, whose estimates are averaged; default: the
+            estimator's.
         order: 1, or 2 for the gradient through one unrolled weight step.
         clip, architecture_clip: largest norm of the gradient of the weights, of the logits; 0: any.
         autocast: precision of forward passes.
@@ -50,6 +52,7 @@ class Bilevel:
         estimator: Estimator,
         weight_optimizer: torch.optim.Optimizer,
         architecture_optimizer: torch.optim.Optimizer,
+        draws: int | None = None,
         order: int = 1,
         clip: float = 0.0,
         architecture_clip: float = 0.0,
@@ -58,30 +61,47 @@ class Bilevel:
     ) -> None:
         self.supernet, self.logits, self.estimator = supernet, logits, estimator
         self.weight_optimizer, self.architecture_optimizer = weight_optimizer, architecture_optimizer
-        self.order, self.clip, self.architecture_clip = order, clip, architecture_clip
+        self.draws, self.order = draws or estimator.default_draws, order
+        self.clip, self.architecture_clip = clip, architecture_clip
         self.autocast = autocast or nullcontext()
         self.unroll = unroll or unrolled_gradient
 
     def architecture_step(self, valid: Batch, train: Batch, generator: torch.Generator) -> StepResult:
         """Move the logits down the gradient of the loss on `valid`; `train` serves order 2."""
-        draw = self.estimator(self.logits, generator)
+        estimator, count = self.estimator, self.draws
+        draws = estimator(self.logits.expand(count, *self.logits.shape), generator)
         with self.autocast:
-            if self.order == 2:
-                rate = self.weight_optimizer.param_groups[0]["lr"]
-                leaf = draw.detach().requires_grad_()
-                loss, output, at_draw = self.unroll(self.supernet, leaf, valid, train, rate)
-                (gradient,) = torch.autograd.grad(draw, self.logits, at_draw)
-            else:
-                with frozen(self.supernet):
-                    output = self.supernet(valid[0], draw)
-                    loss = F.cross_entropy(output, valid[1])
-                    objective = self.estimator.objective(loss, self.logits, draw)
-                    (gradient,) = torch.autograd.grad(objective, self.logits)
+            steps = [self._look(draw, valid, train) for draw in draws.detach().unbind()]
+        losses = torch.stack([step.loss for step, _ in steps])
+        if estimator.uses_loss:
+            gradient = estimator.gradient(self.logits, draws, losses)
+        else:
+            at_draws = torch.stack([at_draw for _, at_draw in steps if at_draw is not None])
+            (gradient,) = torch.autograd.grad(draws, self.logits, at_draws / count)
         self.logits.grad = gradient
         if self.architecture_clip:
             nn.utils.clip_grad_norm_(self.logits, self.architecture_clip)
         self.architecture_optimizer.step()
-        return _result(loss, output, valid[1])
+        correct = torch.stack([step.correct for step, _ in steps]).sum()
+        return StepResult(losses.mean(), correct, sum(step.images for step, _ in steps))
+
+    def _look(self, draw: Tensor, valid: Batch, train: Batch) -> tuple[StepResult, Tensor | None]:
+        """What a draw (E, K) gives on `valid`: the step's result, and the gradient at the draw (E, K)
+        unless the estimator makes do with the loss."""
+        if self.estimator.uses_loss:
+            with torch.no_grad():
+                output = self.supernet(valid[0], draw.argmax(-1).tolist())
+                return _result(F.cross_entropy(output, valid[1]), output, valid[1]), None
+        leaf = draw.requires_grad_()
+        if self.order == 2:
+            rate = self.weight_optimizer.param_groups[0]["lr"]
+            loss, output, at_draw = self.unroll(self.supernet, leaf, valid, train, rate)
+        else:
+            with frozen(self.supernet):
+                output = self.supernet(valid[0], leaf)
+                loss = F.cross_entropy(output, valid[1])
+                (at_draw,) = torch.autograd.grad(loss, leaf)
+        return _result(loss, output, valid[1]), at_draw
 
     def weight_step(self, train: Batch, generator: torch.Generator) -> StepResult:
         """Move the weights of a drawn architecture down the gradient of the loss on `train`."""

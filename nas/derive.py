@@ -1,4 +1,4 @@
-"""From logits to the architecture found."""
+"""From the probabilities of the operations to the architecture found."""
 
 from __future__ import annotations
 
@@ -21,30 +21,24 @@ def parse_derive(text: str) -> int:
     raise InputError(f"--derive is '{text}', expected argmax or sample:K with K from 1 to 100000")
 
 
-def argmax(space: SearchSpace, logits: Tensor) -> Genotype:
-    """The most probable architecture under logits (E, K)."""
-    return space.derive(logits.detach().log_softmax(-1))
+def sample(space: SearchSpace, log_p: Tensor, generator: torch.Generator) -> Genotype:
+    """An architecture drawn from log-probabilities (E, K).
 
-
-def sample(space: SearchSpace, logits: Tensor, generator: torch.Generator) -> Genotype:
-    """An architecture drawn from logits (E, K).
-
-    Gumbel noise on the log-probabilities makes the arg-max of every edge a draw from its softmax;
-    where a space keeps only the strongest edges (darts), these are drawn along with it.
+    Gumbel noise makes the arg-max of every edge a draw from its distribution; where a space keeps
+    only the strongest edges (darts), these are drawn along with it.
     """
-    log_p = logits.detach().log_softmax(-1)
     return space.derive(log_p - torch.empty_like(log_p).exponential_(generator=generator).log())
 
 
 def best_of(
     space: SearchSpace,
-    logits: Tensor,
+    log_p: Tensor,
     count: int,
     generator: torch.Generator,
     accuracy: Callable[[Genotype], float],
 ) -> Genotype:
-    """The architecture of highest `accuracy` among `count` draws."""
-    drawn = dict.fromkeys(sample(space, logits, generator) for _ in range(count))
+    """The architecture of highest `accuracy` among `count` draws from log-probabilities (E, K)."""
+    drawn = dict.fromkeys(sample(space, log_p, generator) for _ in range(count))
     return max(drawn, key=accuracy)
 
 

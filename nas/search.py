@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from timm.scheduler import CosineLRScheduler
-from torch import nn
+from torch import Tensor, nn
 
 import estimators
 import search_spaces
@@ -74,6 +74,7 @@ class Search:
             estimator,
             self.weight_optimizer,
             self.architecture_optimizer,
+            options.draws,
             options.order,
             options.clip,
             options.arch_clip,
@@ -105,20 +106,24 @@ class Search:
         """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
         return runtime.evaluate(self.supernet, self.valid, self.bilevel.autocast, self.space.choice(genotype))
 
+    def log_probabilities(self) -> Tensor:
+        """Log-probability of every operation on every edge, (E, K)."""
+        p = self.bilevel.estimator.probabilities(self.logits.detach())
+        return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+
     def derive(self) -> Genotype:
         """The architecture found, by the rule that the options name."""
         if self.samples == 0:
-            return derive.argmax(self.space, self.logits)
+            return self.space.derive(self.log_probabilities())
         draws = generator(self.options.seed, "derivation")
-        return derive.best_of(
-            self.space, self.logits, self.samples, draws, lambda genotype: self.score(genotype)[1]
-        )
+        log_p = self.log_probabilities()
+        return derive.best_of(self.space, log_p, self.samples, draws, lambda g: self.score(g)[1])
 
     def describe(self, epoch: int, train_mean: Mean, valid_mean: Mean) -> dict[str, Any]:
         """The metrics line of an epoch."""
         options = self.options
-        log_p = self.logits.detach().log_softmax(-1)
-        genotype = derive.argmax(self.space, self.logits)
+        log_p = self.log_probabilities()
+        genotype = self.space.derive(log_p)
         train_loss, train_accuracy = train_mean.read()
         valid_loss, valid_accuracy = valid_mean.read()
         score: tuple[float, float] | tuple[None, None] = (None, None)
@@ -149,6 +154,7 @@ class Search:
             "logits": self.logits.detach(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
             "architecture_optimizer": self.architecture_optimizer.state_dict(),
+            "estimator": self.bilevel.estimator.state(),
         }
 
     def restore(self, state: dict[str, Any], folder: RunFolder) -> None:
@@ -157,6 +163,7 @@ class Search:
             restore(getattr(self, name), state, name, folder)
         with torch.no_grad():
             self.logits.copy_(state["logits"])
+        self.bilevel.estimator.load_state(state["estimator"])
 
     def summary(self, metrics: dict[str, Any]) -> str:
         """The current cell, for the progress bar."""
@@ -190,6 +197,10 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
         raise InputError(
             f"--edge-gradient surrogate needs an estimator that draws, '{family.name}' mixes all"
         )
+    if options.order == 2 and family.uses_loss:
+        raise InputError(f"--order 2 needs an estimator that differentiates, not '{family.name}'")
+    if options.draws is not None and options.draws < family.fewest_draws:
+        raise InputError(f"--draws is {options.draws}, '{family.name}' needs at least {family.fewest_draws}")
     try:
         if options.tau is not None:
             start, _, end = options.tau.partition(":")

@@ -103,7 +103,7 @@ def check(options: Options) -> Options:
     """Return `options` if every number is in its range; raises InputError."""
     for name in ("epochs", "batch_size", "checkpoint_every", "evaluate_every", "image_size"):
         _require(options, name, lambda v: v >= 1, "an integer of at least 1")
-    for name in ("channels", "cells", "threads", "train_limit"):
+    for name in ("channels", "cells", "threads", "train_limit", "draws"):
         _require(options, name, lambda v: v is None or v >= 1, "an integer of at least 1")
     for name in ("lr", "arch_lr"):
         _require(options, name, lambda v: 0 < v < float("inf"), "a number above 0")

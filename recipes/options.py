@@ -92,11 +92,14 @@ class SearchOptions(RunOptions):
     space: str = "nasbench201"
     """Search space: nasbench201, darts or micro."""
     estimator: str = "reinmax"
-    """Gradient estimator: reinmax, st_gumbel, st or softmax."""
+    """Gradient estimator: reinmax, reinmax_rao, st, st_gumbel, gumbel_rao, gst, softmax, concrete,
+    dirichlet, reinforce or reinforce_loo."""
     tau: str | None = None
     """Temperature: a number, or START:END for a linear schedule (default: the estimator's own)."""
     edge_gradient: Literal["lean", "dense", "surrogate"] = "lean"
     """Gradient of the draws: lean (exact), dense (exact, plain autograd) or surrogate (GDAS)."""
+    draws: int | None = None
+    """Independent draws per architecture step, averaged (default: 1, for reinforce_loo 4)."""
     order: Literal[1, 2] = 1
     """1: weights are held fixed in architecture steps; 2: one unrolled weight step (DARTS)."""
     nesterov: bool = True

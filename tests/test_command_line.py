@@ -63,6 +63,8 @@ def fails(main, arguments, *words, out=None, capsys=None):
         (["--derive", "sample:0"], ["--derive is 'sample:0'"]),
         (["--derive", "best"], ["argmax or sample:K"]),
         (["--estimator", "softmax", "--edge-gradient", "surrogate"], ["surrogate", "'softmax' mixes all"]),
+        (["--estimator", "reinforce_loo", "--draws", "1"], ["--draws is 1", "at least 2"]),
+        (["--estimator", "reinforce", "--order", "2"], ["--order 2", "'reinforce'"]),
         (["--order", "3"], ["--order", "'1', '2'"]),
         (["--nonsense", "1"], ["--nonsense"]),
         (["--batch-size", "2000"], ["too few for one batch of 2000", "--batch-size"]),

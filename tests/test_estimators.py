@@ -7,10 +7,13 @@ import torch
 
 import estimators
 from estimators import Schedule
+from estimators.base import categorical, gumbel_given_argmax
 
 NAMES = estimators.names()
 DISCRETE = [name for name in NAMES if estimators.family(name).discrete]
-TAUS = {"reinmax": (1.0, 1.3, 2.5)}
+PATHWISE = [name for name in NAMES if not estimators.family(name).uses_loss]
+SHIFT_INVARIANT = [name for name in PATHWISE if name != "dirichlet"]
+TAUS = {"reinmax": (1.0, 1.3, 2.5), "dirichlet": (1.0,)}
 
 
 def taus(name):
@@ -30,34 +33,53 @@ def jacobian(theta):
     return torch.autograd.functional.jacobian(lambda t: t.softmax(-1), theta)
 
 
-def written_formula(name, theta, tau, d, g, noise):
-    """The backward formula, from explicit Jacobian matrices instead of the closed form."""
+def conditional_gumbels(theta, d, count, generator):
+    """theta + G given that D = d is its arg-max, one sample at a time, as the literature writes it."""
+    e = torch.empty(count, len(theta), dtype=theta.dtype).exponential_(generator=generator)
+    z, k = theta.exp().sum(), int(d.argmax())
+    top = e[:, k] / z
+    rows = -(e / theta.exp() + top.unsqueeze(1)).log()
+    rows[:, k] = -top.log()
+    return rows
+
+
+def written_formula(name, theta, tau, d, g, seed):
+    """The backward formula, from explicit Jacobian matrices and with the noise of the same seed."""
+    generator = rng(seed)
+    noise = gumbel_noise(theta, generator)  # what the draw was made with; `generator` goes on from there
+    pi = theta.softmax(-1)
 
     def matrix(p):
         return torch.diag(p) - torch.outer(p, p)
 
-    if name == "st":
+    if name in ("st", "softmax"):
         return jacobian(theta / tau) @ g / tau
-    if name == "st_gumbel":
+    if name in ("st_gumbel", "concrete"):
         return jacobian((theta + noise) / tau) @ g / tau
-    if name == "softmax":
-        return jacobian(theta / tau) @ g / tau
     if name == "reinmax":
-        pi, pi_tau = theta.softmax(-1), (theta / tau).softmax(-1)
-        return 2 * matrix((pi_tau + d) / 2) @ g - matrix(pi) @ g / 2
+        return 2 * matrix(((theta / tau).softmax(-1) + d) / 2) @ g - matrix(pi) @ g / 2
+    if name == "gst":
+        lead = theta.max()
+        shifted = [lead if k == int(d.argmax()) else min(t, lead - 1) for k, t in enumerate(theta)]
+        return jacobian(torch.stack(shifted) / tau) @ g / tau
+    if name == "gumbel_rao":
+        rows = conditional_gumbels(theta, d, 100, generator)
+        return sum(jacobian(row / tau) @ g / tau for row in rows) / 100
+    if name == "reinmax_rao":
+        rows = conditional_gumbels(((pi + d) / 2).log(), d, 100, generator)
+        return 2 * sum(jacobian(row / tau) @ g / tau for row in rows) / 100 - matrix(pi) @ g / 2
     raise AssertionError(f"write down the formula of {name} here")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHIFT_INVARIANT)
 def test_backward_is_the_written_formula(name):
     for tau, seed in itertools.product(taus(name), range(5)):
         theta = torch.randn(6, dtype=torch.float64, generator=rng(seed), requires_grad=True)
         g = torch.randn(6, dtype=torch.float64, generator=rng(seed + 100))
         d = estimators.get(name, tau=tau)(theta, generator=rng(seed))
         (gradient,) = torch.autograd.grad(d, theta, g)
-        noise = gumbel_noise(theta.detach(), rng(seed))
-        expected = written_formula(name, theta.detach(), tau, d.detach(), g, noise)
-        torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+        expected = written_formula(name, theta.detach(), tau, d.detach(), g, seed)
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10)
 
 
 def expected_gradient(name, theta, f, tau=1.0):
@@ -133,7 +155,7 @@ def test_draws_are_one_hot_with_the_right_frequencies(name):
     assert chi_square < 18.47  # 99.9 % quantile, 4 degrees of freedom
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PATHWISE)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(1,), (4,), (3, 5), (2, 3, 4)])
 def test_shapes_and_dtypes(name, dtype, shape):
@@ -146,10 +168,11 @@ def test_shapes_and_dtypes(name, dtype, shape):
     assert gradient.dtype == dtype
     assert gradient.isfinite().all()
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, 3e-2)
-    assert gradient.sum(-1).abs().max() <= tolerance
+    if name in SHIFT_INVARIANT:
+        assert gradient.sum(-1).abs().max() <= tolerance
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PATHWISE)
 def test_strides_do_not_matter(name):
     base = torch.randn(5, 3, generator=rng(2), dtype=torch.float64)
     g = torch.randn(3, 5, generator=rng(3), dtype=torch.float64)
@@ -163,7 +186,7 @@ def test_strides_do_not_matter(name):
     assert estimators.get(name)(expanded, generator=rng()).shape == (4, 5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PATHWISE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_extreme_logits(name, dtype):
     rows = [[1e3, -1e3, 0.0], [1e3, 1e3, 1e3], [-1e3, -1e3, -1e3], [-1e3, 1e3, 1e3]]
@@ -171,7 +194,7 @@ def test_extreme_logits(name, dtype):
     for tau in (estimators.family(name).default_schedule.start, estimators.family(name).default_schedule.end):
         d = estimators.get(name, tau=tau)(theta, generator=rng(5))
         assert d.isfinite().all()
-        assert d[0, 0] > 0.99 or tau > 1
+        assert d[0, 0] > 0.98 or tau > 1
         (gradient,) = torch.autograd.grad(
             d, theta, torch.ones_like(d) * torch.tensor([1.0, 2.0, 3.0], dtype=dtype)
         )
@@ -184,10 +207,10 @@ def test_generator_decides_the_draw(name):
     estimator = estimators.get(name)
     first, again, other = (estimator(theta, generator=rng(s)) for s in (1, 1, 2))
     assert torch.equal(first, again)
-    assert torch.equal(first, other) != estimator.discrete
+    assert torch.equal(first, other) == (name == "softmax")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PATHWISE)
 def test_rows_are_independent(name):
     """A batched call is the rows' own formulas: the gradient of one row ignores the others."""
     theta = torch.randn(4, 5, generator=rng(), dtype=torch.float64, requires_grad=True)
@@ -221,12 +244,117 @@ def test_schedules_hit_both_endpoints(steps):
     assert Schedule(1.0, 1.0).at(0, 1) == 1.0
 
 
-def test_pathwise_objective_is_the_loss_itself():
-    theta = torch.zeros(2, 3, requires_grad=True)
-    estimator = estimators.get("reinmax")
-    d = estimator(theta, generator=rng())
-    loss = d.square().sum()
-    assert estimator.objective(loss, theta, d) is loss
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_gumbel_rao_has_the_mean_of_st_gumbel_and_less_variance(tau):
+    """Over 20,000 draws: means agree within 4.5 standard errors (< 0.01 % by chance per entry)."""
+    n = 20_000
+    theta = torch.randn(5, dtype=torch.float64, generator=rng(1))
+    f = problems(2)["cubic"]
+    moments = {}
+    for name in ("st_gumbel", "gumbel_rao"):
+        estimator = estimators.get(name, tau=tau)
+        estimator.samples = 20
+        leaf = theta.expand(n, 5).clone().requires_grad_()
+        d = estimator(leaf, generator=rng(3))
+        (gradient,) = torch.autograd.grad(torch.stack([f(row) for row in d]).sum(), leaf)
+        moments[name] = gradient.mean(0), gradient.var(0)
+    (mean_1, var_1), (mean_2, var_2) = moments["st_gumbel"], moments["gumbel_rao"]
+    assert ((mean_1 - mean_2).abs() < 4.5 * ((var_1 + var_2) / n).sqrt()).all()
+    assert var_2.sum() < 0.8 * var_1.sum()
+
+
+def test_conditional_gumbels_are_those_that_lead_to_the_draw():
+    """Given D they have D as arg-max, and over D ~ Cat(pi) they are unconditional Gumbels."""
+    n = 40_000
+    theta = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
+    d = categorical(theta.expand(n, 4), rng(1))
+    perturbed = gumbel_given_argmax(theta.expand(n, 4), d, 1, rng(2))[0]
+    assert torch.equal(perturbed.argmax(-1), d.argmax(-1))
+    noise = perturbed - theta
+    uniform = torch.exp(-torch.exp(-noise)).sort(0).values  # distribution function of a Gumbel
+    grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    assert (uniform - grid.unsqueeze(1)).abs().max() < 1.95 / n**0.5  # Kolmogorov-Smirnov, 99.9 %
+
+
+def test_dirichlet_is_pathwise():
+    """The mean of the estimates is the gradient of E f for a linear f, whose mean is known."""
+    n = 60_000
+    theta = torch.tensor([0.3, -0.5, 1.0], dtype=torch.float64)
+    a = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    estimator = estimators.get("dirichlet")
+    leaf = theta.expand(n, 3).clone().requires_grad_()
+    draw = estimator(leaf, generator=rng(1))
+    torch.testing.assert_close(draw.sum(-1), torch.ones(n, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad((draw @ a).sum(), leaf)
+    exact = theta.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(estimator.probabilities(exact) @ a, exact)
+    assert ((gradient.mean(0) - expected).abs() < 4.5 * gradient.std(0) / n**0.5).all()
+    torch.testing.assert_close(draw.mean(0), estimator.probabilities(theta), atol=5e-3, rtol=0)
+
+
+def test_reinforce_is_unbiased_for_every_loss():
+    """By enumeration: the mean of the estimates is the exact gradient, whatever the baseline."""
+    for seed, baseline in itertools.product(range(5), (-3.0, 0.0, 2.0)):
+        theta = torch.randn(5, dtype=torch.float64, generator=rng(seed))
+        values = torch.randn(5, dtype=torch.float64, generator=rng(seed + 9)).exp()
+        total = torch.zeros_like(theta)
+        for k, d in enumerate(torch.eye(5, dtype=torch.float64)):
+            estimator = estimators.get("reinforce")
+            estimator.load_state({"baseline": baseline})
+            total += theta.softmax(-1)[k] * estimator.gradient(theta, d.unsqueeze(0), values[k].view(1))
+            assert estimator.state() == {"baseline": pytest.approx(0.9 * baseline + 0.1 * float(values[k]))}
+        leaf = theta.clone().requires_grad_()
+        (exact,) = torch.autograd.grad(leaf.softmax(-1) @ values, leaf)
+        torch.testing.assert_close(total, exact, rtol=0, atol=1e-12)
+
+
+def test_reinforce_with_leave_one_out_is_unbiased_for_every_loss():
+    """By enumeration of all pairs and triples of draws."""
+    theta = torch.randn(4, dtype=torch.float64, generator=rng(3))
+    values = torch.randn(4, dtype=torch.float64, generator=rng(4)).exp()
+    pi, eye = theta.softmax(-1), torch.eye(4, dtype=torch.float64)
+    leaf = theta.clone().requires_grad_()
+    (exact,) = torch.autograd.grad(leaf.softmax(-1) @ values, leaf)
+    for n in (2, 3):
+        total = torch.zeros_like(theta)
+        for chosen in itertools.product(range(4), repeat=n):
+            index = torch.tensor(chosen)
+            estimate = estimators.get("reinforce_loo").gradient(theta, eye[index], values[index])
+            total += pi[index].prod() * estimate
+        torch.testing.assert_close(total, exact, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="at least 2 draws"):
+        estimators.get("reinforce_loo").gradient(theta, eye[:1], values[:1])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PATHWISE])
+def test_loss_based_estimates_are_finite_and_sum_to_zero(name):
+    theta = torch.tensor([[1e3, -1e3, 0.0], [0.1, 0.2, 0.3]], dtype=torch.bfloat16)
+    estimator = estimators.get(name)
+    draws = estimator(theta.expand(4, 2, 3), generator=rng(0))
+    assert not draws.requires_grad
+    if name == "reinforce":
+        assert not estimator.gradient(theta, draws, torch.ones(4)).any()  # sets the baseline
+    estimate = estimator.gradient(theta, draws, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert estimate.any()
+    assert estimate.shape == theta.shape
+    assert estimate.dtype == theta.dtype
+    assert estimate.isfinite().all()
+    assert estimate.sum(-1).abs().max() < 2e-2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_probabilities_are_the_means_of_the_draws(name):
+    theta = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    estimator = estimators.get(name)
+    assert estimator.probabilities(theta).sum() == pytest.approx(1)
+    if estimator.discrete:
+        mean = estimator(theta.expand(20_000, 4), generator=rng(1)).mean(0)
+        torch.testing.assert_close(mean, estimator.probabilities(theta), atol=0.02, rtol=0)
+
+
+def test_an_estimator_that_differentiates_has_no_loss_based_gradient():
+    with pytest.raises(NotImplementedError, match="differentiates its draws"):
+        estimators.get("st").gradient(torch.zeros(3), torch.zeros(1, 3), torch.zeros(1))
 
 
 def test_bad_logits_are_refused():

@@ -1,0 +1,42 @@
+"""ReinMax with a Rao-Blackwellised Gumbel-softmax in place of its midpoint."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from estimators.base import (
+    Estimator,
+    categorical,
+    draw_with_gradient,
+    gumbel_given_argmax,
+    jacobian_product,
+    widen,
+)
+from estimators.schedule import Schedule
+
+
+class ReinMaxRao(Estimator):
+    """D ~ Cat(pi); backward 2 mean_G J(softmax((log m + G) / tau)) g / tau - J(pi) g / 2.
+
+    m = (pi + D) / 2 is the midpoint of ReinMax, and the mean is over M draws of G given D. Less
+    variance than ReinMax, but not its mean: the Jacobian is smoothed.
+
+    Source: Wang & Bui, 2026, arXiv 2603.08257.
+    """
+
+    name = "reinmax_rao"
+    default_schedule = Schedule(1.0, 1.0)
+    samples = 100
+
+    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        theta, tau = widen(logits.detach()), self.tau
+        draw = categorical(theta, generator)
+        pi = theta.softmax(-1)
+        midpoint = ((pi + draw) / 2).log()
+        p = (gumbel_given_argmax(midpoint, draw, self.samples, generator) / tau).softmax(-1)
+
+        def vjp(g: Tensor) -> Tensor:
+            return 2 * jacobian_product(p, g).mean(0) / tau - jacobian_product(pi, g) / 2
+
+        return draw_with_gradient(logits, draw, vjp)
