@@ -334,12 +334,12 @@ def test_loss_based_estimates_are_finite_and_sum_to_zero(name):
     assert not draws.requires_grad
     if name == "reinforce":
         assert not estimator.gradient(theta, draws, torch.ones(4)).any()  # sets the baseline
-    estimate = estimator.gradient(theta, draws, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    estimate = estimator.gradient(theta, draws, torch.tensor([1.0, 2.0, 3.0, 7.0]))
     assert estimate.any()
     assert estimate.shape == theta.shape
     assert estimate.dtype == theta.dtype
     assert estimate.isfinite().all()
-    assert estimate.sum(-1).abs().max() < 2e-2
+    assert estimate.sum(-1).abs().max() < 3e-2
 
 
 @pytest.mark.parametrize("name", NAMES)
