@@ -155,11 +155,10 @@ def unrolled_gradient(
     """
     parameters = [p for p in supernet.parameters() if p.requires_grad]
 
-    def train_gradient_of(inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-        loss = F.cross_entropy(supernet(train[0], draw), train[1])
-        return torch.autograd.grad(loss, inputs, allow_unused=True)
+    def train_loss(draw: Tensor) -> Tensor:
+        return F.cross_entropy(supernet(train[0], draw), train[1])
 
-    gradients = train_gradient_of(parameters)
+    gradients = torch.autograd.grad(train_loss(draw.detach()), parameters, allow_unused=True)
     touched = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
     saved = [p.detach().clone() for p, _ in touched]
 
@@ -176,15 +175,13 @@ def unrolled_gradient(
         scale = epsilon / torch.stack([v.norm() for v in vector]).norm().clamp_min(1e-12)
         with frozen(supernet):
             move(vector, -scale)
-            (above,) = train_gradient_of([draw])
+            (above,) = torch.autograd.grad(train_loss(draw), draw)
             move(vector, scale)
-            (below,) = train_gradient_of([draw])
+            (below,) = torch.autograd.grad(train_loss(draw), draw)
     finally:
         with torch.no_grad():
             for (p, _), value in zip(touched, saved, strict=True):
                 p.copy_(value)
-    assert above is not None
-    assert below is not None
     implicit = (above - below) / (2 * scale).to(above.device)
     return loss.detach(), output.detach(), direct - rate * implicit
 

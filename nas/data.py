@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -86,48 +88,66 @@ class DataSet:
         return mean.tolist(), std.tolist()
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """How batches are handed to a network.
+
+    Attributes:
+        device: where they go.
+        mean, std: per channel, of values in [0, 1].
+        resident: keep the pixels on `device`; otherwise on the host, and pin each batch.
+        channels_last: memory order of the batches.
+    """
+
+    device: torch.device
+    mean: list[float]
+    std: list[float]
+    resident: bool = True
+    channels_last: bool = True
+
+
+def delivery(dataset: DataSet, options: RunOptions, device: torch.device) -> Delivery:
+    """What the options ask for; the data are resident unless they are larger than the budget."""
+    size = dataset.train.pixels.numel() + dataset.test.pixels.numel()
+    resident = size <= options.data_budget_gb * 1e9
+    return Delivery(device, *dataset.statistics(), resident, options.channels_last)
+
+
 class Batches:
-    """Normalised batches of `images`, on `device`, channels-last.
+    """Normalised batches of `images`.
 
     Args:
         images: the part of the data to read.
         batch_size: images a batch.
-        device: where batches go.
-        mean, std: per channel, of values in [0, 1].
+        delivery: where and how they are wanted.
         augmentation: given for parts that are trained on: `epoch` and `endless` shuffle and augment
             them, and leave out a last batch that would be smaller. Iteration gives all images in
             order, unaugmented, in batches of nearly equal size.
         seed: of order and augmentation, which are functions of (seed, epoch, batch).
-        budget: bytes up to which the pixels are moved to `device`; beyond, they stay in pinned
-            host memory.
     """
 
     def __init__(
         self,
         images: Images,
         batch_size: int,
-        device: torch.device,
-        mean: list[float],
-        std: list[float],
+        delivery: Delivery,
         augmentation: Augmentation | None = None,
         seed: int = 0,
-        budget: float = math.inf,
     ) -> None:
         if augmentation is not None and len(images) < batch_size:
+            advice = f"lower --batch-size to at most {len(images)}" if len(images) > 1 else "use more images"
             raise InputError(
                 f"the data set has {len(images)} images for this part of the training, too few for "
-                f"one batch of {batch_size}: lower --batch-size to at most {len(images)}"
+                f"one batch of {batch_size}: {advice}"
             )
-        self.batch_size, self.device, self.augmentation, self.seed = batch_size, device, augmentation, seed
-        if device.type != "cpu":
-            if images.pixels.numel() <= budget:
-                images = Images(images.pixels.to(device), images.labels.to(device))
-            else:
-                images = Images(images.pixels.pin_memory(), images.labels.pin_memory())
+        self.batch_size, self.augmentation, self.seed = batch_size, augmentation, seed
+        self.delivery, device = delivery, delivery.device
+        if delivery.resident:
+            images = Images(images.pixels.to(device), images.labels.to(device))
         self.images = images
         self.home = images.pixels.device
-        scale = [1 / (255 * s) for s in std]
-        shift = [-m / s for m, s in zip(mean, std, strict=True)]
+        scale = [1 / (255 * s) for s in delivery.std]
+        shift = [-m / s for m, s in zip(delivery.mean, delivery.std, strict=True)]
         self.scale, self.shift = torch.tensor(scale, device=device), torch.tensor(shift, device=device)
 
     def __len__(self) -> int:
@@ -175,12 +195,15 @@ class Batches:
         return x, self._move(self.images.labels[indices])
 
     def _finish(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, C) uint8 to normalised (B, C, H, W) float32 in channels-last order."""
+        """(B, H, W, C) uint8 to normalised (B, C, H, W) float32."""
         x = self._move(pixels.contiguous()).float()
-        return torch.addcmul(self.shift, x, self.scale).permute(0, 3, 1, 2)
+        x = torch.addcmul(self.shift, x, self.scale).permute(0, 3, 1, 2)
+        return x if self.delivery.channels_last else x.contiguous()
 
     def _move(self, x: Tensor) -> Tensor:
-        return x.to(self.device, non_blocking=True)
+        if self.home == self.delivery.device:
+            return x
+        return x.pin_memory().to(self.delivery.device, non_blocking=True)
 
 
 def _crop_and_flip(pixels: Tensor, augmentation: Augmentation, rng: torch.Generator) -> Tensor:
@@ -219,18 +242,25 @@ def _apply_policy(pixels: Tensor, policy: Policy) -> Tensor:
     out = []
     for image in pixels.permute(0, 2, 3, 1).cpu().numpy():
         picture = Image.fromarray(image if image.shape[2] == 3 else np.repeat(image, 3, 2))
-        out.append(np.asarray(policy(picture))[:, :, : image.shape[2]])
+        try:
+            out.append(np.asarray(policy(picture))[:, :, : image.shape[2]])
+        except (ValueError, TypeError, OSError) as error:
+            raise InputError(f"the policy of --auto-augment fails on these images: {error}") from None
     return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).to(pixels.device)
 
 
 def split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Disjoint sorted indices (rest, part) of (N,) labels, `part` holding `fraction` of each class."""
+    """Disjoint sorted indices (rest, part) of (N,) labels, `part` holding `fraction` of each class.
+
+    A class of two or more images is in both.
+    """
     rng = generator(seed, "split")
     part = []
     for label in range(int(labels.max()) + 1):
         members = (labels == label).nonzero().squeeze(1)
         members = members[torch.randperm(len(members), generator=rng)]
-        part.append(members[: round(fraction * len(members))])
+        count = round(fraction * len(members))
+        part.append(members[: min(max(count, 1), len(members) - 1) if len(members) > 1 else count])
     chosen = torch.cat(part).sort().values
     mask = torch.ones(len(labels), dtype=torch.bool)
     mask[chosen] = False
@@ -242,7 +272,10 @@ def load(options: RunOptions) -> DataSet:
     name, _, path = options.dataset.partition(":")
     one_of("data set", name, ["digits", "cifar10", "cifar100", "folder"])
     if name == "folder":
-        data = _folder(Path(path), options.image_size, options.test_fraction)
+        try:
+            data = _folder(Path(path), options.image_size, options.test_fraction)
+        except OSError as error:
+            raise InputError(f"cannot read the data set folder '{path[:200]}': {error}") from None
     elif path:
         raise InputError(f"data set '{options.dataset}' is malformed: only folder takes a path")
     else:
@@ -253,6 +286,11 @@ def load(options: RunOptions) -> DataSet:
     if options.crop_padding is not None:
         augmentation = replace(augmentation, crop_padding=options.crop_padding)
     data = replace(data, augmentation=augmentation)
+    if options.train_limit is not None and options.train_limit < len(data.classes):
+        raise InputError(
+            f"--train-limit is {options.train_limit}, expected at least one image for each of the "
+            f"{len(data.classes)} classes"
+        )
     if options.train_limit is not None and options.train_limit < len(data.train):
         fraction = options.train_limit / len(data.train)
         data = replace(data, train=data.train[split(data.train.labels, fraction, seed=0)[1]])
@@ -318,7 +356,7 @@ def _class_folders(root: Path, size: int) -> tuple[tuple[str, ...], Images]:
         raise InputError(f"{root} has {len(classes)} class folders, expected at least 2")
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
+        found = sorted(p for p in (root / name).rglob("*") if _is_image(p, root))
         if not found:
             raise InputError(f"class folder {root / name} has no images ({', '.join(IMAGE_ENDINGS)})")
         paths += found
@@ -326,12 +364,19 @@ def _class_folders(root: Path, size: int) -> tuple[tuple[str, ...], Images]:
     return classes, Images(_decode_cached(root, paths, size), torch.tensor(labels))
 
 
+def _is_image(path: Path, root: Path) -> bool:
+    """Whether the file counts as an image: by its ending, and not hidden."""
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.suffix.lower() in IMAGE_ENDINGS and not hidden and not path.is_dir()
+
+
 def _decode_cached(root: Path, paths: list[Path], size: int) -> Tensor:
     """Pixels (N, 3, size, size) of the files; decoded once per state of the folder."""
     fingerprint = hashlib.sha256(f"{root.resolve()} {size}".encode())
     for path in paths:
         status = path.stat()
-        fingerprint.update(f"{path.relative_to(root)} {status.st_size} {status.st_mtime_ns}\n".encode())
+        fingerprint.update(os.fsencode(path.relative_to(root)))
+        fingerprint.update(f" {status.st_size} {status.st_mtime_ns}\n".encode())
     cached = cache_folder() / f"{fingerprint.hexdigest()[:32]}.safetensors"
     try:
         pixels = load_file(cached)["pixels"]
@@ -343,17 +388,29 @@ def _decode_cached(root: Path, paths: list[Path], size: int) -> Tensor:
         decoded = pool.map(lambda path: _decode(path, size), paths)
         progress = tqdm(decoded, f"decoding {root}", len(paths), disable=None, unit="image")
         pixels = torch.from_numpy(np.stack(list(progress))).permute(0, 3, 1, 2).contiguous()
-    with atomic_path(cached) as temporary:
-        save_file({"pixels": pixels}, temporary)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(cached) as temporary:
+            save_file({"pixels": pixels}, temporary)
+    except (OSError, SafetensorError) as error:
+        print(f"note: the decoded images of {root} are not cached: {error}", file=sys.stderr)
     return pixels
 
 
 def _decode(path: Path, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
-            rgb = image.convert("RGB")
-            return np.asarray(rgb if rgb.size == (size, size) else rgb.resize((size, size)))
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode == "F":
+                raise ValueError("floating-point pixels have no defined range, expected 8 or 16 bits")
+            if image.mode.startswith("I"):  # 16 bits
+                image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("RGB")
+            return np.asarray(image if image.size == (size, size) else image.resize((size, size)))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read the image {path}: {error}; repair or remove it") from None

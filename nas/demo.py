@@ -29,6 +29,8 @@ def main() -> int:
     parser.add_argument("--random", type=int, default=8, help="random architectures (default: 8)")
     parser.add_argument("--epochs", type=int, help="epochs of every run (default: those of the recipes)")
     arguments = parser.parse_args()
+    if arguments.random < 1:
+        parser.error("--random must be at least 1")
     try:
         demonstrate(Path(arguments.out), arguments.space, arguments.random, arguments.epochs)
     except subprocess.CalledProcessError as error:

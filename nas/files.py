@@ -32,12 +32,15 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Replace `path` by `data` as indented JSON, atomically."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """`data` as `write_json` writes it."""
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def cache_folder() -> Path:
     """Folder for derived files that may be deleted at any time."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "reinmax-nas"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(base) / "reinmax-nas"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -29,12 +31,14 @@ from nas.seeding import seed_everything
 from recipes import FinalOptions, InputError, one_of
 from search_spaces.skeleton import Skeleton
 
-SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly")
+SCHEDULERS = ("cosine", "tanh", "step", "poly")
 
 
 def run(options: FinalOptions) -> None:
     """Train and test as the options say, and leave the network in the run folder."""
-    loop.run(options, f"final-{options.space or 'net'}", Training)
+    genotype = options.genotype or ""
+    short = genotype if re.fullmatch(r"\w{1,40}", genotype) else f"{zlib.crc32(genotype.encode()):08x}"
+    loop.run(options, f"final-{short}", Training)
 
 
 class Training:
@@ -57,25 +61,22 @@ class Training:
         self.device = runtime.select_device(options)
         dataset = data.load(options)
         self.classes = dataset.classes
-        mean, std = dataset.statistics()
-        budget = options.data_budget_gb * 1e9
+        delivery = data.delivery(dataset, options, self.device)
         augmentation = replace(dataset.augmentation, policy=image_policy(options.auto_augment))
-        self.train = Batches(
-            dataset.train, options.batch_size, self.device, mean, std, augmentation, options.seed, budget
-        )
+        self.train = Batches(dataset.train, options.batch_size, delivery, augmentation, options.seed)
         self.steps = len(self.train)
-        self.test = Batches(dataset.test, options.batch_size, self.device, mean, std, budget=budget)
+        self.test = Batches(dataset.test, options.batch_size, delivery)
         self.description: dict[str, Any] = {
             "genotype": self.genotype.to_json(),
             "text": self.text,
             "channels": options.channels,
-            "cells": options.cells or space.fewest_cells,
+            "cells": runtime.cells(options, space),
             "num_classes": len(dataset.classes),
             "in_chans": dataset.in_channels,
             "image_size": list(dataset.test.pixels.shape[-2:]),
             "classes": list(dataset.classes),
-            "mean": mean,
-            "std": std,
+            "mean": delivery.mean,
+            "std": delivery.std,
         }
         self.mixup = build_mixup(options, len(dataset.classes))
 
@@ -102,6 +103,8 @@ class Training:
             )
         except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
             raise InputError(f"optimizer '{options.optimizer}' cannot be used: {error}") from None
+        if getattr(self.optimizer, "is_second_order", False):
+            raise InputError(f"optimizer '{options.optimizer}' needs second derivatives: choose another")
         self.rates, _ = create_scheduler_v2(
             self.optimizer,
             one_of("scheduler", options.scheduler, SCHEDULERS),

@@ -36,16 +36,13 @@ def read_genotype(text: str, space_name: str | None = None) -> Genotype:
 
 
 def _parse(text: str, space_name: str | None) -> Genotype:
-    """Notation of `space_name`, or of the only space whose notation it is."""
-    errors = []
-    if space_name is None and "(" not in text:
-        space_name = "micro" if text.count("+") == 1 else "nasbench201"
-    for name in [space_name or "darts"]:
-        try:
-            return search_spaces.get(name).parse(text)
-        except GenotypeError as error:
-            errors.append(str(error))
-    raise InputError(errors[0])
+    """Read the notation of `space_name`, by default of the space whose notation it looks like."""
+    if space_name is None:
+        space_name = "darts" if "(" in text else "micro" if text.count("+") == 1 else "nasbench201"
+    try:
+        return search_spaces.get(space_name).parse(text)
+    except GenotypeError as error:
+        raise InputError(str(error)) from None
 
 
 def _in_space(space: str, notation: str, wanted: str | None, what: str) -> Genotype:

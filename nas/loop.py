@@ -14,7 +14,7 @@ from nas.files import write_json
 from nas.report import render_report, write_cell
 from nas.run_folder import RunFolder
 from nas.tensorboard import Board
-from recipes import RunOptions
+from recipes import InputError, RunOptions
 from recipes.command_line import config_json
 from search_spaces import Genotype
 
@@ -65,12 +65,27 @@ def run(options: Options, name: str, make_job: Callable[[Options], Job]) -> None
     """
     folder = RunFolder(options, name)
     if folder.finished:
+        if not (folder.path / "report.html").exists():
+            render_report(folder.path)
         print(f"{folder.path} holds a finished run already")
         return
+    try:
+        _run(options, folder, make_job)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise InputError(
+                "out of memory: lower --channels, --cells, --batch-size or --image-size"
+            ) from None
+        raise
+
+
+def _run(options: Options, folder: RunFolder, make_job: Callable[[Options], Job]) -> None:
     job, start = make_job(options), 0
     if folder.checkpoint is not None:
         job.restore(folder.checkpoint["state"], folder)
         start = folder.checkpoint["epoch"]
+        for file, content in job.documents.items():
+            folder.require_unchanged(file, content)
     folder.create(job.device)
     for file, content in job.documents.items():
         write_json(folder.path / file, content)

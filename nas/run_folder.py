@@ -15,12 +15,16 @@ from typing import Any
 
 import torch
 
-from nas.files import atomic_path, write_json, write_text
+from nas.files import atomic_path, json_text, write_json, write_text
 from recipes import InputError, RunOptions, first_line
 from recipes.command_line import config_json
 
 CHECKPOINT_FORMAT = 1
-_OWN_FILES = ("config.json", "metrics.jsonl", "checkpoint.pt", "result.json")
+# All that a run writes into its folder, and all that --overwrite deletes there.
+_OWN = (
+    "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "splits.json", "genotype.json",
+    "result.json", "model.safetensors", "cell.svg", "cell.png", "report.html", "tensorboard",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -45,12 +49,15 @@ class RunFolder:
         self.options = options
         self.checkpoint: dict[str, Any] | None = None
         self.finished = False
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path} is a file, expected a folder: give another --out")
-        if not self.path.exists() or not any(self.path.iterdir()):
+        try:
+            occupied = self.path.exists() and any(self.path.iterdir())
+        except OSError as error:
+            raise InputError(f"--out {self.path} cannot be used as a folder: {error}") from None
+        if not occupied:
+            if options.resume:
+                raise InputError(f"there is no run in {self.path} to resume: check --out")
             return
-        ours = any((self.path / file).exists() for file in _OWN_FILES)
-        if not ours:
+        if not self._is_run():
             raise InputError(f"{self.path} is not empty and not a run folder: give another --out")
         if options.resume:
             self.finished = (self.path / "result.json").exists()
@@ -64,16 +71,51 @@ class RunFolder:
     def create(self, device: torch.device) -> None:
         """Make the folder ready for writing, and record the options and what it runs on."""
         try:
-            if self.options.overwrite and self.path.exists():
-                shutil.rmtree(self.path)
+            if self.options.overwrite:
+                for name in _OWN:
+                    _delete(self.path / name)
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / "config.json", config_json(self.options) | {"out": str(self.path)})
         except OSError as error:
             raise InputError(
-                f"cannot write the run folder {self.path}: {error.strerror}; give another --out"
+                f"cannot write the run folder {self.path}: {error}; give another --out"
             ) from None
         self._truncate_metrics(0 if self.checkpoint is None else self.checkpoint["epoch"])
-        write_json(self.path / "environment.json", _environment(device))
+        environment = _environment(device)
+        if self.checkpoint is not None:
+            self._compare(environment)
+        write_json(self.path / "environment.json", environment)
+
+    def _is_run(self) -> bool:
+        """Whether the configuration in the folder is that of a run."""
+        try:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            return config["kind"] in ("search", "final")
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _compare(self, environment: dict[str, Any]) -> None:
+        """Say what is different from before the interruption and may change the last bits."""
+        try:
+            before = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        for name in ("torch", "device", "gpu", "threads"):
+            if before.get(name) != environment[name]:
+                print(
+                    f"note: resumed with {name} {environment[name]} instead of {before.get(name)}; results "
+                    "may differ from those of an uninterrupted run in the last bits",
+                    file=sys.stderr,
+                )
+
+    def require_unchanged(self, file: str, content: Any) -> None:
+        """Raise InputError if `file` was written with another content before the interruption."""
+        path = self.path / file
+        if path.exists() and path.read_text(encoding="utf-8") != json_text(content):
+            raise InputError(
+                f"{path} no longer matches the data or the genotype that the run began with: restore "
+                "them, or start again with --overwrite"
+            )
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -131,6 +173,13 @@ def restore(what: Any, state: dict[str, Any], name: str, folder: RunFolder) -> N
         raise InputError(
             f"the checkpoint in {folder.path} does not fit this configuration: {first_line(error)}"
         ) from None
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

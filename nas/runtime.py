@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nas.bilevel import StepResult
 from nas.data import Batches
 from recipes import InputError, RunOptions
+from search_spaces import SearchSpace
 from search_spaces.mixed_edge import Draw
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -62,6 +63,17 @@ def autocast(options: RunOptions, device: torch.device) -> torch.autocast | null
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+
+
+def cells(options: RunOptions, space: SearchSpace) -> int:
+    """Number of cells that the options ask for. Raises InputError if a kind of cell would be missing."""
+    count = options.cells or space.fewest_cells
+    if count < space.fewest_cells:
+        raise InputError(
+            f"--cells is {count}, expected at least {space.fewest_cells} in the space '{space.name}' "
+            f"({space.cells_help})"
+        )
+    return count
 
 
 def place(model: Model, options: RunOptions, device: torch.device) -> Model:

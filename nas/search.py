@@ -41,16 +41,15 @@ class Search:
         parts = data.split(dataset.train.labels, options.val_fraction, options.seed)
         self.documents = {"splits.json": {"train": parts[0].tolist(), "valid": parts[1].tolist()}}
         train, valid = (dataset.train[part] for part in parts)
-        common = (options.batch_size, self.device, *dataset.statistics())
-        budget = options.data_budget_gb * 1e9
-        self.train = Batches(train, *common, dataset.augmentation, options.seed, budget)
+        common = (options.batch_size, data.delivery(dataset, options, self.device))
+        self.train = Batches(train, *common, dataset.augmentation, options.seed)
         self.steps = len(self.train)
-        self.valid = Batches(valid, *common, data.Augmentation(), options.seed + 1, budget)
+        self.valid = Batches(valid, *common, data.Augmentation(), options.seed + 1)
 
         seed_everything(options.seed, "initial weights")
         supernet = self.space.supernet(
             channels=options.channels,
-            cells=options.cells or self.space.fewest_cells,
+            cells=runtime.cells(options, self.space),
             num_classes=len(dataset.classes),
             in_channels=dataset.in_channels,
             edge_gradient=options.edge_gradient,

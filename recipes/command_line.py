@@ -24,17 +24,21 @@ Options = TypeVar("Options", bound=RunOptions)
 
 _PRESETS = {SearchOptions: presets.SEARCH, FinalOptions: presets.FINAL}
 # What may differ between a run and its continuation: it does not change the result.
-_FREE_ON_RESUME = {"out", "resume", "overwrite", "config", "preset", "data_root", "download"}
+_FREE_ON_RESUME = {"out", "resume", "overwrite", "data_root", "download"}
 
 
 def main(options_class: type[Options], job: Callable[[Options], None], argv: Sequence[str] | None) -> int:
-    """Parse `argv`, do `job`, return the exit code: 0, or 2 after one line about bad input."""
+    """Parse `argv`, do `job`, return the exit code: 0, 2 after one line about bad input, or 130
+    when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         job(parse(options_class, argv))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: continue at the last checkpoint with --resume --out FOLDER", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -57,7 +61,7 @@ def parse(options_class: type[Options], argv: Sequence[str]) -> Options:
     elif known.config and known.preset:
         raise InputError("--config and --preset were both given: a configuration is complete, drop one")
     elif known.config:
-        defaults = read_config(options_class, Path(known.config))
+        defaults = read_config(options_class, Path(known.config)) | {"out": None}
     else:
         recipes = _PRESETS[options_class]
         defaults = recipes[one_of("preset", known.preset or "quick", recipes)]
@@ -77,8 +81,8 @@ def _parse_all(options_class: type[Options], argv: Sequence[str], default: Optio
     except SystemExit as stop:
         if not stop.code:
             raise
-        words = re.sub(r"[─│╭╮╰╯]+", " ", message.getvalue()).split()
-        raise InputError(" ".join(words)) from None
+        words = " ".join(re.sub(r"[─│╭╮╰╯]+|-{3,}", " ", message.getvalue()).split())
+        raise InputError(re.split(r" (?:Argument|For full) helptext", words)[0] + "; see --help") from None
 
 
 def read_config(options_class: type[RunOptions], path: Path) -> dict[str, Any]:
@@ -101,7 +105,9 @@ def read_config(options_class: type[RunOptions], path: Path) -> dict[str, Any]:
 
 def check(options: Options) -> Options:
     """Return `options` if every number is in its range; raises InputError."""
-    for name in ("epochs", "batch_size", "checkpoint_every", "evaluate_every", "image_size"):
+    _require(options, "batch_size", lambda v: v >= 2, "an integer of at least 2")
+    _require(options, "image_size", lambda v: 4 <= v <= 4096, "an integer from 4 to 4096")
+    for name in ("epochs", "checkpoint_every", "evaluate_every"):
         _require(options, name, lambda v: v >= 1, "an integer of at least 1")
     for name in ("channels", "cells", "threads", "train_limit", "draws"):
         _require(options, name, lambda v: v is None or v >= 1, "an integer of at least 1")

@@ -136,13 +136,13 @@ class FinalOptions(RunOptions):
     optimizer: str = "sgd"
     """Any optimizer timm knows, e.g. sgd (Nesterov), momentum, adamw."""
     scheduler: str = "cosine"
-    """Any learning-rate scheduler timm knows, e.g. cosine, step, poly."""
+    """Learning-rate scheduler of timm: cosine, tanh, step (a tenth at each third of the run) or poly."""
     warmup_epochs: int = 0
     """Epochs in which the learning rate rises linearly."""
     label_smoothing: float = 0.0
     """Probability mass that is spread over the other classes."""
     drop_path: float = 0.0
-    """Drop-path probability in the last epoch; it rises linearly from 0 (darts)."""
+    """Drop-path probability that the epochs rise to linearly from 0, as in DARTS (darts)."""
     auxiliary_weight: float = 0.0
     """Weight of the auxiliary head's loss; 0 builds none (darts)."""
     mixup: float = 0.0

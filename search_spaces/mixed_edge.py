@@ -99,7 +99,7 @@ class _ExactEdgeGradient(torch.autograd.Function):
         y, x = ctx.saved_tensors
         device, autocast_dtype, autocast = ctx.autocast
         products = []
-        with torch.autocast(device, dtype=autocast_dtype, enabled=autocast):
+        with torch.autocast(device, dtype=autocast_dtype, enabled=autocast, cache_enabled=False):
             for k, (name, operation) in enumerate(ctx.edge.candidates.items()):
                 if name == "none":
                     products.append(grad.new_zeros((), dtype=ctx.dtype))

@@ -120,6 +120,7 @@ class Skeleton(nn.Module):
     Subclasses set `num_features` and `drop_path` and implement `features`.
     """
 
+    is_supernet = False
     num_features: int
     num_classes: int
     classifier: nn.Module
@@ -139,6 +140,8 @@ class Skeleton(nn.Module):
         Returns:
             logits; in training mode with an auxiliary head (logits, auxiliary logits).
         """
+        if self.is_supernet != (draw is not None):
+            raise TypeError("a supernet is called with a draw, a derived network without one")
         draws = None if draw is None else split_draw(draw, x.device)
         features, auxiliary = self.features(x, draws)
         logits = self.forward_head(features)

@@ -84,7 +84,19 @@ class SearchSpace(ABC):
         """Return `genotype` if it belongs to this space; raises GenotypeError otherwise."""
         if genotype.space != self.name:
             raise GenotypeError(f"genotype belongs to the space '{genotype.space}', expected '{self.name}'")
-        return self.parse(self.format(genotype))
+        try:
+            parsed = self.parse(self.format(genotype))
+        except (LookupError, TypeError, ValueError) as error:
+            if isinstance(error, GenotypeError):
+                raise
+            raise GenotypeError(f"the cells of the genotype do not fit the space '{self.name}'") from None
+        for mine, theirs in zip(parsed.cells, genotype.cells, strict=True):
+            same_edges = sorted(mine.edges, key=_position) == sorted(theirs.edges, key=_position)
+            if (mine.name, mine.concat) != (theirs.name, theirs.concat) or not same_edges:
+                raise GenotypeError(
+                    f"the cell '{theirs.name[:40]}' of the genotype does not fit the space '{self.name}'"
+                )
+        return parsed
 
     def choice(self, genotype: Genotype) -> list[int]:
         """Operation index of every row of the logits; edges that are absent count as `none`."""
@@ -154,6 +166,7 @@ class SearchSpace(ABC):
         materials = Materials(self.operations, candidate_norm, supernet_norm, self.pool_norm)
         size = Size(channels or self.channels, cells or self.cells, num_classes, in_channels)
         network = self.skeleton(plans, materials, size)
+        network.is_supernet = True
         network.set_edge_gradient(edge_gradient)
         return network
 
@@ -178,6 +191,10 @@ class SearchSpace(ABC):
                 f"expected one of {', '.join(allowed)}"
             )
         return name
+
+
+def _position(edge: Edge) -> tuple[int, int, str]:
+    return edge.target, edge.source, edge.operation
 
 
 def edges_by_target(edges: Sequence[Edge]) -> dict[int, list[Edge]]:

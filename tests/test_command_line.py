@@ -66,6 +66,10 @@ def fails(main, arguments, *words, out=None, capsys=None):
         (["--estimator", "reinforce_loo", "--draws", "1"], ["--draws is 1", "at least 2"]),
         (["--estimator", "reinforce", "--order", "2"], ["--order 2", "'reinforce'"]),
         (["--order", "3"], ["--order", "'1', '2'"]),
+        (["--space", "darts", "--cells", "2"], ["--cells is 2", "at least 3"]),
+        (["--train-limit", "3"], ["--train-limit is 3", "10 classes"]),
+        (["--batch-size", "1"], ["--batch-size is 1", "at least 2"]),
+        (["--val-fraction", "0.0001"], ["too few for one batch"]),
         (["--nonsense", "1"], ["--nonsense"]),
         (["--batch-size", "2000"], ["too few for one batch of 2000", "--batch-size"]),
         (["--device", "cuda:77"], ["device 'cuda:77' is not available"]),
@@ -96,6 +100,7 @@ def test_bad_search_options(arguments, words, tmp_path, capsys):
         (["--genotype", CELL, "--mixup", "0.2", "--batch-size", "15"], ["must be even"]),
         (["--genotype", CELL, "--auto-augment", "random"], ["--auto-augment is 'random'"]),
         (["--genotype", CELL, "--label-smoothing", "1.5"], ["--label-smoothing is 1.5"]),
+        (["--genotype", CELL, "--optimizer", "adahessian"], ["second derivatives"]),
         (["--genotype", "x" * 5000], ["unknown published cell"]),
     ],
 )
@@ -114,6 +119,7 @@ def test_bad_final_options(arguments, words, tmp_path, capsys):
         ('{"space": "micro", "cells": []}', ["genotype.json"]),
         ('{"space": "micro", "cells": [{"name": "x", "edges": [], "concat": []}]}', ["genotype.json"]),
         ('{"space": "darts", "cells": [{"name": "normal", "edges": [], "concat": [2]}]}', ["genotype.json"]),
+        ('{"space": "darts", "cells": [{"name": "normal", "edges": [], "concat": []}]}', ["do not fit"]),
     ],
 )
 def test_bad_genotype_files(content, words, tmp_path, capsys):
@@ -161,8 +167,30 @@ def test_strangers_folders_are_left_alone(tmp_path, capsys):
     for flag in ([], ["--overwrite"], ["--resume"]):
         arguments = [*TINY, *flag, "--out", str(tmp_path / "thesis")]
         fails(train_search.main, arguments, "not a run folder", capsys=capsys)
-    fails(train_search.main, [*TINY, "--out", str(tmp_path / "file")], "is a file", capsys=capsys)
+    fails(
+        train_search.main,
+        [*TINY, "--out", str(tmp_path / "file")],
+        "cannot be used as a folder",
+        capsys=capsys,
+    )
+    fails(train_search.main, [*TINY, "--out", "x" * 300], "cannot be used as a folder", capsys=capsys)
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years of work"
+    (tmp_path / "thesis" / "config.json").write_text('{"model_type": "bert"}')
+    for flag in ([], ["--overwrite"]):
+        arguments = [*TINY, *flag, "--out", str(tmp_path / "thesis")]
+        fails(train_search.main, arguments, "not a run folder", capsys=capsys)
+
+
+def test_overwriting_deletes_what_a_run_wrote_and_nothing_else(tmp_path):
+    out = tmp_path / "run"
+    arguments = ["--space", "micro", "--channels", "4", "--train-limit", "160", "--batch-size", "16"]
+    arguments += ["--epochs", "1", "--out", str(out)]
+    assert train_search.main(arguments) == 0
+    (out / "notes.txt").write_text("mine")
+    (out / "tensorboard" / "old").write_text("")
+    assert train_search.main([*arguments, "--overwrite"]) == 0
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not (out / "tensorboard" / "old").exists()
 
 
 @pytest.fixture
@@ -178,10 +206,9 @@ def interrupted(tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunFolder, "save_checkpoint", save)
-    with pytest.raises(KeyboardInterrupt):
-        train_search.main([*TINY, "--epochs", "2", "--out", str(tmp_path / "run")])
+    assert train_search.main([*TINY, "--epochs", "2", "--out", str(tmp_path / "run")]) == 130
     monkeypatch.setattr(RunFolder, "save_checkpoint", original)
-    capsys.readouterr()
+    assert capsys.readouterr().err.startswith("interrupted: continue")
     return tmp_path / "run"
 
 
@@ -195,7 +222,28 @@ def test_resuming_another_configuration_is_refused(interrupted, capsys):
         capsys=capsys,
     )
     fails(train_search.main, [*resume, "--estimator", "st"], "--estimator was reinmax, now st", capsys=capsys)
+    fails(train_search.main, [*resume, "--preset", "darts-reinmax"], "--preset was None", capsys=capsys)
     assert train_search.main([*resume, "--epochs", "2"]) == 0
+
+
+def test_resuming_nothing_is_refused(tmp_path, capsys):
+    out = tmp_path / "typo"
+    fails(train_search.main, [*TINY, "--resume", "--out", str(out)], "no run in", out=out, capsys=capsys)
+
+
+def test_resuming_with_other_data_is_refused(interrupted, capsys):
+    splits = json.loads((interrupted / "splits.json").read_text())
+    splits["train"][0] += 1
+    (interrupted / "splits.json").write_text(json.dumps(splits, indent=2) + "\n")
+    fails(train_search.main, ["--resume", "--out", str(interrupted)], "no longer matches", capsys=capsys)
+
+
+def test_a_finished_run_without_its_report_gets_it(tmp_path):
+    out = tmp_path / "run"
+    assert train_search.main([*TINY, "--epochs", "1", "--out", str(out)]) == 0
+    (out / "report.html").unlink()
+    assert train_search.main(["--resume", "--out", str(out)]) == 0
+    assert (out / "report.html").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "other format"])

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from nas import data
-from nas.data import Augmentation, Batches, Images
+from nas.data import Augmentation, Batches, Delivery, Images
 from recipes import InputError, SearchOptions
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def images(n=20, c=3, size=6):
 
 def plain(source, batch_size=8, augmentation=None, **options):
     c = source.pixels.shape[1]
-    return Batches(source, batch_size, CPU, [0.0] * c, [1.0] * c, augmentation, **options)
+    return Batches(source, batch_size, Delivery(CPU, [0.0] * c, [1.0] * c), augmentation, **options)
 
 
 def test_digits_are_real_split_and_normalised():
@@ -35,7 +35,7 @@ def test_digits_are_real_split_and_normalised():
     assert counts.min() > 0.24
     assert counts.max() < 0.26
     mean, std = dataset.statistics()
-    x = torch.cat([b for b, _ in Batches(dataset.train, 100, CPU, mean, std)])
+    x = torch.cat([b for b, _ in Batches(dataset.train, 100, Delivery(CPU, mean, std))])
     assert abs(x.mean().item()) < 1e-3
     assert x.std().item() == pytest.approx(1, abs=1e-3)
     keys = {bytes(row.numpy().tobytes()) for row in dataset.train.pixels}
@@ -50,6 +50,15 @@ def test_splits_are_disjoint_stratified_and_seeded():
     assert all(abs((labels[part] == k).sum() - 0.3 * (labels == k).sum()) <= 0.5 for k in range(4))
     assert torch.equal(part, data.split(labels, 0.3, seed=1)[1])
     assert not torch.equal(part, data.split(labels, 0.3, seed=2)[1])
+
+
+def test_splits_leave_no_class_empty():
+    labels = torch.tensor([0] * 2 + [1] * 100 + [2])
+    for fraction in (0.01, 0.99):
+        rest, part = data.split(labels, fraction, seed=0)
+        assert {0, 1} <= set(labels[rest].tolist())
+        assert {0, 1} <= set(labels[part].tolist())
+        assert len(rest) + len(part) == 103
 
 
 def test_training_batches_shuffle_every_epoch_reproducibly():
@@ -203,6 +212,55 @@ def test_folder_modes_and_cache(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache" / "reinmax-nas").glob("*.tmp"))
 
 
+def decoded(tmp_path, image, name="picture.png", **save):
+    """The first pixel row, red channel, of an image that went through a folder."""
+    root = tmp_path / "q"
+    for label in ("a", "b"):
+        (root / label).mkdir(parents=True)
+        for i in range(2):
+            image.save(root / label / f"{i}{name}", **save)
+    return data.load(SearchOptions(dataset=f"folder:{root}", image_size=8)).train.pixels[0]
+
+
+def test_sixteen_bit_images_keep_their_range(tmp_path):
+    ramp = np.tile(np.linspace(0, 65535, 8).astype(np.uint16), (8, 1))
+    pixels = decoded(tmp_path, Image.fromarray(ramp))
+    expected = torch.from_numpy((ramp / 257).round().astype(np.uint8))
+    assert torch.equal(pixels, expected.expand(3, 8, 8))
+
+
+def test_photos_are_turned_upright(tmp_path):
+    image = Image.new("RGB", (8, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 4))  # bright above, stored lying on its side
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = decoded(tmp_path, image, "x.jpg", exif=exif, quality=100).float()
+    assert pixels[:, :, 5:].mean() > 200 > 50 > pixels[:, :, :3].mean()
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    assert decoded(tmp_path, Image.new("RGBA", (8, 8), (9, 9, 9, 0))).unique().tolist() == [255]
+
+
+def test_hidden_files_are_no_images_and_odd_names_are(tmp_path):
+    name = write_folder(tmp_path / "p")
+    ant = tmp_path / "p" / "train" / "ant"
+    (ant / ".checkpoints").mkdir()
+    (ant / ".checkpoints" / "6.png").write_text("not an image")
+    (ant / "._0.png").write_text("not an image")
+    (ant / "folder.png").mkdir()
+    (ant / "0.png").rename(ant / "\udce9.PNG")
+    assert len(data.load(SearchOptions(dataset=name, image_size=8)).train) == 6
+
+
+def test_without_a_cache_the_images_are_read_all_the_same(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    name = write_folder(tmp_path / "p")
+    assert len(data.load(SearchOptions(dataset=name, image_size=8)).train) == 6
+    assert "not cached" in capsys.readouterr().err
+
+
 def break_folder(root, how):
     if how == "missing":
         return f"folder:{root}/nowhere"
@@ -221,6 +279,12 @@ def break_folder(root, how):
         path.write_bytes(path.read_bytes()[:60])
     elif how == "not an image":
         (root / "train" / "ant" / "0.png").write_text("hello")
+    elif how == "broken link":
+        (root / "train" / "ant" / "link.png").symlink_to("nowhere.png")
+    elif how == "float":
+        Image.fromarray(np.ones((8, 8), np.float32)).save(root / "train" / "ant" / "f.tiff")
+    elif how == "long":
+        return f"folder:{root}/{'x' * 300}"
     elif how == "zero bytes":
         (root / "train" / "ant" / "0.png").write_bytes(b"")
     return name
@@ -237,6 +301,9 @@ def break_folder(root, how):
         ("truncated", "cannot read the image .*0.png"),
         ("not an image", "cannot read the image .*0.png"),
         ("zero bytes", "cannot read the image .*0.png"),
+        ("broken link", "cannot read .*link.png"),
+        ("float", "cannot read the image .*f.tiff: floating-point"),
+        ("long", "cannot read the data set folder"),
     ],
 )
 def test_bad_folders(tmp_path, how, message):
@@ -257,10 +324,18 @@ def test_unknown_data_sets(name):
         data.load(SearchOptions(dataset=name))
 
 
-def test_pixels_beyond_the_budget_stay_on_the_host():
-    batches = plain(images(20), augmentation=Augmentation(), budget=10)
-    assert batches.home.type == "cpu"
-    assert next(batches.epoch(0))[0].shape == (8, 3, 6, 6)
+def test_delivery_follows_the_options():
+    dataset = data.load(SearchOptions())
+    size = dataset.train.pixels.numel() + dataset.test.pixels.numel()
+    assert data.delivery(dataset, SearchOptions(), CPU).resident
+    assert not data.delivery(dataset, SearchOptions(data_budget_gb=(size - 1) / 1e9), CPU).resident
+    for channels_last in (True, False):
+        delivery = data.delivery(dataset, SearchOptions(channels_last=channels_last), CPU)
+        source = Images(dataset.train.pixels.repeat(1, 2, 1, 1), dataset.train.labels)
+        batches = Batches(source, 8, delivery, Augmentation())
+        x, _ = next(batches.epoch(0))
+        assert x.is_contiguous(memory_format=torch.channels_last) == channels_last
+        assert x.is_contiguous() != channels_last
 
 
 def test_real_cifar_images(shared_data, tmp_path):

@@ -127,6 +127,7 @@ def test_a_run_is_reproducible_from_its_configuration(tmp_path):
     first = [*SMALL, "--epochs", "2", "--space", "micro", "--tau", "1.5:1", "--lr", "0.03"]
     assert train_search.main([*first, "--out", str(tmp_path / "a")]) == 0
     again = ["--config", str(tmp_path / "a" / "config.json"), "--out", str(tmp_path / "b")]
+    assert train_search.main([*again[:2], "--seed", "1"]) == 0  # into a folder of its own
     assert train_search.main(again) == 0
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
     assert [line["tau"] for line in metrics(tmp_path / "a")][-1] == 1.0

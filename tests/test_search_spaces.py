@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -238,6 +239,26 @@ def test_malformed_darts_genotypes(text):
 def test_malformed_json(data):
     with pytest.raises(GenotypeError, match="genotype JSON"):
         Genotype.from_json(data)
+
+
+def test_validation_changes_nothing_silently():
+    """Three edges into one node and one into the next are no DARTS cell, though as many pairs."""
+    genotype = DARTS.parse(DARTS_V2)
+    normal = genotype.cells[0]
+    moved = replace(normal, edges=(*normal.edges[:2], replace(normal.edges[2], target=2), *normal.edges[3:]))
+    with pytest.raises(GenotypeError, match="does not fit"):
+        DARTS.validate(replace(genotype, cells=(moved, genotype.cells[1])))
+    with pytest.raises(GenotypeError, match="do not fit"):
+        DARTS.validate(replace(genotype, cells=(replace(normal, concat=()), genotype.cells[1])))
+
+
+def test_networks_say_what_they_are_called_with():
+    space = search_spaces.get("micro")
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.raises(TypeError, match="called with a draw"):
+        space.supernet(channels=4)(x)
+    with pytest.raises(TypeError, match="called with a draw"):
+        space.network(space.random(random.Random(0)), channels=4)(x, [0, 0, 0])
 
 
 def test_genotype_of_another_space_is_refused():

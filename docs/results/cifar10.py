@@ -33,8 +33,10 @@ def read_table(path: Path) -> dict[str, dict[str, float]]:
 def search(preset: str, seed: int, arguments: argparse.Namespace) -> dict:
     """Result of one search, run or continued unless it has finished before."""
     out = arguments.out / f"{preset}-s{seed}"
-    command = [sys.executable, "-m", "train_search", "--out", str(out), "--resume"]
-    if not (out / "config.json").exists():
+    command = [sys.executable, "-m", "train_search", "--out", str(out)]
+    if (out / "config.json").exists():
+        command.append("--resume")
+    else:
         command += ["--preset", preset, "--seed", str(seed), "--dataset", arguments.dataset]
         command += ["--data-root", arguments.data_root, *arguments.extra]
     if not (out / "result.json").exists():
