@@ -121,8 +121,9 @@ class Batches:
         batch_size: images a batch.
         delivery: where and how they are wanted.
         augmentation: given for parts that are trained on: `epoch` and `endless` shuffle and augment
-            them, and leave out a last batch that would be smaller. Iteration gives all images in
-            order, unaugmented, in batches of nearly equal size.
+            them, and leave out a last batch that would be smaller. Iteration gives all images,
+            unaugmented, in batches of nearly equal size; their order is fixed but mixed, because a
+            supernet normalises with the batch at hand, and files come sorted by class.
         seed: of order and augmentation, which are functions of (seed, epoch, batch).
     """
 
@@ -157,7 +158,8 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches for evaluation: (B, C, H, W) float32 and labels (B,)."""
         count = math.ceil(len(self.images) / max(self.batch_size, EVALUATION_BATCH))
-        for indices in torch.arange(len(self.images), device=self.home).tensor_split(count):
+        order = torch.randperm(len(self.images), generator=generator(self.seed, "evaluation order"))
+        for indices in order.to(self.home).tensor_split(count):
             yield (
                 self._finish(self.images.pixels[indices].permute(0, 2, 3, 1)),
                 self._move(self.images.labels[indices]),

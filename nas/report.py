@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import search_spaces
-from nas import plots
+from nas import cell_picture, figures, plots
 from nas.files import atomic_path, write_text
 from search_spaces import Genotype
 
@@ -65,7 +65,7 @@ def render_report(folder: Path) -> None:
         epochs=len(metrics),
         warnings=result["warnings"],
         tiles=_search_tiles(result, metrics, genotype) if search else _final_tiles(result),
-        cell=_inline("cell", plots.draw_cell(genotype)),
+        cell=_inline("cell", cell_picture.draw_cell(genotype)),
         pictures=_pictures(metrics, result, genotype),
         config=_table(config),
         environment=_table(environment),
@@ -77,10 +77,10 @@ def render_report(folder: Path) -> None:
 
 def write_cell(folder: Path, genotype: Genotype) -> None:
     """Write the picture of the architecture into `folder`, as `cell.svg` and `cell.png`."""
-    figure = plots.draw_cell(genotype)
-    write_text(folder / "cell.svg", plots.to_svg(figure))
+    figure = cell_picture.draw_cell(genotype)
+    write_text(folder / "cell.svg", figures.to_svg(figure))
     with atomic_path(folder / "cell.png") as temporary:
-        temporary.write_bytes(plots.to_png(figure))
+        temporary.write_bytes(figures.to_png(figure))
 
 
 def retrain_command(config: dict[str, Any], result: dict[str, Any], genotype: str) -> str:
@@ -184,7 +184,7 @@ def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], genotype: G
 
 def _inline(name: str, figure: Figure) -> Markup:
     """The figure as markup whose ids are unique within a page, if `name` is."""
-    svg = plots.to_svg(figure)
+    svg = figures.to_svg(figure)
     for reference in (' id="', "url(#", 'href="#'):
         svg = svg.replace(reference, f"{reference}{name}-")
     return Markup(svg)

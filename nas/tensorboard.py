@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 import search_spaces
-from nas import plots
+from nas import cell_picture, figures, plots
 from search_spaces import Genotype
 
 _GROUPS = {
@@ -56,7 +56,7 @@ class Board:
     def cell(self, genotype: Genotype, epoch: int) -> None:
         """Write the picture and the notation of an architecture."""
         text = search_spaces.get(genotype.space).format(genotype)
-        self._image("cell", plots.to_pixels(plots.draw_cell(genotype)), epoch)
+        self._image("cell", figures.to_pixels(cell_picture.draw_cell(genotype)), epoch)
         self._writer.add_text("genotype", f"    {text}", epoch)
 
     def hparams(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
@@ -79,7 +79,7 @@ class Board:
         config = json.loads((self._folder / "config.json").read_text(encoding="utf-8"))
         space = search_spaces.get(config["space"])
         figure = plots.draw_heatmap(probabilities, space.operations, space.edge_labels)
-        self._image("probabilities", plots.to_pixels(figure), epoch)
+        self._image("probabilities", figures.to_pixels(figure), epoch)
         self._pending = None
 
     def _image(self, name: str, pixels: np.ndarray, epoch: int) -> None:

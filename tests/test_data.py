@@ -87,13 +87,20 @@ def test_endless_batches_continue_anywhere():
         assert torch.equal(y, again[1])
 
 
-def test_evaluation_batches_are_complete_ordered_and_plain():
-    source = images(600)
+def test_evaluation_batches_are_complete_plain_and_mixed():
+    """Sorted by class, as folders are read, each batch of a supernet would hold one class only."""
+    n = 600
+    pixels = (torch.arange(n) % 256).to(torch.uint8).view(n, 1, 1, 1)
+    source = Images(pixels, torch.arange(n) // 200)
     batches = plain(source, batch_size=8)
-    pixels = torch.cat([x for x, _ in batches])
     assert [len(y) for _, y in batches] == [200, 200, 200]
-    torch.testing.assert_close(pixels, source.pixels.float() / 255)
-    assert next(iter(batches))[0].is_contiguous(memory_format=torch.channels_last)
+    for x, y in batches:
+        assert torch.bincount(y, minlength=3).min() > 40
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    pairs = sorted(zip((x.flatten() * 255).round().int().tolist(), y.tolist(), strict=True))
+    assert pairs == sorted(zip(pixels.flatten().tolist(), source.labels.tolist(), strict=True))
+    again = torch.cat([y for _, y in batches])
+    assert torch.equal(again, y)
 
 
 def test_crops_and_flips_are_pieces_of_the_padded_image():

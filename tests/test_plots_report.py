@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import search_spaces
-from nas import plots, report
+from nas import cell_picture, figures, plots, report
 from nas.tensorboard import Board
 from search_spaces import operations
 
@@ -108,14 +108,14 @@ def render(folder):
 
 
 def test_every_operation_has_a_colour():
-    assert set(plots.OPERATION_COLOURS) == set(operations._OPERATIONS)
-    assert len(set(plots.OPERATION_COLOURS.values())) == len(plots.OPERATION_COLOURS)
+    assert set(figures.OPERATION_COLOURS) == set(operations._OPERATIONS)
+    assert len(set(figures.OPERATION_COLOURS.values())) == len(figures.OPERATION_COLOURS)
 
 
 @pytest.mark.parametrize("name", search_spaces.names())
 def test_cell_names_every_operation(name):
     genotype = search_spaces.get(name).random(random.Random(5))
-    svg = plots.to_svg(plots.draw_cell(genotype))
+    svg = figures.to_svg(cell_picture.draw_cell(genotype))
     assert svg.startswith("<svg")
     for operation in {edge.operation for cell in genotype.cells for edge in cell.edges}:
         drawn = sum(genotype.count(operation).values())
@@ -126,17 +126,17 @@ def test_cell_names_every_operation(name):
 def test_cell_is_legible(name):
     """No label lies on another or on a node, no edge runs through a node, all of it on the canvas."""
     space = search_spaces.get(name)
-    width, height = plots._BOX
+    width, height = cell_picture._BOX
     for seed in range(15):
         for cell in space.random(random.Random(seed)).cells:
-            layout = plots.CellLayout(cell)
+            layout = cell_picture.CellLayout(cell)
             labels = list(zip(layout.curves, layout.labels(), strict=True))
             for i, (curve, (x, y)) in enumerate(labels):
-                half = plots.label_width(curve.edge.operation) / 2
+                half = cell_picture.label_width(curve.edge.operation) / 2
                 assert half < x < layout.width - half
                 assert layout.bottom + 0.1 < y < layout.top - 0.1
                 for other, (u, v) in labels[:i]:
-                    apart = half + plots.label_width(other.edge.operation) / 2
+                    apart = half + cell_picture.label_width(other.edge.operation) / 2
                     assert abs(x - u) > apart or abs(y - v) > 0.22
                 points = curve.at(np.linspace(0, 1, 50))
                 for u, v in layout.nodes:
@@ -147,7 +147,7 @@ def test_cell_is_legible(name):
 
 def test_dense_cells_have_no_crossings():
     space = search_spaces.get("nasbench201")
-    layout = plots.CellLayout(space.random(random.Random(0)).cells[0])
+    layout = cell_picture.CellLayout(space.random(random.Random(0)).cells[0])
     for a in layout.sides:
         for b in layout.sides:
             assert layout.sides[a] != layout.sides[b] or not layout._cross(a, b)
@@ -155,10 +155,10 @@ def test_dense_cells_have_no_crossings():
 
 def test_rendering_is_deterministic():
     genotype = search_spaces.get("darts").random(random.Random(2))
-    one, two = plots.draw_cell(genotype), plots.draw_cell(genotype)
-    assert plots.to_svg(one) == plots.to_svg(two) == plots.to_svg(one)
-    assert plots.to_png(one, 50) == plots.to_png(two, 50)
-    pixels = plots.to_pixels(one, 50)
+    one, two = cell_picture.draw_cell(genotype), cell_picture.draw_cell(genotype)
+    assert figures.to_svg(one) == figures.to_svg(two) == figures.to_svg(one)
+    assert figures.to_png(one, 50) == figures.to_png(two, 50)
+    pixels = figures.to_pixels(one, 50)
     assert pixels.dtype == np.uint8
     assert pixels.shape[2] == 3
 
@@ -170,19 +170,19 @@ def test_figures_of_a_search(epochs):
     probabilities = np.array([line["probabilities"] for line in metrics])
     labels = space.edge_labels
     figure = plots.draw_probabilities(probabilities, space.operations, labels, range(1, epochs + 1))
-    svg = plots.to_svg(figure)
+    svg = figures.to_svg(figure)
     assert all(f">{label}</text>" in svg for label in labels)
     assert all(svg.count(f">{operation}</text>") == 1 for operation in space.operations)
     assert len(svg) < 700_000
-    assert "derived cell" in plots.to_svg(plots.draw_curves(metrics))
-    assert f">uniform {math.log(8):.2f}</text>" in plots.to_svg(plots.draw_entropy(metrics))
-    skips = plots.to_svg(plots.draw_skips(metrics))
+    assert "derived cell" in figures.to_svg(plots.draw_curves(metrics))
+    assert f">uniform {math.log(8):.2f}</text>" in figures.to_svg(plots.draw_entropy(metrics))
+    skips = figures.to_svg(plots.draw_skips(metrics))
     assert "normal cell" in skips
     assert "reduce cell" in skips
 
 
 def test_curves_skip_what_was_not_measured():
-    svg = plots.to_svg(plots.draw_curves(final_metrics(5)))
+    svg = figures.to_svg(plots.draw_curves(final_metrics(5)))
     assert ">test 60.0</text>" in svg
     assert ">train 65.0</text>" in svg
     assert "validation" not in svg
