@@ -94,7 +94,7 @@ def test_evaluation_batches_are_complete_plain_and_mixed():
     source = Images(pixels, torch.arange(n) // 200)
     batches = plain(source, batch_size=8)
     assert [len(y) for _, y in batches] == [200, 200, 200]
-    for x, y in batches:
+    for _, y in batches:
         assert torch.bincount(y, minlength=3).min() > 40
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     pairs = sorted(zip((x.flatten() * 255).round().int().tolist(), y.tolist(), strict=True))
