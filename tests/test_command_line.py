@@ -222,7 +222,7 @@ def test_resuming_another_configuration_is_refused(interrupted, capsys):
         capsys=capsys,
     )
     fails(train_search.main, [*resume, "--estimator", "st"], "--estimator was reinmax, now st", capsys=capsys)
-    fails(train_search.main, [*resume, "--preset", "darts-reinmax"], "--preset was None", capsys=capsys)
+    fails(train_search.main, [*resume, "--preset", "darts-first-order"], "--preset was None", capsys=capsys)
     assert train_search.main([*resume, "--epochs", "2"]) == 0
 
 
@@ -392,3 +392,16 @@ def test_the_demo_runs(tmp_path):
     assert "(2 cells, same training)" in shown.stdout
     result = json.loads((tmp_path / "d" / "final" / "result.json").read_text())
     assert len(result["baseline"]["random_accuracies"]) == 2
+
+
+def test_every_estimator_fits_every_search_preset():
+    """A preset brings no temperature or gradient along that would spoil another estimator."""
+    import estimators
+    from nas.search import build_estimator
+
+    for preset in presets.SEARCH:
+        for name in estimators.names():
+            options = command_line.parse(SearchOptions, ["--preset", preset, "--estimator", name])
+            assert options.edge_gradient == "lean"
+            if options.order == 1:
+                assert build_estimator(options)[0].name == name

@@ -29,12 +29,12 @@ def test_cifar10_script_searches_looks_up_and_continues(tmp_path):
     (tmp_path / "table.csv").write_text("\n".join([header, *rows]))
     small = ["--epochs", "1", "--channels", "4", "--cells", "1", "--train-limit", "160", "--no-tensorboard"]
     arguments = ["--dataset", "digits", "--table", "table.csv", "--seeds", "1", "--out", "r"]
-    arguments += ["--presets", "nasbench201-reinmax", "--", *small]
+    arguments += ["--methods", "reinmax", "--", *small]
     for _ in range(2):  # the second time nothing is left to do
         done = run_copy("cifar10.py", tmp_path, *arguments)
         assert done.returncode == 0, done.stderr
-        assert "| nasbench201-reinmax | 0 | 1 |" in (tmp_path / "cifar10.md").read_text()
-    result = json.loads((tmp_path / "r" / "nasbench201-reinmax-s0" / "result.json").read_text())
+        assert "| reinmax | 0 | 1 |" in (tmp_path / "cifar10.md").read_text()
+    result = json.loads((tmp_path / "r" / "reinmax-s0" / "result.json").read_text())
     index = next(i for i, row in enumerate(rows) if result["genotype"] in row)
     assert f"| {index / 200:.2f} | 1.00 | 2.00 |" in (tmp_path / "cifar10.md").read_text()
     assert result["peak_memory_bytes"] > 1e6

@@ -2,7 +2,7 @@
 
     python docs/results/cifar10.py --dataset cifar10 --table nats_tss_test_accuracy.csv.gz
 
-Searches with the full recipe (250 epochs, C = 16, N = 5) for every preset and seed and looks the cells
+Searches with the full recipe (250 epochs, C = 16, N = 5) for every method and seed and looks the cells
 up in a table with the columns index, arch, cifar10, cifar100, imagenet16-120 (test accuracy in %).
 Every search is an ordinary run folder: finished ones are not repeated, killed ones continue. Writes
 cifar10.md beside this file. Meant for a GPU.
@@ -19,7 +19,11 @@ import sys
 from pathlib import Path
 from statistics import mean, median
 
-PRESETS = ("nasbench201-reinmax", "nasbench201-st-gumbel", "nasbench201-gdas")
+METHODS = {
+    "reinmax": ["--estimator", "reinmax"],
+    "st_gumbel": ["--estimator", "st_gumbel"],
+    "gdas": ["--estimator", "st_gumbel", "--edge-gradient", "surrogate"],
+}
 TASKS = ("cifar10", "cifar100", "imagenet16-120")
 
 
@@ -30,14 +34,22 @@ def read_table(path: Path) -> dict[str, dict[str, float]]:
         return {row["arch"]: {task: float(row[task]) for task in TASKS} for row in csv.DictReader(file)}
 
 
-def search(preset: str, seed: int, arguments: argparse.Namespace) -> dict:
+def search(method: str, seed: int, arguments: argparse.Namespace) -> dict:
     """Result of one search, run or continued unless it has finished before."""
-    out = arguments.out / f"{preset}-s{seed}"
+    out = arguments.out / f"{method}-s{seed}"
     command = [sys.executable, "-m", "train_search", "--out", str(out)]
     if (out / "config.json").exists():
         command.append("--resume")
     else:
-        command += ["--preset", preset, "--seed", str(seed), "--dataset", arguments.dataset]
+        command += [
+            "--preset",
+            "nasbench201-gdas",
+            *METHODS[method],
+            "--seed",
+            str(seed),
+            "--dataset",
+            arguments.dataset,
+        ]
         command += ["--data-root", arguments.data_root, *arguments.extra]
     if not (out / "result.json").exists():
         subprocess.run(command, check=True)
@@ -57,30 +69,30 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True, help="CSV or CSV.gz of the benchmark")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"))
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--presets", nargs="+", default=PRESETS, choices=PRESETS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("extra", nargs="*", help="more options for train_search.py, after --")
     arguments = parser.parse_args()
     table = read_table(arguments.table)
     lines = [
         "# nasbench201 on CIFAR-10",
         "",
-        f"| preset | seed | epochs | {' | '.join(TASKS)} | s / epoch | peak GiB | machine | cell |",
+        f"| method | seed | epochs | {' | '.join(TASKS)} | s / epoch | peak GiB | machine | cell |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for preset in arguments.presets:
+    for method in arguments.methods:
         found = []
         for seed in range(arguments.seeds):
-            result = search(preset, seed, arguments)
+            result = search(method, seed, arguments)
             truth = table[result["genotype"]]
             found.append(truth)
             accuracies = " | ".join(f"{truth[task]:.2f}" for task in TASKS)
             cell = result["genotype"].replace("|", "\\|")
             lines.append(
-                f"| {preset} | {seed} | {result['epochs']} | {accuracies} | {result['epoch_seconds']:.1f} | "
+                f"| {method} | {seed} | {result['epochs']} | {accuracies} | {result['epoch_seconds']:.1f} | "
                 f"{result['peak_memory_bytes'] / 2**30:.2f} | {result['machine']} | {cell} |"
             )
         means = " | ".join(f"{mean(truth[task] for truth in found):.2f}" for task in TASKS)
-        lines.append(f"| **{preset}** | mean | | {means} | | | | |")
+        lines.append(f"| **{method}** | mean | | {means} | | | | |")
         Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
