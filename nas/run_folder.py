@@ -20,10 +20,12 @@ from recipes import InputError, RunOptions, first_line
 from recipes.command_line import config_json
 
 CHECKPOINT_FORMAT = 1
-# All that a run writes into its folder, and all that --overwrite deletes there.
+# All that a run writes into its folder, and all that --overwrite deletes there. config.json, which tells
+# a run folder, goes last.
 _OWN = (
-    "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "splits.json", "genotype.json",
+    "environment.json", "metrics.jsonl", "checkpoint.pt", "splits.json", "genotype.json",
     "result.json", "model.safetensors", "cell.svg", "cell.png", "report.html", "tensorboard",
+    "config.json",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import estimators
 import search_spaces
@@ -186,6 +187,33 @@ def test_second_order_by_finite_differences_equals_double_backward(space_name, e
     loss = F.cross_entropy(bilevel.supernet(valid[0], draw), valid[1])
     (first_order,) = torch.autograd.grad(loss, draw)
     assert (first_order - dense).norm() / dense.norm() > 0.05  # the second order does matter
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the times a number is read out of a tensor, which makes a GPU's host wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("estimator", ["reinmax", "st_gumbel", "softmax", "reinforce_loo"])
+def test_steps_read_nothing_from_the_device(estimator):
+    """No number is read from a tensor for an edge, a candidate or a cell, in forward or backward.
+
+    The choice itself is read from the draw, whose tensors live on the CPU.
+    """
+    bilevel = setup("nasbench201", estimator, clip=5.0, architecture_clip=1.0)
+    with HostReads() as reads:
+        torch.ones(1).item()
+        assert reads.count == 1
+        bilevel.architecture_step(batch(1), batch(2), rng(1))
+        bilevel.weight_step(batch(1), rng(2))
+    assert reads.count == 1
 
 
 def test_unrolling_restores_the_weights_even_after_an_error():
