@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,15 @@ class StepResult:
     images: int
 
 
+class _Look(NamedTuple):
+    """A pass on the validation batch: its result, the loss of each draw in it (N,), and the gradient at
+    the draws unless the estimator makes do with the loss."""
+
+    result: StepResult
+    losses: Tensor
+    at_draw: Tensor | None
+
+
 class Bilevel:
     """The state of a search and its two steps, each with a draw of its own.
 
@@ -39,6 +49,9 @@ class Bilevel:
         estimator: turns logits into draws.
         draws: independent draws per architecture step, whose estimates are averaged; default: the
             estimator's.
+        draw_per_image: draw an architecture for every image of the batch instead, all in one pass over
+            all candidates. The images share only the normalisation statistics. The mean is the same;
+            the variance is less where the images agree, and more where their gradients would cancel.
         order: 1, or 2 for the gradient through one unrolled weight step.
         clip, architecture_clip: largest norm of the gradient of the weights, of the logits; 0: any.
         autocast: precision of forward passes.
@@ -53,6 +66,7 @@ class Bilevel:
         weight_optimizer: torch.optim.Optimizer,
         architecture_optimizer: torch.optim.Optimizer,
         draws: int | None = None,
+        draw_per_image: bool = False,
         order: int = 1,
         clip: float = 0.0,
         architecture_clip: float = 0.0,
@@ -62,46 +76,52 @@ class Bilevel:
         self.supernet, self.logits, self.estimator = supernet, logits, estimator
         self.weight_optimizer, self.architecture_optimizer = weight_optimizer, architecture_optimizer
         self.draws, self.order = draws or estimator.default_draws, order
+        self.draw_per_image = draw_per_image
         self.clip, self.architecture_clip = clip, architecture_clip
         self.autocast = autocast or nullcontext()
         self.unroll = unroll or unrolled_gradient
 
     def architecture_step(self, valid: Batch, train: Batch, generator: torch.Generator) -> StepResult:
         """Move the logits down the gradient of the loss on `valid`; `train` serves order 2."""
-        estimator, count = self.estimator, self.draws
+        estimator = self.estimator
+        count = len(valid[1]) if self.draw_per_image else self.draws
         draws = estimator(self.logits.expand(count, *self.logits.shape), generator)
+        parts = [draws.detach()] if self.draw_per_image else list(draws.detach().unbind())
         with self.autocast:
-            steps = [self._look(draw, valid, train) for draw in draws.detach().unbind()]
-        losses = torch.stack([step.loss for step, _ in steps])
+            looks = [self._look(part, valid, train) for part in parts]
         if estimator.uses_loss:
+            losses = torch.cat([look.losses for look in looks])
             gradient = estimator.gradient(self.logits, draws, losses)
         else:
-            at_draws = torch.stack([at_draw for _, at_draw in steps if at_draw is not None])
-            (gradient,) = torch.autograd.grad(draws, self.logits, at_draws / count)
+            at_draws = torch.stack([look.at_draw for look in looks if look.at_draw is not None])
+            (gradient,) = torch.autograd.grad(draws, self.logits, at_draws.view_as(draws) / len(parts))
         self.logits.grad = gradient
         if self.architecture_clip:
             nn.utils.clip_grad_norm_(self.logits, self.architecture_clip)
         self.architecture_optimizer.step()
-        correct = torch.stack([step.correct for step, _ in steps]).sum()
-        return StepResult(losses.mean(), correct, sum(step.images for step, _ in steps))
+        loss = torch.stack([look.result.loss for look in looks]).mean()
+        correct = torch.stack([look.result.correct for look in looks]).sum()
+        return StepResult(loss, correct, len(looks) * len(valid[1]))
 
-    def _look(self, draw: Tensor, valid: Batch, train: Batch) -> tuple[StepResult, Tensor | None]:
-        """What a draw (E, K) gives on `valid`: the step's result, and the gradient at the draw (E, K)
-        unless the estimator makes do with the loss."""
+    def _look(self, draw: Tensor, valid: Batch, train: Batch) -> _Look:
+        """What a draw (E, K), or one per image (B, E, K), gives on `valid`."""
+        images, labels = valid
         if self.estimator.uses_loss:
             with torch.no_grad():
-                output = self.supernet(valid[0], draw.argmax(-1).tolist())
-                return _result(F.cross_entropy(output, valid[1]), output, valid[1]), None
+                output = self.supernet(images, draw if draw.dim() == 3 else draw.argmax(-1).tolist())
+                losses = F.cross_entropy(output, labels, reduction="none")
+            result = _result(losses.mean(), output, labels)
+            return _Look(result, losses if draw.dim() == 3 else result.loss.view(1), None)
         leaf = draw.requires_grad_()
         if self.order == 2:
             rate = self.weight_optimizer.param_groups[0]["lr"]
             loss, output, at_draw = self.unroll(self.supernet, leaf, valid, train, rate)
         else:
             with frozen(self.supernet):
-                output = self.supernet(valid[0], leaf)
-                loss = F.cross_entropy(output, valid[1])
+                output = self.supernet(images, leaf)
+                loss = F.cross_entropy(output, labels)
                 (at_draw,) = torch.autograd.grad(loss, leaf)
-        return _result(loss, output, valid[1]), at_draw
+        return _Look(_result(loss, output, labels), loss.detach().view(1), at_draw)
 
     def weight_step(self, train: Batch, generator: torch.Generator) -> StepResult:
         """Move the weights of a drawn architecture down the gradient of the loss on `train`."""

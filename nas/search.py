@@ -74,6 +74,7 @@ class Search:
             self.weight_optimizer,
             self.architecture_optimizer,
             options.draws,
+            options.draw_per == "image",
             options.order,
             options.clip,
             options.arch_clip,
@@ -196,6 +197,15 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
         raise InputError(
             f"--edge-gradient surrogate needs an estimator that draws, '{family.name}' mixes all"
         )
+    if options.draw_per == "image":
+        for name, given in (
+            ("--draws", options.draws is not None),
+            ("--order 2", options.order == 2),
+            ("--edge-gradient surrogate", options.edge_gradient == "surrogate"),
+            ("--estimator softmax, which draws nothing,", options.estimator == "softmax"),
+        ):
+            if given:
+                raise InputError(f"{name} does not go with --draw-per image: drop one of the two")
     if options.order == 2 and family.uses_loss:
         raise InputError(f"--order 2 needs an estimator that differentiates, not '{family.name}'")
     if options.draws is not None and options.draws < family.fewest_draws:

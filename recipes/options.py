@@ -100,6 +100,10 @@ class SearchOptions(RunOptions):
     """Gradient of the draws: lean (exact), dense (exact, plain autograd) or surrogate (GDAS)."""
     draws: int | None = None
     """Independent draws per architecture step, averaged (default: 1, for reinforce_loo 4)."""
+    draw_per: Literal["step", "image"] = "step"
+    """step: an architecture step draws for the whole batch; image: every image draws its own
+    architecture, in one pass over all candidates (the same mean; less variance only where the images
+    agree; the memory of all candidates)."""
     order: Literal[1, 2] = 1
     """1: weights are held fixed in architecture steps; 2: one unrolled weight step (DARTS)."""
     nesterov: bool = True

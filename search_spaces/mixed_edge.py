@@ -17,8 +17,9 @@ EDGE_GRADIENTS = ("lean", "dense", "surrogate")
 
 
 class EdgeDraw(NamedTuple):
-    """The draw of one edge: `weights` (K,) on the device of the features, or None where nothing
-    is to be learned from it; `chosen`, the index of the only nonzero weight, or None."""
+    """The draw of one edge: `weights` (K,), or (B, K) for each image, on the device of the features,
+    or None where nothing is to be learned from them; `chosen`, the index of the only nonzero weight,
+    or None."""
 
     weights: Tensor | None
     chosen: int | None
@@ -32,11 +33,14 @@ def split_draw(draw: Draw, device: torch.device) -> list[EdgeDraw]:
 
     Args:
         draw: either operation indices, one per edge (only these candidates are run), or a tensor
-            (E, K) of weights. Keep the tensor on the CPU: the choice is read from it.
+            (E, K) of weights, or (B, E, K) with the weights of each image. Keep the tensor on the
+            CPU: the choice is read from it.
         device: where the features are.
     """
     if not isinstance(draw, Tensor):
         return [EdgeDraw(None, index) for index in draw]
+    if draw.dim() == 3:
+        return [EdgeDraw(weights, None) for weights in draw.to(device, non_blocking=True).unbind(1)]
     chosen = draw.argmax(-1).tolist()
     one_hot = ((draw != 0).sum(-1) == 1).tolist()
     rows = draw.to(device, non_blocking=True).unbind(0)
@@ -74,11 +78,11 @@ class MixedEdge(nn.Module):
         return _ExactEdgeGradient.apply(y, weights, x.detach(), chosen, self)  # type: ignore
 
     def _mixture(self, x: Tensor, weights: Tensor) -> Tensor:
-        terms = [
-            weight * operation(x)
-            for name, operation, weight in zip(self.names, self.operations, weights.unbind(), strict=True)
-            if name != "none"
-        ]
+        terms = []
+        for name, operation, weight in zip(self.names, self.operations, weights.unbind(-1), strict=True):
+            if name != "none":
+                y = operation(x)
+                terms.append(weight.view(-1, 1, 1, 1).to(y.dtype) * y)
         return torch.stack(terms).sum(0)
 
 

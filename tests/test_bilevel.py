@@ -106,6 +106,60 @@ def test_more_draws_have_the_same_mean_and_less_variance():
     assert variances[8] < 0.4 * variances[2]
 
 
+def without_normalisation(supernet):
+    """Replace every normalisation, by which images of a batch see each other."""
+    for module in list(supernet.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+
+
+def test_a_draw_per_image_is_each_images_own_architecture():
+    """The output of an image is that of the network it drew, as if it were alone."""
+    bilevel = setup("nasbench201", dtype=torch.float64)
+    without_normalisation(bilevel.supernet)
+    images, _ = batch(1, torch.float64)
+    draws = bilevel.estimator(bilevel.logits.detach().expand(6, 6, 5), rng(2))
+    together = bilevel.supernet(images, draws)
+    for i, choice in enumerate(draws.argmax(-1).tolist()):
+        torch.testing.assert_close(together[i : i + 1], bilevel.supernet(images[i : i + 1], choice))
+
+
+@pytest.mark.parametrize("estimator", ["reinmax", "reinforce_loo"])
+def test_draws_per_image_have_the_same_mean(estimator):
+    """Estimates of draws for the batch and of a draw per image agree in the mean (within 4.5 standard
+    errors), for REINFORCE also with the exact gradient by enumeration.
+
+    Their variance may be either way: the images' gradients no longer cancel before the draw.
+    """
+    dtype = torch.float64
+    valid = batch(1, dtype)
+    estimates = {}
+    for per_image in (False, True):
+        bilevel = setup(estimator=estimator, dtype=dtype, draw_per_image=per_image)
+        without_normalisation(bilevel.supernet)
+        start = bilevel.logits.detach().clone()
+        rows = []
+        for seed in range(400):
+            with torch.no_grad():
+                bilevel.logits.copy_(start)
+            bilevel.architecture_step(valid, valid, rng(seed))
+            rows.append(start - bilevel.logits.detach())
+        estimates[per_image] = torch.stack(rows)
+    one, many = estimates[False], estimates[True]
+    error = ((one.var(0) + many.var(0)) / 400).sqrt()
+    assert ((one.mean(0) - many.mean(0)).abs() < 4.5 * error + 1e-12).all()
+    assert one.mean(0).norm() > 4 * one.std(0).norm() / 20 or estimator == "reinforce_loo"
+    if estimator == "reinforce_loo":
+        with torch.no_grad():
+            choices = itertools.product(range(5), repeat=3)
+            values = [F.cross_entropy(bilevel.supernet(valid[0], list(c)), valid[1]) for c in choices]
+        leaf = start.clone().requires_grad_()
+        mean = torch.einsum("ijk,i,j,k->", torch.stack(values).view(5, 5, 5), *leaf.softmax(-1))
+        (exact,) = torch.autograd.grad(mean, leaf)
+        assert ((many.mean(0) - exact).abs() < 4.5 * many.std(0) / 20 + 1e-12).all()
+
+
 def test_loss_based_architecture_steps_build_no_graph():
     bilevel = setup(estimator="reinforce")
     seen = []

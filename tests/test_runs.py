@@ -51,6 +51,7 @@ def stop_after(monkeypatch, epochs):
 SEARCHES = {
     "reinmax": ["--space", "nasbench201"],
     "st_gumbel": ["--space", "micro", "--estimator", "st_gumbel", "--order", "2"],
+    "per image": ["--space", "micro", "--draw-per", "image"],
     "reinforce": ["--space", "micro", "--estimator", "reinforce", "--draws", "2"],
     "softmax": ["--space", "darts", "--estimator", "softmax", "--train-limit", "64"],
     "sampled": ["--space", "micro", "--estimator", "st", "--derive", "sample:5", "--checkpoint-every", "2"],
