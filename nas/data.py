@@ -203,7 +203,7 @@ class Batches:
         return x if self.delivery.channels_last else x.contiguous()
 
     def _move(self, x: Tensor) -> Tensor:
-        if self.home == self.delivery.device:
+        if self.delivery.resident or self.delivery.device.type == "cpu":
             return x
         return x.pin_memory().to(self.delivery.device, non_blocking=True)
 
@@ -353,7 +353,11 @@ def _folder(root: Path, size: int, test_fraction: float) -> DataSet:
 
 
 def _class_folders(root: Path, size: int) -> tuple[tuple[str, ...], Images]:
-    classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    entries = [p for p in root.iterdir() if not p.name.startswith(".")]
+    for link in entries:
+        if link.is_symlink() and not link.exists():
+            raise InputError(f"{link} is a link to nothing: repair or remove it")
+    classes = tuple(sorted(p.name for p in entries if p.is_dir()))
     if len(classes) < 2:
         raise InputError(f"{root} has {len(classes)} class folders, expected at least 2")
     paths, labels = [], []
@@ -374,7 +378,7 @@ def _is_image(path: Path, root: Path) -> bool:
 
 def _decode_cached(root: Path, paths: list[Path], size: int) -> Tensor:
     """Pixels (N, 3, size, size) of the files; decoded once per state of the folder."""
-    fingerprint = hashlib.sha256(f"{root.resolve()} {size}".encode())
+    fingerprint = hashlib.sha256(os.fsencode(root.resolve()) + f" {size}".encode())
     for path in paths:
         status = path.stat()
         fingerprint.update(os.fsencode(path.relative_to(root)))

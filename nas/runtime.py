@@ -44,7 +44,9 @@ def select_device(options: RunOptions) -> torch.device:
             f"device '{options.device}' is not available here, expected auto, cpu or one of "
             f"{torch.cuda.device_count()} CUDA devices"
         )
-    return device
+    if device.type == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -123,6 +123,16 @@ def check(options: Options) -> Options:
     for name in ("val_fraction", "test_fraction"):
         _require(options, name, lambda v: 0 < v < 1, "a number between 0 and 1")
     _require(options, "warmup_epochs", lambda v: (v or 0) < options.epochs, "fewer than --epochs")
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if (
+            isinstance(value, str)
+            and not value.isascii()
+            and value.encode(errors="replace").decode() != value
+        ):
+            raise InputError(
+                f"--{field.name.replace('_', '-')} is not valid UTF-8: rename the file or folder"
+            )
     if options.resume and options.overwrite:
         raise InputError("--resume and --overwrite were both given: choose one")
     if options.resume and not options.out:

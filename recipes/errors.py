@@ -15,6 +15,8 @@ class InputError(Exception):
 
 def first_line(error: BaseException) -> str:
     """The beginning of an error's message, or its type where it has none."""
+    if isinstance(error, KeyError):
+        return f"no {error}"
     lines = str(error).splitlines()
     return lines[0][:120] if lines else type(error).__name__
 

@@ -18,8 +18,8 @@ EDGE_GRADIENTS = ("lean", "dense", "surrogate")
 
 class EdgeDraw(NamedTuple):
     """The draw of one edge: `weights` (K,), or (B, K) for each image, on the device of the features,
-    or None where nothing is to be learned from them; `chosen`, the index of the only nonzero weight,
-    or None."""
+    or None where nothing is to be learned from them; `chosen`, the operation whose weight is 1
+    and the only one that is not 0, or None."""
 
     weights: Tensor | None
     chosen: int | None
@@ -42,7 +42,7 @@ def split_draw(draw: Draw, device: torch.device) -> list[EdgeDraw]:
     if draw.dim() == 3:
         return [EdgeDraw(weights, None) for weights in draw.to(device, non_blocking=True).unbind(1)]
     chosen = draw.argmax(-1).tolist()
-    one_hot = ((draw != 0).sum(-1) == 1).tolist()
+    one_hot = (((draw != 0).sum(-1) == 1) & (draw.amax(-1) == 1)).tolist()
     rows = draw.to(device, non_blocking=True).unbind(0)
     return [EdgeDraw(r, c if h else None) for r, c, h in zip(rows, chosen, one_hot, strict=True)]
 

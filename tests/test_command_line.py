@@ -68,6 +68,7 @@ def fails(main, arguments, *words, out=None, capsys=None):
         (["--draw-per", "image", "--draws", "3"], ["--draws does not go with --draw-per image"]),
         (["--draw-per", "image", "--order", "2"], ["--order 2 does not go with --draw-per image"]),
         (["--draw-per", "image", "--estimator", "softmax"], ["softmax, which draws nothing"]),
+        (["--dataset", "folder:pictures\udcff"], ["--dataset is not valid UTF-8"]),
         (["--order", "3"], ["--order", "'1', '2'"]),
         (["--space", "darts", "--cells", "2"], ["--cells is 2", "at least 3"]),
         (["--train-limit", "3"], ["--train-limit is 3", "10 classes"]),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas import data
+from nas import data, runtime
 from nas.data import Augmentation, Batches, Delivery, Images
 from recipes import InputError, SearchOptions
 
@@ -292,6 +292,8 @@ def break_folder(root, how):
         Image.fromarray(np.ones((8, 8), np.float32)).save(root / "train" / "ant" / "f.tiff")
     elif how == "long":
         return f"folder:{root}/{'x' * 300}"
+    elif how == "class is a broken link":
+        (root / "train" / "zebra").symlink_to("nowhere")
     elif how == "zero bytes":
         (root / "train" / "ant" / "0.png").write_bytes(b"")
     return name
@@ -308,6 +310,7 @@ def break_folder(root, how):
         ("truncated", "cannot read the image .*0.png"),
         ("not an image", "cannot read the image .*0.png"),
         ("zero bytes", "cannot read the image .*0.png"),
+        ("class is a broken link", "zebra is a link to nothing"),
         ("broken link", "cannot read .*link.png"),
         ("float", "cannot read the image .*f.tiff: floating-point"),
         ("long", "cannot read the data set folder"),
@@ -329,6 +332,27 @@ def test_missing_cifar(tmp_path, name):
 def test_unknown_data_sets(name):
     with pytest.raises(InputError, match=r"unknown data set|malformed"):
         data.load(SearchOptions(dataset=name))
+
+
+def test_devices_are_the_same_by_any_of_their_names():
+    for name in ("cpu", "cpu:0", "auto"):
+        device = runtime.select_device(SearchOptions(device=name, train_limit=100))
+        if device.type == "cpu":
+            assert device == CPU
+        else:
+            assert device == torch.zeros(1, device=device).device
+
+
+def test_data_off_the_device_are_pinned_and_moved(monkeypatch):
+    """Stands in for a GPU: `meta` accepts tensors, and pinning is only recorded."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x) or x)
+    meta = torch.device("meta")
+    batches = Batches(images(20), 8, Delivery(meta, [0.0] * 3, [1.0] * 3, resident=False), Augmentation())
+    x, y = next(batches.epoch(0))
+    assert x.device == y.device == meta
+    assert x.shape == (8, 3, 6, 6)
+    assert {t.device for t in pinned} == {CPU}
 
 
 def test_delivery_follows_the_options():

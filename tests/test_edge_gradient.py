@@ -159,3 +159,14 @@ def test_bfloat16_autocast_reaches_the_backward_pass():
         dense = gradient_of_logits(space, supernet, "reinmax", dtype=torch.float32)[1]
     assert F.cosine_similarity(lean.flatten(), dense.flatten(), dim=0) > 0.999
     assert (lean - dense).norm() / dense.norm() < 0.05
+
+
+def test_weights_that_are_not_one_hot_are_a_mixture():
+    """A lone weight of one half halves the output, in lean as in dense mode."""
+    _, supernet = build("micro")
+    edge = next(m for m in supernet.modules() if isinstance(m, MixedEdge))
+    x = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    weights = torch.tensor([[0.0, 0.0, 0.0, 0.5, 0.0]], dtype=torch.float64)
+    (draw,) = split_draw(weights, x.device)
+    assert draw.chosen is None
+    torch.testing.assert_close(edge(x, draw), 0.5 * edge.operations[3](x))
