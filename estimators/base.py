@@ -156,7 +156,7 @@ def gumbel_given_argmax(
     """`count` samples of logits + G, G standard Gumbel noise, given that its arg-max is `draw`.
 
     With E_k ~ Exp(1) and Z = sum exp(logits), the chosen coordinate is -log(E_D / Z) and any other
-    -log(E_k / exp(logits_k) + E_D / Z) (Paulus et al., 2021, section 3; Maddison & Tarlow, 2017).
+    -log(E_k / exp(logits_k) + E_D / Z) (Paulus et al., 2021, arXiv 2010.04838).
 
     Args:
         logits, draw: (..., K); `draw` is one-hot.

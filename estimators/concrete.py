@@ -14,7 +14,7 @@ class Concrete(Estimator):
 
     Annealed towards one-hot draws over the run, as in SNAS.
 
-    Sources: Xie et al., 2019, "SNAS", eq. 4, arXiv 1812.09926; Maddison et al., 2017, arXiv 1611.00712.
+    Sources: Xie et al., 2019, "SNAS", arXiv 1812.09926; Maddison et al., 2017, arXiv 1611.00712.
     """
 
     name = "concrete"

@@ -21,7 +21,7 @@ class DirichletRelaxation(Estimator):
 
     There is no temperature, and, unlike with softmax, a common shift of the logits matters.
 
-    Source: Chen et al., 2021, "DrNAS", section 3.1, arXiv 2006.10355.
+    Source: Chen et al., 2021, "DrNAS", arXiv 2006.10355.
     """
 
     name = "dirichlet"

@@ -25,7 +25,7 @@ from nas.bilevel import StepResult
 from nas.data import Batches
 from nas.genotypes import read_genotype
 from nas.model import save
-from nas.run_folder import RunFolder, restore
+from nas.run_folder import RunFolder
 from nas.runtime import Mean
 from nas.seeding import seed_everything
 from recipes import FinalOptions, InputError, one_of
@@ -60,7 +60,6 @@ class Training:
             )
         self.device = runtime.select_device(options)
         dataset = data.load(options)
-        self.classes = dataset.classes
         delivery = data.delivery(dataset, options, self.device)
         augmentation = replace(dataset.augmentation, policy=image_policy(options.auto_augment))
         self.train = Batches(dataset.train, options.batch_size, delivery, augmentation, options.seed)
@@ -187,12 +186,12 @@ class Training:
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         return state if self.ema is None else state | {"ema": self.ema.module.state_dict()}
 
-    def restore(self, state: dict[str, Any], folder: RunFolder) -> None:
-        """Take up a state. Raises InputError when it does not fit."""
-        restore(self.model, state, "model", folder)
-        restore(self.optimizer, state, "optimizer", folder)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
-            restore(self.ema.module, state, "ema", folder)
+            self.ema.module.load_state_dict(state["ema"])
 
     def summary(self, metrics: dict[str, Any]) -> str:
         """The accuracies so far, for the progress bar."""

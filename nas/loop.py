@@ -14,7 +14,7 @@ from nas.files import write_json
 from nas.report import render_report, write_cell
 from nas.run_folder import RunFolder
 from nas.tensorboard import Board
-from recipes import InputError, RunOptions
+from recipes import InputError, RunOptions, first_line
 from recipes.command_line import config_json
 from search_spaces import Genotype
 
@@ -51,8 +51,8 @@ class Job(Protocol):
     def state(self) -> dict[str, Any]:
         """All that determines the rest of the run, besides its options and the epoch."""
 
-    def restore(self, state: dict[str, Any], folder: RunFolder) -> None:
-        """Take up a state. Raises InputError when it does not fit."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state."""
 
     def conclude(self, folder: RunFolder) -> Outcome:
         """Finish after the last epoch, writing what only this kind of run has."""
@@ -82,7 +82,13 @@ def run(options: Options, name: str, make_job: Callable[[Options], Job]) -> None
 def _run(options: Options, folder: RunFolder, make_job: Callable[[Options], Job]) -> None:
     job, start = make_job(options), 0
     if folder.checkpoint is not None:
-        job.restore(folder.checkpoint["state"], folder)
+        try:
+            job.restore(folder.checkpoint["state"])
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"the checkpoint in {folder.path} does not fit this configuration: {first_line(error)}; "
+                "restore it, or start again with --overwrite"
+            ) from None
         start = folder.checkpoint["epoch"]
         for file, content in job.documents.items():
             folder.require_unchanged(file, content)

@@ -148,7 +148,12 @@ class RunFolder:
                 f"the checkpoint {path} is damaged ({first_line(error)}): restore it, or "
                 "start again with --overwrite"
             ) from None
-        if not isinstance(data, dict) or data.get("format") != CHECKPOINT_FORMAT:
+        if (
+            not isinstance(data, dict)
+            or data.get("format") != CHECKPOINT_FORMAT
+            or type(data.get("epoch")) is not int
+            or not isinstance(data.get("state"), dict)
+        ):
             raise InputError(f"{path} is not a checkpoint of format {CHECKPOINT_FORMAT}")
         return data
 
@@ -165,16 +170,6 @@ class RunFolder:
             except (ValueError, KeyError, TypeError):
                 break  # a line that was being written when the run was killed
         write_text(path, "".join(kept))
-
-
-def restore(what: Any, state: dict[str, Any], name: str, folder: RunFolder) -> None:
-    """Load `state[name]` into a module or an optimizer; raises InputError when it does not fit."""
-    try:
-        what.load_state_dict(state[name])
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"the checkpoint in {folder.path} does not fit this configuration: {first_line(error)}"
-        ) from None
 
 
 def _delete(path: Path) -> None:

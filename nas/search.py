@@ -16,7 +16,7 @@ from nas import data, derive, loop, runtime
 from nas.bilevel import Bilevel, unrolled_gradient, unrolled_gradient_exact
 from nas.data import Batches
 from nas.files import write_json
-from nas.run_folder import RunFolder, restore
+from nas.run_folder import RunFolder
 from nas.runtime import Mean
 from nas.seeding import generator, seed_everything
 from recipes import InputError, SearchOptions, one_of
@@ -157,10 +157,10 @@ class Search:
             "estimator": self.bilevel.estimator.state(),
         }
 
-    def restore(self, state: dict[str, Any], folder: RunFolder) -> None:
-        """Take up a state. Raises InputError when it does not fit."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state."""
         for name in ("supernet", "weight_optimizer", "architecture_optimizer"):
-            restore(getattr(self, name), state, name, folder)
+            getattr(self, name).load_state_dict(state[name])
         with torch.no_grad():
             self.logits.copy_(state["logits"])
         self.bilevel.estimator.load_state(state["estimator"])

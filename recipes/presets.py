@@ -28,7 +28,7 @@ _DARTS_SEARCH: dict[str, Any] = {
 
 SEARCH: dict[str, dict[str, Any]] = {
     "quick": _QUICK,
-    # Dong & Yang, 2020, arXiv 2001.00326, section 4: GDAS in NAS-Bench-201, with the exact gradient;
+    # Dong & Yang, 2020, arXiv 2001.00326: GDAS in NAS-Bench-201, with the exact gradient;
     # --edge-gradient surrogate makes it theirs, --estimator reinmax makes it ReinMax.
     "nasbench201-gdas": {
         "space": "nasbench201",
@@ -53,7 +53,7 @@ SEARCH: dict[str, dict[str, Any]] = {
 
 FINAL: dict[str, dict[str, Any]] = {
     "quick": _QUICK,
-    # Dong & Yang, 2020, arXiv 2001.00326, table 1 ("H = 200").
+    # Dong & Yang, 2020, arXiv 2001.00326: training of the benchmark's networks for 200 epochs.
     "nasbench201-200": {
         "space": "nasbench201",
         "epochs": 200,

@@ -250,7 +250,7 @@ def test_a_finished_run_without_its_report_gets_it(tmp_path):
     assert (out / "report.html").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "other format"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "other format", "no state"])
 def test_damaged_checkpoints_are_named(interrupted, damage, capsys):
     path = interrupted / "checkpoint.pt"
     content = path.read_bytes()
@@ -262,6 +262,8 @@ def test_damaged_checkpoints_are_named(interrupted, damage, capsys):
         path.write_bytes(b"")
     elif damage == "text":
         path.write_text("hello")
+    elif damage == "no state":
+        torch.save({"format": 1, "epoch": 1}, path)
     else:
         torch.save({"format": 99}, path)
     before = (interrupted / "metrics.jsonl").read_text()
@@ -269,10 +271,18 @@ def test_damaged_checkpoints_are_named(interrupted, damage, capsys):
     assert (interrupted / "metrics.jsonl").read_text() == before
 
 
-def test_checkpoint_of_another_network_does_not_fit(interrupted, capsys):
+@pytest.mark.parametrize("damage", ["weight missing", "logits missing", "other logits", "other estimator"])
+def test_checkpoint_of_another_network_does_not_fit(interrupted, damage, capsys):
     path = interrupted / "checkpoint.pt"
     data = torch.load(path, weights_only=True)
-    data["state"]["supernet"].pop(next(iter(data["state"]["supernet"])))
+    if damage == "weight missing":
+        data["state"]["supernet"].pop(next(iter(data["state"]["supernet"])))
+    elif damage == "logits missing":
+        del data["state"]["logits"]
+    elif damage == "other logits":
+        data["state"]["logits"] = torch.zeros(6, 5)
+    else:
+        data["state"]["estimator"] = {"baseline": 1.0}
     torch.save(data, path)
     fails(train_search.main, ["--resume", "--out", str(interrupted)], "does not fit", capsys=capsys)
 
