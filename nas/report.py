@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -41,7 +41,7 @@ class Picture(NamedTuple):
 
 def render_report(folder: Path) -> None:
     """Write `report.html` into the folder of a finished run, from the other files in it."""
-    config, result, environment, genotype_json = (
+    config, result, machine, genotype_json = (
         json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("config", "result", "environment", "genotype")
     )
@@ -50,27 +50,24 @@ def render_report(folder: Path) -> None:
     space = search_spaces.get(genotype_json["space"])
     genotype = space.validate(Genotype.from_json(genotype_json))
     search = result["kind"] == "search"
-    jinja = Environment(
-        loader=PackageLoader("nas"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = jinja.get_template("report.html.j2").render(
-        kind="Architecture search" if search else "Final training",
-        subject=f"{result['estimator']} in {space.name}" if search else f"{space.name} cell",
-        dataset=result["dataset"],
-        seed=result["seed"],
-        epochs=len(metrics),
-        warnings=result["warnings"],
-        tiles=_search_tiles(result, metrics, genotype) if search else _final_tiles(result),
-        cell=_inline("cell", cell_picture.draw_cell(genotype)),
-        pictures=_pictures(metrics, result, genotype),
-        config=_table(config),
-        environment=_table(environment),
-        genotype=space.format(genotype),
-        command=retrain_command(config, result, space.format(genotype)),
+    page = (
+        environment(PackageLoader("nas"))
+        .get_template("report.html.j2")
+        .render(
+            kind="Architecture search" if search else "Final training",
+            subject=f"{result['estimator']} in {space.name}" if search else f"{space.name} cell",
+            dataset=result["dataset"],
+            seed=result["seed"],
+            epochs=len(metrics),
+            warnings=result["warnings"],
+            tiles=_search_tiles(result, metrics, genotype) if search else _final_tiles(result),
+            cell=inline("cell", cell_picture.draw_cell(genotype)),
+            pictures=_pictures(metrics, result, genotype),
+            config=table(config),
+            environment=table(machine),
+            genotype=space.format(genotype),
+            command=retrain_command(config, result, space.format(genotype)),
+        )
     )
     write_text(folder / "report.html", page)
 
@@ -142,12 +139,12 @@ def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], genotype: G
     if baseline := result.get("baseline"):
         figure = plots.draw_baseline(result["test_accuracy"], baseline["random_accuracies"])
         caption = "Architectures drawn at random and trained in the same way; the band is mean ± std."
-        pictures.append(Picture("Against chance", _inline("baseline", figure), caption))
+        pictures.append(Picture("Against chance", inline("baseline", figure), caption))
     if not metrics:
         return pictures
     if result["kind"] == "final":
         caption = "Loss and accuracy on training and test images; the result is that of the last epoch."
-        return [*pictures, Picture("Curves", _inline("curves", plots.draw_curves(metrics)), caption)]
+        return [*pictures, Picture("Curves", inline("curves", plots.draw_curves(metrics)), caption)]
     space = search_spaces.get(genotype.space)
     probabilities = plots.draw_probabilities(
         np.array([line["probabilities"] for line in metrics]),
@@ -158,31 +155,38 @@ def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], genotype: G
     return [
         Picture(
             "Curves",
-            _inline("curves", plots.draw_curves(metrics)),
+            inline("curves", plots.draw_curves(metrics)),
             "train: steps of the weights; validation: steps of the architecture; derived cell: the "
             "most probable architecture with the shared weights on the validation split.",
         ),
         Picture(
             "Probabilities",
-            _inline("probabilities", probabilities),
+            inline("probabilities", probabilities),
             "The share of every operation on every edge; edges are named source→target.",
         ),
         Picture(
             "Entropy",
-            _inline("entropy", plots.draw_entropy(metrics)),
+            inline("entropy", plots.draw_entropy(metrics)),
             "How undecided the edges are: 0 when every edge has made its choice.",
             half=True,
         ),
         Picture(
             "Skip connections",
-            _inline("skips", plots.draw_skips(metrics)),
+            inline("skips", plots.draw_skips(metrics)),
             "Edges without weights; in a search that collapses they take over the derived cell.",
             half=True,
         ),
     ]
 
 
-def _inline(name: str, figure: Figure) -> Markup:
+def environment(loader: BaseLoader) -> Environment:
+    """The template engine of all pages: everything is escaped, nothing may be undefined."""
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def inline(name: str, figure: Figure) -> Markup:
     """The figure as markup whose ids are unique within a page, if `name` is."""
     svg = figures.to_svg(figure)
     for reference in (' id="', "url(#", 'href="#'):
@@ -190,7 +194,7 @@ def _inline(name: str, figure: Figure) -> Markup:
     return Markup(svg)
 
 
-def _table(data: dict[str, Any]) -> list[tuple[str, str]]:
+def table(data: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of a table; what was not set is left out."""
     return [
         (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

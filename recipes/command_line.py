@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from recipes.errors import InputError, one_of
 from recipes.options import FinalOptions, RunOptions, SearchOptions
 
 Options = TypeVar("Options", bound=RunOptions)
+Dataclass = TypeVar("Dataclass")
 
 _PRESETS = {SearchOptions: presets.SEARCH, FinalOptions: presets.FINAL}
 # What may differ between a run and its continuation: it does not change the result.
@@ -31,13 +32,40 @@ def main(options_class: type[Options], job: Callable[[Options], None], argv: Seq
     """Parse `argv`, do `job`, return the exit code: 0, 2 after one line about bad input, or 130
     when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    return _exit_code(
+        lambda: job(parse(options_class, argv)), "continue at the last checkpoint with --resume --out FOLDER"
+    )
+
+
+def main_of(
+    program: str,
+    commands: Mapping[str, tuple[type[Any], Callable[[Any], None]]],
+    argv: Sequence[str] | None,
+) -> int:
+    """Do the command that `argv` begins with; `commands` maps its name to options and job. The exit
+    code is that of `main`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {program} COMMAND [options]; {program} COMMAND --help lists the options\n")
+        for name, (options_class, _) in commands.items():
+            print(f"  {name:10}{options_class.__doc__}")
+        return 0 if argv else 2
+
+    def do() -> None:
+        options_class, job = commands[one_of("command", argv[0], commands)]
+        job(check_numbers(_parse_all(options_class, argv[1:], options_class(), f"{program} {argv[0]}")))
+
+    return _exit_code(do, "finished parts are kept, the same command goes on")
+
+
+def _exit_code(do: Callable[[], None], advice: str) -> int:
     try:
-        job(parse(options_class, argv))
+        do()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: continue at the last checkpoint with --resume --out FOLDER", file=sys.stderr)
+        print(f"interrupted: {advice}", file=sys.stderr)
         return 130
     return 0
 
@@ -72,12 +100,14 @@ def parse(options_class: type[Options], argv: Sequence[str]) -> Options:
     return options
 
 
-def _parse_all(options_class: type[Options], argv: Sequence[str], default: Options) -> Options:
+def _parse_all(
+    options_class: type[Dataclass], argv: Sequence[str], default: Dataclass, program: str | None = None
+) -> Dataclass:
     """tyro's parser, with its framed message folded into one line."""
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(options_class, args=list(argv), default=default)
+            return tyro.cli(options_class, prog=program, args=list(argv), default=default)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -104,12 +134,23 @@ def read_config(options_class: type[RunOptions], path: Path) -> dict[str, Any]:
 
 
 def check(options: Options) -> Options:
-    """Return `options` if every number is in its range; raises InputError."""
+    """Return `options` if they are in their ranges and go together; raises InputError."""
+    check_numbers(options)
+    _require(options, "warmup_epochs", lambda v: (v or 0) < options.epochs, "fewer than --epochs")
+    if options.resume and options.overwrite:
+        raise InputError("--resume and --overwrite were both given: choose one")
+    if options.resume and not options.out:
+        raise InputError("--resume needs --out, the folder of the run to continue")
+    return options
+
+
+def check_numbers(options: Dataclass) -> Dataclass:
+    """Return `options` if every value by itself is in its range; raises InputError."""
     _require(options, "batch_size", lambda v: v >= 2, "an integer of at least 2")
     _require(options, "image_size", lambda v: 4 <= v <= 4096, "an integer from 4 to 4096")
     for name in ("epochs", "checkpoint_every", "evaluate_every"):
         _require(options, name, lambda v: v >= 1, "an integer of at least 1")
-    for name in ("channels", "cells", "threads", "train_limit", "draws"):
+    for name in ("channels", "cells", "threads", "train_limit", "draws", "jobs"):
         _require(options, name, lambda v: v is None or v >= 1, "an integer of at least 1")
     for name in ("lr", "arch_lr"):
         _require(options, name, lambda v: 0 < v < float("inf"), "a number above 0")
@@ -122,8 +163,7 @@ def check(options: Options) -> Options:
         _require(options, name, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
     for name in ("val_fraction", "test_fraction"):
         _require(options, name, lambda v: 0 < v < 1, "a number between 0 and 1")
-    _require(options, "warmup_epochs", lambda v: (v or 0) < options.epochs, "fewer than --epochs")
-    for field in dataclasses.fields(options):
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
         value = getattr(options, field.name)
         if (
             isinstance(value, str)
@@ -133,10 +173,6 @@ def check(options: Options) -> Options:
             raise InputError(
                 f"--{field.name.replace('_', '-')} is not valid UTF-8: rename the file or folder"
             )
-    if options.resume and options.overwrite:
-        raise InputError("--resume and --overwrite were both given: choose one")
-    if options.resume and not options.out:
-        raise InputError("--resume needs --out, the folder of the run to continue")
     return options
 
 
@@ -146,7 +182,7 @@ def config_json(options: RunOptions) -> dict[str, Any]:
     return {"kind": options.kind, **fields}
 
 
-def _require(options: RunOptions, name: str, valid: Callable[[Any], bool], expected: str) -> None:
+def _require(options: object, name: str, valid: Callable[[Any], bool], expected: str) -> None:
     value = getattr(options, name, None)
     if hasattr(options, name) and not valid(value):
         raise InputError(f"--{name.replace('_', '-')} is {value}, expected {expected}")
