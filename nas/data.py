@@ -281,7 +281,11 @@ def load(options: RunOptions) -> DataSet:
     elif path:
         raise InputError(f"data set '{options.dataset}' is malformed: only folder takes a path")
     else:
-        data = _digits() if name == "digits" else _cifar(name, Path(options.data_root), options.download)
+        data = (
+            _digits(options.test_fraction)
+            if name == "digits"
+            else _cifar(name, Path(options.data_root), options.download)
+        )
     augmentation = replace(data.augmentation, cutout=options.cutout)
     if options.flip is not None:
         augmentation = replace(augmentation, flip=options.flip)
@@ -299,14 +303,14 @@ def load(options: RunOptions) -> DataSet:
     return data
 
 
-def _digits() -> DataSet:
-    """scikit-learn's 1,797 grey 8x8 digits (UCI, 1998), a fixed stratified fifth of them for test."""
+def _digits(test_fraction: float) -> DataSet:
+    """scikit-learn's 1,797 grey 8x8 digits (UCI, 1998), a fixed stratified part of them for test."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     images = Images(pixels, torch.from_numpy(digits.target.astype(np.int64)))
-    train, test = split(images.labels, 0.2, seed=0)
+    train, test = split(images.labels, test_fraction, seed=0)
     classes = tuple(str(digit) for digit in range(10))
     return DataSet("digits", images[train], images[test], classes, Augmentation(crop_padding=1))
 

@@ -29,6 +29,7 @@ from nas.run_folder import RunFolder
 from nas.runtime import Mean
 from nas.seeding import seed_everything
 from recipes import FinalOptions, InputError, one_of
+from search_spaces import Genotype
 from search_spaces.skeleton import Skeleton
 
 SCHEDULERS = ("cosine", "tanh", "step", "poly")
@@ -79,15 +80,7 @@ class Training:
         }
         self.mixup = build_mixup(options, len(dataset.classes))
 
-        seed_everything(options.seed, "initial weights")
-        model = timm.create_model(
-            "nas_net",
-            genotype=self.genotype,
-            **{k: self.description[k] for k in ("channels", "cells", "num_classes", "in_chans")},
-            auxiliary=options.auxiliary_weight > 0,
-            drop_path_rate=options.drop_path,
-        )
-        self.model = runtime.place(model, options, self.device)
+        self.model: Any = self.build()
         self.ema = ModelEmaV3(self.model, options.ema_decay) if options.ema_decay else None
         self.forward: nn.Module = torch.compile(self.model) if options.compile else self.model  # type: ignore[assignment]
         self.precision = runtime.autocast(options, self.device)
@@ -114,17 +107,35 @@ class Training:
             warmup_lr=options.lr / 100,
         )
 
+    def build(self) -> nn.Module:
+        """The network that is trained."""
+        return self.build_network(self.genotype)
+
+    def build_network(self, genotype: Genotype) -> Skeleton:
+        """The network of `genotype` with the initial weights of this run's seed."""
+        options = self.options
+        seed_everything(options.seed, "initial weights")
+        model: Skeleton = timm.create_model(
+            "nas_net",
+            genotype=genotype,
+            **{k: self.description[k] for k in ("channels", "cells", "num_classes", "in_chans")},
+            auxiliary=options.auxiliary_weight > 0,
+            drop_path_rate=options.drop_path,
+        )
+        return runtime.place(model, options, self.device)
+
     @property
     def tested(self) -> Skeleton:
         """The network that is tested and saved: the averaged one where there is one."""
-        averaged: Skeleton | None = None if self.ema is None else self.ema.module
-        return self.model if averaged is None else averaged
+        averaged: Skeleton = self.model if self.ema is None else self.ema.module
+        return averaged
 
     def epoch(self, epoch: int, tick: Callable[[], object]) -> dict[str, Any]:
         """One pass over the training images."""
         options, mean = self.options, Mean()
         self.rates.step(epoch)
-        self.model.set_drop_path(options.drop_path * epoch / options.epochs)
+        if options.drop_path:
+            self.model.set_drop_path(options.drop_path * epoch / options.epochs)
         self.model.train()
         for step, batch in enumerate(self.train.epoch(epoch), start=epoch * self.steps):
             seed_everything(options.seed, "step", step)

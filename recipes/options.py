@@ -34,7 +34,7 @@ class RunOptions:
     image_size: int = 32
     """Side in pixels that the images of folder:PATH are resized to."""
     test_fraction: float = 0.2
-    """Part of the images set aside as test set where folder:PATH has none of its own."""
+    """Part of the images set aside as test set where the data set (digits, folder:PATH) has none."""
     train_limit: int | None = None
     """Use only so many training images, drawn evenly over the classes (default: all)."""
     data_budget_gb: float = 8.0

@@ -5,7 +5,8 @@ Source: Dong & Yang, 2020, "NAS-Bench-201", arXiv 2001.00326.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -69,6 +70,10 @@ class DenseCellSpace(SearchSpace):
         return "+".join(
             "|" + "".join(f"{e.operation}~{e.source}|" for e in groups[target]) for target in sorted(groups)
         )
+
+    def all(self) -> Iterator[Genotype]:
+        """Every cell; the operation of the last edge changes first."""
+        return map(self.genotype, itertools.product(self.operations, repeat=len(self.cell_edges)))
 
     def canonical(self, genotype: Genotype) -> str:
         """A string that is equal for cells computing the same function, as the benchmark counts.
