@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import estimators
 from ablation import gradient_plots, page
-from ablation.objectives import OBJECTIVES, Problems, draw_problems
+from ablation.objectives import Problems, draw_problems
 from estimators import Estimator
 from estimators.gumbel_rao import GumbelRao
 from estimators.reinforce import Reinforce
@@ -266,18 +266,17 @@ def write_report(
     folder: Path, records: Sequence[Mapping[str, Any]], options: GradientOptions, seconds: float
 ) -> None:
     """Pictures and tables of `records`, rows of `measure_all`."""
-    sampled = f"{options.problems} random problems, {options.draws} draws each"
     temperature = [record for record in records if record["part"] == "temperature"]
     at_one = [record for record in temperature if record["tau"] == 1]
     pictures = [
         page.Picture(
             "Bias against spread",
             gradient_plots.draw_trade_off(temperature),
-            "The exact gradient is the corner at the bottom left, in units of its norm; 1 on the vertical "
-            "axis is the estimate 0. A line follows an estimator over temperatures from "
-            f"{TAUS[0]:g} (thin end) to {TAUS[-1]:g}; the labelled dot is temperature 1, its bars are 95 % "
-            "intervals. Arcs join equal root mean squared errors. Estimators without a "
-            "temperature are dots.",
+            "The black dot is the exact gradient, whose norm is the unit of both axes; the diamond is the "
+            "estimate 0. A line follows an estimator from temperature "
+            f"{TAUS[0]:g}, its thin end, to {TAUS[-1]:g}. The dot with the name is temperature 1, with 95 % "
+            "intervals. Arcs join equal root mean squared errors. Estimators without a temperature are "
+            f"dots. Polynomials and the ReLU network have 3 choices, all choices {CANDIDATES} candidates.",
         ),
         page.Picture(
             "More candidates",
@@ -287,19 +286,39 @@ def write_report(
         page.Picture(
             "Error of a single estimate",
             gradient_plots.draw_ranking(at_one),
-            "At temperature 1, estimators sorted by the cosine. Left: root mean squared error; 1 is that of "
-            "the estimate 0. Right: mean cosine with the exact gradient, which no step size changes.",
+            "At temperature 1, sorted by the mean of the right table. Left: in units of the norm of the "
+            "exact gradient; the estimate 0 has 1. Right: what no step size changes.",
+        ),
+    ]
+    noise = max(record["standard_error"] for record in temperature)
+    tables = [
+        _table(
+            "Bias / standard deviation",
+            "bias",
+            "std",
+            "In units of the norm of the exact gradient. Bias is freed of what the finite number of draws "
+            f"adds to it; the standard error of a mean estimate is at most {noise:.2f}.",
+            temperature,
+        ),
+        _table(
+            "Cosine with the exact gradient: of the mean estimate / mean of single estimates",
+            "cosine",
+            "draw_cosine",
+            "An estimate of zero counts 0.",
+            temperature,
         ),
     ]
     page.write(
         folder,
         kind="Estimator ablation",
         title="Estimators against the exact gradient",
-        lead=f"Bias and spread of every gradient estimator, by enumeration of all outcomes: {sampled}, "
-        f"medians over the problems. {seconds:.0f} s on a CPU with {torch.get_num_threads()} "
+        lead=f"Bias and spread of every gradient estimator, on {options.problems} random problems with "
+        f"{options.draws} draws each (a tenth for the two that average over inner samples), against the "
+        "gradient by enumeration of all outcomes; medians over the problems. "
+        f"{seconds:.0f} s on a CPU with {torch.get_num_threads()} "
         f"thread{'s'[: torch.get_num_threads() != 1]}.",
         pictures=pictures,
-        tables=[*(_table(name, temperature) for names in SUITES.values() for name in names)],
+        tables=tables,
         records=records,
         configuration={
             "command": "ablate.py gradient",
@@ -310,25 +329,26 @@ def write_report(
     )
 
 
-def _table(objective: str, records: Sequence[Mapping[str, Any]]) -> page.Table:
-    """The estimators on one objective."""
-    rows = [record for record in records if record["objective"] == objective]
+def _table(
+    heading: str, first: str, second: str, note: str, records: Sequence[Mapping[str, Any]]
+) -> page.Table:
+    """Two metrics, estimators with their temperatures by objectives."""
+    objectives = list(dict.fromkeys(record["objective"] for record in records))
+    cells = {
+        (
+            record["estimator"],
+            record["tau"],
+            record["objective"],
+        ): f"{record[first]:.2f} / {record[second]:.2f}"
+        for record in records
+    }
+    rows = dict.fromkeys((record["estimator"], record["tau"]) for record in records)
     return page.Table(
-        heading=OBJECTIVES[objective].title,
-        columns=("estimator", "tau", "bias", "std", "RMSE", "cosine of the mean", "cosine of a draw"),
+        heading=heading,
+        columns=("estimator", "τ", *objectives),
         rows=[
-            [
-                gradient_plots.label(row["estimator"]),
-                f"{row['tau']:g}",
-                *(
-                    f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
-                    for name in ("bias", "std", "rmse", "cosine", "draw_cosine")
-                ),
-            ]
-            for row in rows
+            [gradient_plots.label(name), f"{tau:g}", *(cells[name, tau, o] for o in objectives)]
+            for name, tau in rows
         ],
-        note=f"{rows[0]['choices']} choice{'s'[: rows[0]['choices'] != 1]} among {CANDIDATES} candidates; "
-        "in units of the norm of the exact gradient; medians over the problems with 95 % intervals. "
-        "Standard error of the mean estimate: at most "
-        f"{max(row['standard_error'] for row in rows):.2f}.",
+        note=note,
     )

@@ -114,4 +114,4 @@ def _cost(box: _Box, frame: _Box, blocked: np.ndarray) -> float:
     )
     x, y = blocked.T
     covered = (box.x - 1 < x) & (x < right + 1) & (box.y - 1 < y) & (y < top + 1)
-    return 0.6 * box.reach + 1000 * outside + 3 * int(covered.sum())
+    return 0.9 * box.reach + 1000 * outside + 2 * int(covered.sum())
