@@ -26,7 +26,7 @@ class GradientOptions(AblationOptions):
 
     seed: int = 0
     """Seed of problems and draws."""
-    problems: int = 100
+    problems: int = 80
     """Random problems per objective; results are medians over them."""
     draws: int = 1000
     """Estimates per problem and estimator, at least 20."""

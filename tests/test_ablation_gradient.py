@@ -43,7 +43,7 @@ def measure(name, tau, problems, draws, seed=0):
 def test_known_values(name, tau, problems):
     """Each is one median of 20 problems; here are the medians of 300 problems, and the spread of medians
     of 20 of them. Tolerance: 3.5 of these standard errors, and 0.02 for rounding and draws."""
-    measured = measure(name, tau, problems, 1000 if "rao" in name else 400)
+    measured = measure(name, tau, problems, 500 if "rao" in name else 400)
     subsets = torch.randint(300, (500, 20), generator=torch.Generator().manual_seed(0))
     for objective, cell in zip(SINGLE, KNOWN[name, tau], strict=True):
         for metric, expected in zip(("bias", "std"), map(float, cell.split("/")), strict=True):
@@ -69,7 +69,7 @@ def test_no_bias_where_theory_says_so(name, objectives, problems):
     """The unbiased estimate of the squared bias is 0 on average, within 4 standard errors."""
     measured = measure(name, 1.0, problems, 400)
     for objective in objectives:
-        chance = measured[objective].bias2 / (measured[objective].variance / 400).clamp_min(1e-20)
+        chance = measured[objective].bias2 / (measured[objective].variance / 400).clamp_min(1e-12)
         assert abs(float(chance.mean())) < 4 * float(chance.std()) / 300**0.5 + 1e-6, objective
 
 
@@ -93,7 +93,7 @@ def test_reinmax_is_exact_for_the_quadratic_polynomial_only():
 
 
 def test_gumbel_rao_has_the_mean_of_st_gumbel_and_less_spread(problems):
-    plain, smooth = (measure(name, 0.5, problems, 1000)["tanh"] for name in ("st_gumbel", "gumbel_rao"))
+    plain, smooth = (measure(name, 0.5, problems, 500)["tanh"] for name in ("st_gumbel", "gumbel_rao"))
     assert float((plain.bias2 - smooth.bias2).median()) == pytest.approx(0, abs=0.02)
     assert float(smooth.variance.median()) < 0.5 * float(plain.variance.median())
 
@@ -244,7 +244,7 @@ def test_command_writes_report_and_results(tmp_path, capsys, monkeypatch):
             low, value, high = (float(row[metric + end]) for end in ("_low", "", "_high"))
             assert low <= value <= high
             assert math.isfinite(value)
-        assert int(row["draws"]) == (2 if "rao" in row["estimator"] else 20)
+        assert int(row["draws"]) == (4 if "rao" in row["estimator"] else 20)
 
 
 def test_seed_decides_the_results():
