@@ -56,10 +56,10 @@ def place(axes: Axes, labels: Sequence[Label], avoid: Sequence[tuple[float, floa
     assert figure is not None
     unit = 72 / figure.dpi
     points = axes.transData.transform([(label.x, label.y) for label in labels]) * unit
-    blocked = np.vstack([points, axes.transData.transform(avoid) * unit]) if len(avoid) else points
+    lines = axes.transData.transform(np.reshape(avoid, (-1, 2))) * unit
     frame = _Box(axes.bbox.x0 * unit, axes.bbox.y0 * unit, axes.bbox.width * unit, axes.bbox.height * unit, 0)
     candidates = [_around(x, y, label.text) for (x, y), label in zip(points, labels, strict=True)]
-    fixed = [[_cost(box, frame, blocked) for box in boxes] for boxes in candidates]
+    fixed = [[_cost(box, frame, points, lines) for box in boxes] for boxes in candidates]
     chosen = [boxes[0] for boxes in candidates]
     for _ in range(5):
         for i, boxes in enumerate(candidates):
@@ -103,8 +103,8 @@ def _around(x: float, y: float, text: str) -> list[_Box]:
     ]
 
 
-def _cost(box: _Box, frame: _Box, blocked: np.ndarray) -> float:
-    """What a place costs without regard to other labels; `blocked` (N, 2)."""
+def _cost(box: _Box, frame: _Box, points: np.ndarray, lines: np.ndarray) -> float:
+    """What a place costs without regard to other labels; `points` (N, 2) are of labels, `lines` (M, 2)."""
     right, top = box.x + box.width, box.y + box.height
     outside = (
         box.x < frame.x + 1
@@ -112,6 +112,12 @@ def _cost(box: _Box, frame: _Box, blocked: np.ndarray) -> float:
         or right > frame.x + frame.width
         or top > frame.y + frame.height
     )
-    x, y = blocked.T
-    covered = (box.x - 1 < x) & (x < right + 1) & (box.y - 1 < y) & (y < top + 1)
-    return 0.9 * box.reach + 1000 * outside + 2 * int(covered.sum())
+    on_points, on_lines = _covered(box, points, 3), _covered(box, lines, 1)
+    return 0.9 * box.reach + 1000 * outside + 25 * on_points + 2 * on_lines
+
+
+def _covered(box: _Box, points: np.ndarray, margin: float) -> int:
+    """How many of `points` (N, 2) lie in the box or within `margin` of it."""
+    low = np.array([box.x - margin, box.y - margin])
+    high = np.array([box.x + box.width + margin, box.y + box.height + margin])
+    return int(((low < points) & (points < high)).all(1).sum())
