@@ -26,6 +26,10 @@ class GradientOptions(AblationOptions):
 
     seed: int = 0
     """Seed of problems and draws."""
+    problems: int = 80
+    """Random problems per objective; results are medians over them."""
+    draws: int = 1000
+    """Estimates per problem and estimator, at least 20."""
 
 
 @dataclass(kw_only=True)

@@ -150,7 +150,7 @@ def check_numbers(options: Dataclass) -> Dataclass:
     _require(options, "image_size", lambda v: 4 <= v <= 4096, "an integer from 4 to 4096")
     for name in ("epochs", "checkpoint_every", "evaluate_every"):
         _require(options, name, lambda v: v >= 1, "an integer of at least 1")
-    for name in ("channels", "cells", "threads", "train_limit", "draws", "jobs"):
+    for name in ("channels", "cells", "threads", "train_limit", "draws", "jobs", "problems"):
         _require(options, name, lambda v: v is None or v >= 1, "an integer of at least 1")
     for name in ("lr", "arch_lr"):
         _require(options, name, lambda v: 0 < v < float("inf"), "a number above 0")

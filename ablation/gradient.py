@@ -1,0 +1,354 @@
+"""Every estimator against the exact gradient: `python ablate.py gradient`.
+
+On random problems whose outcomes can be enumerated, the estimate g of an estimator is drawn many times
+and compared with the exact gradient of E f(D). In units of the norm of that gradient:
+
+    bias  |E g - gradient|,    std  sqrt(E |g - E g|^2),    rmse  sqrt(E |g - gradient|^2),
+
+with rmse^2 = bias^2 + std^2. Over n draws the mean of |g - gradient|^2 and the variance with divisor
+n - 1 are unbiased, and so is their difference, which is taken as bias^2: the squared norm of the mean
+error itself would be too large by std^2 / n. Where the difference is negative by chance, bias is 0.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from scipy.stats import binom
+from torch import Tensor
+from tqdm import tqdm
+
+import estimators
+from ablation import gradient_plots, page
+from ablation.objectives import Problems, draw_problems
+from estimators import Estimator
+from estimators.gumbel_rao import GumbelRao
+from estimators.reinforce import Reinforce
+from estimators.reinmax_rao import ReinMaxRao
+from nas.seeding import generator
+from recipes import InputError
+from recipes.ablation import GradientOptions
+
+TAUS = (0.25, 0.5, 1.0, 1.3, 2.0, 4.0)
+SUITES: dict[int, tuple[str, ...]] = {  # number of choices: objectives
+    1: ("linear", "quadratic", "cubic", "tanh"),
+    3: ("power1.5", "power2", "power3", "network"),
+}
+CANDIDATES = 5
+SWEEP, SWEPT = (2, 4, 8, 16, 32, 64), ("quadratic", "tanh")
+METRICS = ("bias", "std", "rmse", "mse", "cosine", "draw_cosine", "standard_error")
+FEWEST_DRAWS = 20
+
+_CHUNK = 250_000  # numbers in the largest tensor that is worked on at a time: it stays in the cache
+_TINY = 1e-300  # keeps the cosine of a zero estimate at 0
+
+
+class Measured(NamedTuple):
+    """What n estimates say about each of P problems; (P,) each, in units of the exact gradient's norm.
+
+    Attributes:
+        bias2: squared bias, without the part that n draws leave to chance; may be negative.
+        variance: trace of the covariance of a single estimate.
+        mse: mean squared error of a single estimate; bias2 + variance.
+        cosine: of the mean estimate with the exact gradient; also rid of the length that chance adds.
+        draw_cosine: mean cosine of single estimates with the exact gradient; an estimate of 0 counts 0.
+        draws: n.
+    """
+
+    bias2: Tensor
+    variance: Tensor
+    mse: Tensor
+    cosine: Tensor
+    draw_cosine: Tensor
+    draws: int
+
+    def metrics(self) -> dict[str, Tensor]:
+        """METRICS, (P,) each."""
+        return {
+            "bias": self.bias2.clamp_min(0).sqrt(),
+            "std": self.variance.sqrt(),
+            "rmse": self.mse.sqrt(),
+            "mse": self.mse,
+            "cosine": self.cosine,
+            "draw_cosine": self.draw_cosine,
+            "standard_error": (self.variance / self.draws).sqrt(),
+        }
+
+
+def run(options: GradientOptions) -> None:
+    """Measure, and write the report. Raises InputError."""
+    folder = _folder(options)
+    if options.draws < FEWEST_DRAWS:
+        raise InputError(f"--draws is {options.draws}, expected an integer of at least {FEWEST_DRAWS}")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    began = time.perf_counter()
+    records = list(measure_all(options))
+    seconds = time.perf_counter() - began
+    write_report(folder, records, options, seconds)
+    print(f"report: {folder / 'report.html'}")
+
+
+def _folder(options: GradientOptions) -> Path:
+    folder = Path(options.out or f"runs/ablation-{options.command}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write the folder {folder}: {error}; give another --out") from None
+    return folder
+
+
+# Measuring
+
+
+def methods() -> list[Estimator]:
+    """Every estimator at every temperature of TAUS in its range."""
+    families = [estimators.family(name) for name in estimators.names()]
+    return [cls(tau) for cls in families for tau in TAUS if cls.tau_range[0] <= tau <= cls.tau_range[1]]
+
+
+def measure_all(options: GradientOptions) -> Iterator[dict[str, Any]]:
+    """The rows of results.csv: temperatures at CANDIDATES candidates, then tau = 1 over SWEEP."""
+    everyone = methods()
+    at_one = [method for method in everyone if method.tau == 1]
+    parts = [("temperature", names, choices, CANDIDATES, everyone) for choices, names in SUITES.items()]
+    parts += [("candidates", SWEPT, 1, k, at_one) for k in SWEEP]
+    total = sum(len(chosen) for *_, chosen in parts)
+    with tqdm(total=total, unit="estimator", file=sys.stderr, disable=None) as bar:
+        for part, names, choices, k, chosen in parts:
+            problems = draw_problems(names, options.problems, choices, k, options.seed)
+            for method in chosen:
+                bar.set_description(f"K = {k}, {method.name}")
+                rng = generator(options.seed, f"draws of {method.name} at {method.tau}", choices, k)
+                for name, measured in measure(method, problems, options.draws, rng).items():
+                    about = {"part": part, "objective": name, "choices": choices, "candidates": k}
+                    yield about | {"estimator": method.name, "tau": method.tau} | summary(measured)
+                bar.update()
+
+
+def measure(
+    estimator: Estimator, problems: Mapping[str, Problems], draws: int, rng: torch.Generator
+) -> dict[str, Measured]:
+    """Compare `draws` estimates with the exact gradient of every problem.
+
+    An estimator that averages over M inner samples draws a fifth of `draws`: it costs M times as much,
+    and spreads less. A dense estimator sees f of its mixture, and is compared with the same gradient as
+    the others, that of E f over one-hot draws.
+
+    Args:
+        problems: objectives that share their logits (P, L, K), and so the draws.
+    """
+    logits = next(iter(problems.values())).logits
+    inner = estimator.samples if isinstance(estimator, GumbelRao | ReinMaxRao) else estimator.default_draws
+    draws = draws // 5 if isinstance(estimator, GumbelRao | ReinMaxRao) else draws
+    chunk = max(1, _CHUNK // (logits.numel() * inner))
+    sums = {name: _Sums(problem.gradient) for name, problem in problems.items()}
+    for start in range(0, draws, chunk):
+        for name, some in estimates(estimator, problems, min(chunk, draws - start), rng).items():
+            sums[name].add(some)
+    return {name: total.measured() for name, total in sums.items()}
+
+
+class _Sums:
+    """Running sums over the estimates of the gradients `exact` (P, L, K)."""
+
+    def __init__(self, exact: Tensor) -> None:
+        self.exact = exact
+        self.estimate = torch.zeros_like(exact)
+        self.squared_error = torch.zeros_like(exact[:, 0, 0])
+        self.cosine = torch.zeros_like(exact[:, 0, 0])
+        self.count = 0
+
+    def add(self, estimates: Tensor) -> None:
+        """Add estimates (N, P, L, K)."""
+        self.estimate += estimates.sum(0)
+        self.squared_error += _dot(estimates - self.exact, estimates - self.exact).sum(0)
+        lengths = _dot(estimates, estimates).sqrt().clamp_min(_TINY)
+        self.cosine += (_dot(estimates, self.exact) / lengths).sum(0)
+        self.count += len(estimates)
+
+    def measured(self) -> Measured:
+        n, exact2 = self.count, _dot(self.exact, self.exact)
+        mean, mse = self.estimate / n, self.squared_error / n
+        # Rounding may leave the variance of equal estimates a little below zero.
+        variance = (mse - _dot(mean - self.exact, mean - self.exact)).clamp_min(0) * n / (n - 1)
+        along = _dot(mean, self.exact) / exact2.sqrt()
+        length2 = (_dot(mean, mean) - variance / n).maximum(along.square())
+        return Measured(
+            bias2=(mse - variance) / exact2,
+            variance=variance / exact2,
+            mse=mse / exact2,
+            cosine=along / length2.sqrt().clamp_min(_TINY),
+            draw_cosine=self.cosine / n / exact2.sqrt(),
+            draws=n,
+        )
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products (...) of (..., L, K)."""
+    return (a * b).sum((-2, -1))
+
+
+def estimates(
+    estimator: Estimator, problems: Mapping[str, Problems], count: int, rng: torch.Generator
+) -> dict[str, Tensor]:
+    """`count` independent estimates (count, P, L, K) for every objective, from the same draws."""
+    logits = next(iter(problems.values())).logits
+    if estimator.uses_loss:
+        return _score_estimates(estimator, problems, logits, count, rng)
+    leaf = logits.float().repeat(count, 1, 1, 1).requires_grad_()  # as in a search, and twice as fast
+    draw = estimator(leaf, rng).double()
+    return {
+        name: torch.autograd.grad(problem.loss(draw).sum(), leaf, retain_graph=True)[0].double()
+        for name, problem in problems.items()
+    }
+
+
+def _score_estimates(
+    estimator: Estimator,
+    problems: Mapping[str, Problems],
+    logits: Tensor,
+    count: int,
+    rng: torch.Generator,
+) -> dict[str, Tensor]:
+    """Estimates from losses: of one draw where the baseline is a moving average, else of N draws.
+
+    The moving average is taken as settled, b = E f. As the estimate is (f(D) - b) times what it would
+    be for f - b = 1, all draws are one call.
+    """
+    n = estimator.default_draws
+    draw = estimator(logits.repeat(count * n, 1, 1, 1), rng)
+    losses = {name: problem.loss(draw) for name, problem in problems.items()}
+    if isinstance(estimator, Reinforce):
+        estimator.load_state({"baseline": 0.0})
+        scores = estimator.gradient(logits, draw.unsqueeze(0), torch.ones(1))
+        return {
+            name: (values - problems[name].mean)[..., None, None] * scores for name, values in losses.items()
+        }
+    over_problems = torch.vmap(estimator.gradient, in_dims=(0, 1, 1))
+    over_draws = torch.vmap(over_problems, in_dims=(None, 0, 0))
+    groups = draw.unflatten(0, (count, n))
+    return {
+        name: over_draws(logits, groups, values.unflatten(0, (count, n))) for name, values in losses.items()
+    }
+
+
+def summary(measured: Measured) -> dict[str, Any]:
+    """Medians over the problems with their 95 % intervals, `METRIC`, `METRIC_low` and `METRIC_high`."""
+    row: dict[str, Any] = {"problems": len(measured.mse), "draws": measured.draws}
+    for name, values in measured.metrics().items():
+        low, high = median_interval(values)
+        row |= {name: float(values.quantile(0.5)), f"{name}_low": low, f"{name}_high": high}
+    return row
+
+
+def median_interval(values: Tensor) -> tuple[float, float]:
+    """A 95 % interval of the median behind a sample (n,): two of its order statistics.
+
+    How many of n values lie below the median is binomial, whatever their distribution. Of fewer than 6
+    values it is their range, and covers less.
+    """
+    n = len(values)
+    rank = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
+    ordered = values.sort().values
+    return float(ordered[rank]), float(ordered[n - 1 - rank])
+
+
+# Reporting
+
+
+def write_report(
+    folder: Path, records: Sequence[Mapping[str, Any]], options: GradientOptions, seconds: float
+) -> None:
+    """Pictures and tables of `records`, rows of `measure_all`."""
+    temperature = [record for record in records if record["part"] == "temperature"]
+    at_one = [record for record in temperature if record["tau"] == 1]
+    pictures = [
+        page.Picture(
+            "Bias against spread",
+            gradient_plots.draw_trade_off(temperature),
+            "The black dot is the exact gradient, whose norm is the unit of both axes; the diamond is the "
+            "estimate 0. A line follows an estimator from temperature "
+            f"{TAUS[0]:g}, its thin end, to {TAUS[-1]:g}. The dot with the name is temperature 1, with 95 % "
+            "intervals. Arcs join equal root mean squared errors. Estimators without a temperature are "
+            f"dots. Polynomials and the ReLU network have 3 choices, all choices {CANDIDATES} candidates.",
+        ),
+        page.Picture(
+            "More candidates",
+            gradient_plots.draw_candidates([r for r in records if r["part"] == "candidates"]),
+            "One choice among K candidates, all estimators at temperature 1. Bands are 95 % intervals.",
+        ),
+        page.Picture(
+            "Error of a single estimate",
+            gradient_plots.draw_ranking(at_one),
+            "At temperature 1, sorted by the mean of the right table. Left: in units of the norm of the "
+            "exact gradient; the estimate 0 has 1. Right: what no step size changes.",
+        ),
+    ]
+    noise = max(record["standard_error"] for record in temperature)
+    tables = [
+        _table(
+            "Bias / standard deviation",
+            "bias",
+            "std",
+            "In units of the norm of the exact gradient. Bias is freed of what the finite number of draws "
+            f"adds to it; the standard error of a mean estimate is at most {noise:.2f}.",
+            temperature,
+        ),
+        _table(
+            "Cosine with the exact gradient: of the mean estimate / mean of single estimates",
+            "cosine",
+            "draw_cosine",
+            "An estimate of zero counts 0.",
+            temperature,
+        ),
+    ]
+    page.write(
+        folder,
+        kind="Estimator ablation",
+        title="Estimators against the exact gradient",
+        lead=f"Bias and spread of every gradient estimator, on {options.problems} random problems with "
+        f"{options.draws} draws each (a fifth for the two that average over inner samples), against the "
+        "gradient by enumeration of all outcomes; medians over the problems. "
+        f"{seconds:.0f} s on a CPU with {torch.get_num_threads()} "
+        f"thread{'s'[: torch.get_num_threads() != 1]}.",
+        pictures=pictures,
+        tables=tables,
+        records=records,
+        configuration={
+            "command": "ablate.py gradient",
+            "problems": options.problems,
+            "draws": options.draws,
+            "seed": options.seed,
+        },
+    )
+
+
+def _table(
+    heading: str, first: str, second: str, note: str, records: Sequence[Mapping[str, Any]]
+) -> page.Table:
+    """Two metrics, estimators with their temperatures by objectives."""
+    objectives = list(dict.fromkeys(record["objective"] for record in records))
+    cells = {
+        (
+            record["estimator"],
+            record["tau"],
+            record["objective"],
+        ): f"{record[first]:.2f} / {record[second]:.2f}"
+        for record in records
+    }
+    rows = dict.fromkeys((record["estimator"], record["tau"]) for record in records)
+    return page.Table(
+        heading=heading,
+        columns=("estimator", "τ", *objectives),
+        rows=[
+            [gradient_plots.label(name), f"{tau:g}", *(cells[name, tau, o] for o in objectives)]
+            for name, tau in rows
+        ],
+        note=note,
+    )
