@@ -1,13 +1,7 @@
 """Every estimator against the exact gradient: `python ablate.py gradient`.
 
-On random problems whose outcomes can be enumerated, the estimate g of an estimator is drawn many times
-and compared with the exact gradient of E f(D). In units of the norm of that gradient:
-
-    bias  |E g - gradient|,    std  sqrt(E |g - E g|^2),    rmse  sqrt(E |g - gradient|^2),
-
-with rmse^2 = bias^2 + std^2. Over n draws the mean of |g - gradient|^2 and the variance with divisor
-n - 1 are unbiased, and so is their difference, which is taken as bias^2: the squared norm of the mean
-error itself would be too large by std^2 / n. Where the difference is negative by chance, bias is 0.
+On random problems whose outcomes can be enumerated, the estimate of an estimator is drawn many times
+and compared with the exact gradient of E f(D); `estimators.compare` says how.
 """
 
 from __future__ import annotations
@@ -15,8 +9,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from scipy.stats import binom
@@ -27,8 +22,8 @@ import estimators
 from ablation import gradient_plots, page
 from ablation.objectives import Problems, draw_problems
 from estimators import Estimator
+from estimators.compare import Errors, Measured, score_estimates
 from estimators.gumbel_rao import GumbelRao
-from estimators.reinforce import Reinforce
 from estimators.reinmax_rao import ReinMaxRao
 from nas.seeding import generator
 from recipes import InputError
@@ -45,39 +40,6 @@ METRICS = ("bias", "std", "rmse", "mse", "cosine", "draw_cosine", "standard_erro
 FEWEST_DRAWS = 20
 
 _CHUNK = 250_000  # numbers in the largest tensor that is worked on at a time: it stays in the cache
-_TINY = 1e-300  # keeps the cosine of a zero estimate at 0
-
-
-class Measured(NamedTuple):
-    """What n estimates say about each of P problems; (P,) each, in units of the exact gradient's norm.
-
-    Attributes:
-        bias2: squared bias, without the part that n draws leave to chance; may be negative.
-        variance: trace of the covariance of a single estimate.
-        mse: mean squared error of a single estimate; bias2 + variance.
-        cosine: of the mean estimate with the exact gradient; also rid of the length that chance adds.
-        draw_cosine: mean cosine of single estimates with the exact gradient; an estimate of 0 counts 0.
-        draws: n.
-    """
-
-    bias2: Tensor
-    variance: Tensor
-    mse: Tensor
-    cosine: Tensor
-    draw_cosine: Tensor
-    draws: int
-
-    def metrics(self) -> dict[str, Tensor]:
-        """METRICS, (P,) each."""
-        return {
-            "bias": self.bias2.clamp_min(0).sqrt(),
-            "std": self.variance.sqrt(),
-            "rmse": self.mse.sqrt(),
-            "mse": self.mse,
-            "cosine": self.cosine,
-            "draw_cosine": self.draw_cosine,
-            "standard_error": (self.variance / self.draws).sqrt(),
-        }
 
 
 def run(options: GradientOptions) -> None:
@@ -147,51 +109,11 @@ def measure(
     inner = estimator.samples if isinstance(estimator, GumbelRao | ReinMaxRao) else estimator.default_draws
     draws = draws // 5 if isinstance(estimator, GumbelRao | ReinMaxRao) else draws
     chunk = max(1, _CHUNK // (logits.numel() * inner))
-    sums = {name: _Sums(problem.gradient) for name, problem in problems.items()}
+    sums = {name: Errors(problem.gradient) for name, problem in problems.items()}
     for start in range(0, draws, chunk):
         for name, some in estimates(estimator, problems, min(chunk, draws - start), rng).items():
             sums[name].add(some)
     return {name: total.measured() for name, total in sums.items()}
-
-
-class _Sums:
-    """Running sums over the estimates of the gradients `exact` (P, L, K)."""
-
-    def __init__(self, exact: Tensor) -> None:
-        self.exact = exact
-        self.estimate = torch.zeros_like(exact)
-        self.squared_error = torch.zeros_like(exact[:, 0, 0])
-        self.cosine = torch.zeros_like(exact[:, 0, 0])
-        self.count = 0
-
-    def add(self, estimates: Tensor) -> None:
-        """Add estimates (N, P, L, K)."""
-        self.estimate += estimates.sum(0)
-        self.squared_error += _dot(estimates - self.exact, estimates - self.exact).sum(0)
-        lengths = _dot(estimates, estimates).sqrt().clamp_min(_TINY)
-        self.cosine += (_dot(estimates, self.exact) / lengths).sum(0)
-        self.count += len(estimates)
-
-    def measured(self) -> Measured:
-        n, exact2 = self.count, _dot(self.exact, self.exact)
-        mean, mse = self.estimate / n, self.squared_error / n
-        # Rounding may leave the variance of equal estimates a little below zero.
-        variance = (mse - _dot(mean - self.exact, mean - self.exact)).clamp_min(0) * n / (n - 1)
-        along = _dot(mean, self.exact) / exact2.sqrt()
-        length2 = (_dot(mean, mean) - variance / n).maximum(along.square())
-        return Measured(
-            bias2=(mse - variance) / exact2,
-            variance=variance / exact2,
-            mse=mse / exact2,
-            cosine=along / length2.sqrt().clamp_min(_TINY),
-            draw_cosine=self.cosine / n / exact2.sqrt(),
-            draws=n,
-        )
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products (...) of (..., L, K)."""
-    return (a * b).sum((-2, -1))
 
 
 def estimates(
@@ -216,25 +138,14 @@ def _score_estimates(
     count: int,
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Estimates from losses: of one draw where the baseline is a moving average, else of N draws.
-
-    The moving average is taken as settled, b = E f. As the estimate is (f(D) - b) times what it would
-    be for f - b = 1, all draws are one call.
-    """
+    """Estimates from losses, each of as many draws as the estimator needs."""
     n = estimator.default_draws
     draw = estimator(logits.repeat(count * n, 1, 1, 1), rng)
-    losses = {name: problem.loss(draw) for name, problem in problems.items()}
-    if isinstance(estimator, Reinforce):
-        estimator.load_state({"baseline": 0.0})
-        scores = estimator.gradient(logits, draw.unsqueeze(0), torch.ones(1))
-        return {
-            name: (values - problems[name].mean)[..., None, None] * scores for name, values in losses.items()
-        }
-    over_problems = torch.vmap(estimator.gradient, in_dims=(0, 1, 1))
-    over_draws = torch.vmap(over_problems, in_dims=(None, 0, 0))
     groups = draw.unflatten(0, (count, n))
+    each = torch.vmap(partial(score_estimates, estimator), in_dims=(0, 2, 2, 0), out_dims=1)
     return {
-        name: over_draws(logits, groups, values.unflatten(0, (count, n))) for name, values in losses.items()
+        name: each(logits, groups, problem.loss(draw).unflatten(0, (count, n)), problem.mean)
+        for name, problem in problems.items()
     }
 
 

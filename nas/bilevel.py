@@ -117,24 +117,33 @@ class Bilevel:
             rate = self.weight_optimizer.param_groups[0]["lr"]
             loss, output, at_draw = self.unroll(self.supernet, leaf, valid, train, rate)
         else:
-            with frozen(self.supernet):
-                output = self.supernet(images, leaf)
-                loss = F.cross_entropy(output, labels)
-                (at_draw,) = torch.autograd.grad(loss, leaf)
+            loss, output, at_draw = self.gradient_at(leaf, valid)
         return _Look(_result(loss, output, labels), loss.detach().view(1), at_draw)
+
+    def gradient_at(self, draw: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of a draw (E, K), or one per image (B, E, K), on `batch`, output (B, classes), and the
+        exact gradient at the draw, of its shape; weights are held fixed."""
+        draw.requires_grad_()
+        with frozen(self.supernet):
+            loss, output = self.loss(draw, batch)
+            (at_draw,) = torch.autograd.grad(loss, draw)
+        return loss, output, at_draw
+
+    def loss(self, draw: Draw, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss of a draw on `batch`, and output (B, classes)."""
+        with self.autocast:
+            output = self.supernet(batch[0], draw)
+            return F.cross_entropy(output, batch[1]), output
 
     def weight_step(self, train: Batch, generator: torch.Generator) -> StepResult:
         """Move the weights of a drawn architecture down the gradient of the loss on `train`."""
-        images, labels = train
-        with self.autocast:
-            output = self.supernet(images, self.draw(generator))
-            loss = F.cross_entropy(output, labels)
+        loss, output = self.loss(self.draw(generator), train)
         self.weight_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.clip:
             nn.utils.clip_grad_norm_(self.supernet.parameters(), self.clip)
         self.weight_optimizer.step()
-        return _result(loss, output, labels)
+        return _result(loss, output, train[1])
 
     def draw(self, generator: torch.Generator) -> Draw:
         """A draw that nothing is learned from: the chosen indices, or a dense mixture."""

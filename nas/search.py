@@ -16,6 +16,7 @@ from nas import data, derive, loop, runtime
 from nas.bilevel import Bilevel, unrolled_gradient, unrolled_gradient_exact
 from nas.data import Batches
 from nas.files import write_json
+from nas.measure import GradientMeasure
 from nas.run_folder import RunFolder
 from nas.runtime import Mean
 from nas.seeding import generator, seed_everything
@@ -106,6 +107,13 @@ class Search:
         """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
         return runtime.evaluate(self.supernet, self.valid, self.bilevel.autocast, self.space.choice(genotype))
 
+    def measure(self, epoch: int) -> dict[str, Any]:
+        """How far every estimator is from the gradient of the logits now; see `nas.measure`."""
+        images, labels = next(iter(self.valid))
+        batch = (images[: self.options.batch_size], labels[: self.options.batch_size])
+        measure = GradientMeasure(self.bilevel, batch, self.options.seed, epoch)
+        return measure.describe((epoch + 1) / self.options.epochs)
+
     def log_probabilities(self) -> Tensor:
         """Log-probability of every operation on every edge, (E, K)."""
         p = self.bilevel.estimator.probabilities(self.logits.detach())
@@ -129,7 +137,10 @@ class Search:
         score: tuple[float, float] | tuple[None, None] = (None, None)
         if (epoch + 1) % options.evaluate_every == 0 or epoch + 1 == options.epochs:
             score = self.score(genotype)
-        return {
+        measured = {}
+        if options.measure_every and (epoch + 1) % options.measure_every == 0:
+            measured = {"gradient": self.measure(epoch)}
+        return measured | {
             "epoch": epoch + 1,
             "step": (epoch + 1) * self.steps,
             "tau": self.bilevel.estimator.tau,

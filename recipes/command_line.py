@@ -156,7 +156,7 @@ def check_numbers(options: Dataclass) -> Dataclass:
         _require(options, name, lambda v: 0 < v < float("inf"), "a number above 0")
     for name in (
         "lr_min", "weight_decay", "arch_weight_decay", "clip", "arch_clip", "cutout", "mixup", "cutmix",
-        "warmup_epochs", "auxiliary_weight", "crop_padding", "seed", "data_budget_gb",
+        "warmup_epochs", "auxiliary_weight", "measure_every", "crop_padding", "seed", "data_budget_gb",
     ):  # fmt: skip
         _require(options, name, lambda v: v is None or 0 <= v < float("inf"), "a number of at least 0")
     for name in ("momentum", "drop_path", "label_smoothing", "ema_decay"):

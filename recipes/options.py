@@ -118,6 +118,10 @@ class SearchOptions(RunOptions):
     """Weight decay of the logits."""
     arch_clip: float = 1.0
     """Largest norm of the logits' gradient; 0 turns clipping off."""
+    measure_every: int = 0
+    """Epochs between measurements of the architecture gradient: how far is every estimator from the
+    truth on a fixed validation batch? 0: none. All architectures of micro are run for it, elsewhere
+    a thousand."""
     derive: str = "argmax"
     """argmax, or sample:K to score K drawn architectures with the shared weights."""
 
