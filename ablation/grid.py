@@ -64,7 +64,7 @@ def run(options: GridOptions) -> None:
     """Run what is missing of the grid, evaluate the cells and write the report. Raises InputError."""
     folder = Path(options.out or f"runs/ablation-nas-{options.space}-{options.dataset.partition(':')[0]}")
     cells = plan(options, folder)
-    known = find_truth(options, cells[0].options)
+    known = find_truth(options)
     work(cells, "train_search", "searching", options)
     retrained = retrain(cells, options) if options.evaluate == "retrain" else None
     records = [record(cell, known, options.evaluations) for cell in cells]
@@ -131,11 +131,11 @@ def _threaded(options: Any, grid: GridOptions) -> Any:
     return replace(options, threads=grid.threads or options.threads or share)
 
 
-def find_truth(options: GridOptions, search: SearchOptions) -> Truth | None:
+def find_truth(options: GridOptions) -> Truth | None:
     """The table that the cells are looked up in; None where there is none and they are retrained."""
     if options.table is not None:
         return truth.read(Path(options.table), options.space, options.column)
-    if options.evaluate == "retrain" and (options.space, options.dataset) not in truth.PACKAGED:
+    if options.evaluate == "retrain" and not truth.is_packaged(options.space, options.dataset):
         return None
     return truth.packaged(options.space, options.dataset)
 
