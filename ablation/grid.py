@@ -12,7 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +88,14 @@ def plan(options: GridOptions, folder: Path) -> list[Cell]:
         words = method_words(method)
         base = command_line.parse(
             SearchOptions,
-            ["--space", options.space, "--dataset", options.dataset, *words, *_split(options.search, "search")],
+            [
+                "--space",
+                options.space,
+                "--dataset",
+                options.dataset,
+                *words,
+                *_split(options.search, "search"),
+            ],
             recipe,
         )
         moments = MEASURED_MOMENTS.get(options.space, 0) if options.measure is None else options.measure

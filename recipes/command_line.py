@@ -157,13 +157,24 @@ def check_numbers(options: Dataclass) -> Dataclass:
     _require(options, "image_size", lambda v: 4 <= v <= 4096, "an integer from 4 to 4096")
     for name in ("epochs", "checkpoint_every", "evaluate_every"):
         _require(options, name, lambda v: v >= 1, "an integer of at least 1")
-    for name in ("channels", "cells", "threads", "train_limit", "draws", "jobs", "seeds", "evaluations", "problems"):
+    for name in (
+        "channels",
+        "cells",
+        "threads",
+        "train_limit",
+        "draws",
+        "jobs",
+        "seeds",
+        "evaluations",
+        "problems",
+    ):
         _require(options, name, lambda v: v is None or v >= 1, "an integer of at least 1")
     for name in ("lr", "arch_lr"):
         _require(options, name, lambda v: 0 < v < float("inf"), "a number above 0")
     for name in (
         "lr_min", "weight_decay", "arch_weight_decay", "clip", "arch_clip", "cutout", "mixup", "cutmix",
-        "warmup_epochs", "auxiliary_weight", "measure_every", "measure", "crop_padding", "seed", "data_budget_gb",
+        "warmup_epochs", "auxiliary_weight", "measure_every", "measure", "crop_padding", "seed",
+        "data_budget_gb",
     ):  # fmt: skip
         _require(options, name, lambda v: v is None or 0 <= v < float("inf"), "a number of at least 0")
     for name in ("momentum", "drop_path", "label_smoothing", "ema_decay"):
