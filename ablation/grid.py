@@ -133,9 +133,8 @@ def _split(text: str, option: str) -> list[str]:
 
 
 def _threaded(options: Any, grid: GridOptions) -> Any:
-    """The options with the CPU threads of one job."""
-    share = max(1, (os.cpu_count() or 1) // grid.jobs)
-    return replace(options, threads=grid.threads or options.threads or share)
+    """The options with the CPU threads of one job: small networks do not gain from a second one."""
+    return replace(options, threads=grid.threads or options.threads or 1)
 
 
 def find_truth(options: GridOptions) -> Truth | None:
