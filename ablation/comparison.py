@@ -18,7 +18,7 @@ class Estimate(NamedTuple):
     std: float | None
     low: float
     high: float
-    count: int
+    runs: int
 
     def __str__(self) -> str:
         spread = "" if self.std is None else f" ± {self.std:.2f}"
@@ -36,7 +36,7 @@ class Paired(NamedTuple):
     low: float
     high: float
     p: float
-    count: int
+    runs: int
 
 
 def estimate(values: Sequence[float]) -> Estimate:

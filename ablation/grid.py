@@ -253,8 +253,7 @@ def fair_evaluations(cell: Cell, known: Truth) -> int:
     if known.images_per_training is None:
         return 1
     options = cell.options
-    last = _metrics(cell)[-1]
-    images = last["step"] * options.batch_size
+    images: int = _metrics(cell)[-1]["step"] * options.batch_size
     draws = options.draws or estimators.family(options.estimator).default_draws
     architecture = images * (options.epochs - options.warmup) / options.epochs
     return max(1, round((images + draws * architecture) / known.images_per_training))
