@@ -447,7 +447,7 @@ class BenchmarkAPI(Protocol):
 class PublishedRow(NamedTuple):
     """A line of a table of published accuracies: `accuracies` (3,) in %, in the order of DATASETS."""
 
-    index: int
+    number: int
     arch: str
     accuracies: tuple[float, ...]
 
