@@ -271,7 +271,7 @@ def _label_ends(axes: Axes, lines: Sequence[_Line], digits: int) -> None:
             xycoords="axes fraction",
             xytext=(6, 0),
             textcoords="offset points",
-            color=_readable(line.colour),
+            color=readable(line.colour),
             size=8.5,
             va="center_baseline",
             annotation_clip=False,
@@ -294,7 +294,7 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
     return [start + i * gap for i, start in enumerate(starts)]
 
 
-def _readable(colour: str) -> str:
+def readable(colour: str) -> str:
     """The colour, darkened where text in it would be too faint on white."""
     r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     factor = min(1.0, 120 / (0.3 * r + 0.59 * g + 0.11 * b))
