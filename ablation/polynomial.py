@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Polynomial(Task):
     draws: int = 8
 
     family = "polynomial"
+    taus = (0.1, 0.3, 0.5, 1.0, 1.5)
     lrs = (0.03, 0.1, 0.3)
 
     @property
@@ -58,17 +60,17 @@ class Polynomial(Task):
     def expected(self, logits: Tensor) -> float:
         """The exact expected loss for logits (L, 2)."""
         worse = float(logits.detach().double().softmax(-1)[:, 1].mean())
-        return worse * (1 - self.centre) ** self.power + (1 - worse) * self.optimum
+        return worse * self.worst + (1 - worse) * self.optimum
 
     @property
     def optimum(self) -> float:
         """The smallest expected loss, that of X = 0."""
-        return self.centre**self.power
+        return math.pow(self.centre, self.power)
 
     @property
-    def start(self) -> float:
-        """The expected loss of uniform variables."""
-        return ((1 - self.centre) ** self.power + self.optimum) / 2
+    def worst(self) -> float:
+        """The largest expected loss, that of X = 1."""
+        return math.pow(1 - self.centre, self.power)
 
     def train(self, setting: Setting, seed: int) -> Result:
         """Train; the curve has `POINTS` + 1 values, from the start to the end."""
@@ -84,7 +86,7 @@ class Polynomial(Task):
             if estimator.uses_loss:
                 logits.grad = estimator.gradient(logits, draws, losses)
             else:
-                losses.mean().backward()  # type: ignore[no-untyped-call]
+                losses.mean().backward()
             optimizer.step()
             if step in marks:
                 steps.append(step)

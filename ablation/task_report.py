@@ -26,7 +26,7 @@ from nas.figures import INK, QUIET, WIDTH, new_figure, styled
 from nas.plots import readable, spread
 from recipes.ablation import TasksOptions
 
-ROW = 0.3  # inches
+ROW = 0.34  # inches
 
 
 class Panel(NamedTuple):
@@ -45,13 +45,16 @@ class Panel(NamedTuple):
 
 
 @styled
-def draw_dots(panels: Sequence[Panel], label: str, *, best: Callable[..., Any], digits: int) -> Figure:
+def draw_dots(
+    panels: Sequence[Panel], label: str, *, best: Callable[..., Any], digits: int, sharex: bool = False
+) -> Figure:
     """Estimators in rows, ordered by their mean rank, one panel beside the other.
 
     Args:
         label: of the horizontal axis.
         best: min or max, whichever is better; the best is on top.
         digits: decimals of the means that are written beside the dots.
+        sharex: give all panels the same scale.
     """
     names = list(panels[0].values)
     sign = 1 if best is min else -1
@@ -63,6 +66,7 @@ def draw_dots(panels: Sequence[Panel], label: str, *, best: Callable[..., Any], 
     grid = figure.subplots(
         1,
         len(panels),
+        sharex=sharex,
         sharey=True,
         squeeze=False,
         gridspec_kw={
@@ -181,8 +185,7 @@ def _label_ends(axes: Axes, comparison: Comparison) -> None:
 def excess(task: Polynomial, loss: float) -> float:
     """How far an expected loss is above the optimum, in % of the range between best and worst: the
     mean probability (%) of the worse value."""
-    worst = (1 - task.centre) ** task.power
-    return 100 * (loss - task.optimum) / (worst - task.optimum)
+    return 100 * (loss - task.optimum) / (task.worst - task.optimum)
 
 
 def write(comparisons: Sequence[Comparison], options: TasksOptions, folder: Path) -> None:
@@ -231,7 +234,7 @@ def _polynomial_pictures(parts: Sequence[Comparison]) -> list[page.Picture]:
         ),
         page.Picture(
             "Polynomials: final loss",
-            draw_dots(panels, "excess loss, % of the range", best=min, digits=1),
+            draw_dots(panels, "excess loss, % of the range", best=min, digits=1, sharex=True),
             "After the last step: means with one standard deviation, strokes are the single seeds. Left is "
             "better.",
         ),
@@ -304,7 +307,7 @@ def _result_table(family: str, parts: Sequence[Comparison]) -> page.Table:
     note = ""
     if family == "polynomial":
         bounds = (
-            f"p = {c.task.power:g}: {c.task.optimum:.5f} and {c.task.start:.5f}"
+            f"p = {c.task.power:g}: {c.task.optimum:.5f} and {(c.task.optimum + c.task.worst) / 2:.5f}"
             for c in parts
             if isinstance(c.task, Polynomial)
         )
@@ -314,7 +317,7 @@ def _result_table(family: str, parts: Sequence[Comparison]) -> page.Table:
 
 def _grid_table(family: str, parts: Sequence[Comparison]) -> page.Table:
     """The validation figure of every setting; the chosen one is marked."""
-    columns, rows = ["estimator, tau"], {}
+    columns, rows = ["estimator, tau"], dict[str, list[str]]()
     for part in parts:
         columns += [f"{_title(part)}lr {lr:g}" for lr in part.task.lrs]
         for name, tried in part.tried.items():

@@ -41,8 +41,8 @@ class CategoricalVAE(nn.Module):
         super().__init__()
         self.classes, self.latents = classes, latents
         size = classes * latents
-        self.encoder = _perceptron(pixels, *hidden, size)
-        self.decoder = _perceptron(size, *reversed(hidden), pixels)
+        self.encoder = _perceptron(pixels, hidden[0], hidden[1], size)
+        self.decoder = _perceptron(size, hidden[1], hidden[0], pixels)
 
     def encode(self, images: Tensor) -> Tensor:
         """Logits of the latent variables: (B, pixels) in [0, 1] to (B, latents, classes)."""
@@ -136,7 +136,7 @@ class MnistVAE(Task):
             for indices in order.split(self.batch_size):
                 loss, _ = model.objective(_unit(images.train[indices]), estimator, draws, surrogate)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
         sampler = generator(seed, "vae evaluation")
         parts = {
