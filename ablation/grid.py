@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,9 +60,9 @@ class Task(ABC):
         """Name of the problem: part of file names, key of the results."""
 
     @property
-    @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What a stored result must have been computed with to be used again."""
+        """What a stored result must have been computed with to be used again: the fields."""
+        return asdict(self)
 
     @abstractmethod
     def train(self, setting: Setting, seed: int) -> Result:
@@ -129,7 +130,7 @@ def compute(cell: Cell, folder: Path, threads: int) -> Result:
 
 
 def complete(cells: Sequence[Cell], folder: Path, jobs: int, threads: int) -> Iterator[tuple[Cell, Result]]:
-    """Every cell with its result; stored ones first.
+    """Every cell with its result; stored ones first. When interrupted, runs under way are still kept.
 
     Args:
         jobs: processes that train at the same time.
@@ -146,7 +147,9 @@ def complete(cells: Sequence[Cell], folder: Path, jobs: int, threads: int) -> It
         for cell in missing:
             yield cell, compute(cell, folder, threads)
         return
-    with ProcessPoolExecutor(min(jobs, len(missing)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(jobs, len(missing)), get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
         futures = {pool.submit(compute, cell, folder, threads): cell for cell in missing}
         try:
             for future in as_completed(futures):
@@ -154,8 +157,3 @@ def complete(cells: Sequence[Cell], folder: Path, jobs: int, threads: int) -> It
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def fields(task: Task) -> dict[str, Any]:
-    """The fields of a task, as the beginning of its `identity`."""
-    return asdict(task)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablation.grid import Result, Setting, Task, fields
+from ablation.grid import Result, Setting, Task
 from ablation.listops import PADDING, VOCABULARY, Expressions, Grammar, encode, generate
 from ablation.score_function import ScoreFunction
 from estimators.base import one_hot_argmax
@@ -121,15 +120,11 @@ class ListOps(Task):
     grammar: Grammar = field(default_factory=Grammar)
 
     family = "listops"
-    lrs = (0.003, 0.01)
+    lrs = (0.005, 0.015)
 
     @property
     def name(self) -> str:
         return "listops"
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return fields(self)
 
     def data(self) -> tuple[Expressions, Expressions, Expressions]:
         """Expressions to train, validate and test on, all different from each other."""

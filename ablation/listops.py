@@ -39,11 +39,11 @@ class Grammar:
         shortest, longest: tokens of an expression.
     """
 
-    depth: int = 3
+    depth: int = 2
     arguments: int = 3
-    nesting: float = 0.35
+    nesting: float = 0.4
     shortest: int = 4
-    longest: int = 14
+    longest: int = 10
 
 
 def evaluate(tokens: Sequence[str]) -> int:

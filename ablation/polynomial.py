@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ablation.grid import Result, Setting, Task, fields
+from ablation.grid import Result, Setting, Task
 from nas.seeding import generator
 
 POINTS = 50  # of a training curve
@@ -44,10 +43,6 @@ class Polynomial(Task):
     @property
     def name(self) -> str:
         return f"polynomial-{self.power:g}"
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return fields(self)
 
     def selection_seed(self, seed: int) -> int:
         """A seed apart: what is chosen by is also what is reported."""

@@ -54,6 +54,10 @@ def run(options: TasksOptions) -> None:
 
     names, tasks = choose_estimators(options), choose_tasks(options)
     folder = Path(options.out or "runs/ablation-tasks")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder} cannot be used as a folder: {error}") from None
     comparisons = compare(tasks, names, options, folder / "cells")
     task_report.write(comparisons, options, folder)
     print(f"report  {folder / 'report.html'}")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablation.grid import Result, Setting, Task, fields
+from ablation.grid import Result, Setting, Task
 from ablation.score_function import ScoreFunction
 from estimators import Estimator
 from nas.compat import prepare_torchvision
@@ -121,7 +121,7 @@ class MnistVAE(Task):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {key: value for key, value in fields(self).items() if key != "data"}
+        return {key: value for key, value in super().identity.items() if key != "data"}
 
     def train(self, setting: Setting, seed: int) -> Result:
         """Train; "train", on 10,000 of the images, is measured like "valid" and "test": at the end."""

@@ -48,7 +48,7 @@ class TasksOptions(AblationOptions):
     """Fetch MNIST if it is missing."""
     polynomial_steps: int = 500
     """Steps of a run on a polynomial."""
-    listops_steps: int = 500
+    listops_steps: int = 1500
     """Steps of a run on ListOps, of 64 expressions each."""
     vae_epochs: int = 2
     """Epochs of a run of the auto-encoder, of 50,000 images each."""

@@ -529,6 +529,12 @@ def test_bad_input(arguments, words, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_the_results_need_a_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert ablate.main(["tasks", "--tasks", "polynomial", "--out", str(tmp_path / "file")]) == 2
+    assert "cannot be used as a folder" in capsys.readouterr().err
+
+
 def test_damaged_files_are_named(tmp_path):
     _write_mnist(tmp_path, 40)
     with pytest.raises(InputError, match="has 40 training images, expected 60000"):
