@@ -17,7 +17,7 @@ import ablate
 import estimators
 from ablation import grid, tasks, vae
 from ablation.grid import Cell, Setting, choose
-from ablation.latent_tree import CLASSES, MASKED, LatentTree, ListOps, accuracy
+from ablation.latent_tree import CLASSES, MASKED, LatentTree, ListOps, _merge, accuracy
 from ablation.listops import CLOSE, OPERATIONS, PADDING, Grammar, encode, evaluate, generate
 from ablation.polynomial import Polynomial
 from ablation.score_function import ScoreFunction
@@ -199,6 +199,21 @@ def test_the_merge_is_the_tree_that_was_drawn():
     left = tree._compose(h[:, :2], c[:, :2])
     root, _ = tree._compose(*(torch.cat((a, b[:, 2:]), 1) for a, b in zip(left, (h, c), strict=True)))
     torch.testing.assert_close(tree(tokens, torch.tensor([3]), first)[0], tree.classify(root[:, 0]))
+
+
+def test_the_draw_receives_the_gradient_of_every_pair():
+    """The merged nodes are affine in the draw: its gradient is that of a finite difference."""
+    torch.manual_seed(0)
+    nodes, parents, g = torch.randn(1, 4, 5), torch.randn(1, 3, 5), torch.randn(1, 3, 5)
+    active, pairs = torch.tensor([True]), torch.eye(3).unsqueeze(1)
+    draw = pairs[1].clone().requires_grad_()
+    (found,) = torch.autograd.grad((_merge(nodes, parents, draw, active) * g).sum(), draw)
+    nothing = _merge(nodes, parents, torch.zeros(1, 3), active)
+    expected = [((_merge(nodes, parents, pair, active) - nothing) * g).sum() for pair in pairs]
+    torch.testing.assert_close(found[0], torch.stack(expected))
+    assert torch.equal(
+        _merge(nodes, parents, pairs[1], active)[0], torch.stack((nodes[0, 0], parents[0, 1], nodes[0, 3]))
+    )
 
 
 @pytest.mark.parametrize("name", PATHWISE)
