@@ -329,6 +329,13 @@ def test_the_straight_through_gradient_is_exact_for_a_linear_decoder_loss():
         torch.testing.assert_close(ours, exact)
 
 
+def test_the_decoder_begins_with_the_mean_image():
+    model, _ = _tiny_vae()
+    mean = torch.tensor([0.0, 1.0, 0.5, 0.2, 0.9], dtype=torch.float64)
+    model.begin_with(mean)
+    torch.testing.assert_close(model.decoder[-1].bias.sigmoid(), mean.clamp(1e-3, 1 - 1e-3))
+
+
 def _write_mnist(root, images):
     """Files as torchvision keeps them, with random images."""
     raw = root / "MNIST" / "raw"
