@@ -106,7 +106,7 @@ class MnistVAE(Task):
 
     Grey values are taken as the probabilities of the pixels, as usual where these estimators are
     compared. 50,000 images are trained on and the last 10,000 training images are for validation. The
-    ELBO is estimated with one draw for every image.
+    decoder begins with the mean image, and the ELBO is estimated with one draw for every image.
 
     Sources: Jang et al., 2017, arXiv 1611.01144; Liu et al., 2023, section 5.2, arXiv 2304.08612.
 
