@@ -22,7 +22,7 @@ from ablation.palette import colour
 from ablation.polynomial import Polynomial
 from ablation.tasks import Comparison
 from ablation.vae import MnistVAE
-from nas.figures import INK, QUIET, WIDTH, new_figure, styled
+from nas.figures import INK, WIDTH, new_figure, styled
 from nas.plots import readable, spread
 from recipes.ablation import TasksOptions
 
