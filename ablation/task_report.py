@@ -76,7 +76,7 @@ def draw_dots(
         },
     )[0]
     for axes, panel in zip(grid, panels, strict=True):
-        _draw_rows(axes, panel, names, digits)
+        _draw_rows(axes, panel, names, digits, set() if sharex else _far(panel, best))
         axes.set_title(panel.title)
         axes.set_xlabel(label)
         axes.tick_params(axis="y", length=0)
@@ -87,10 +87,30 @@ def draw_dots(
     return figure
 
 
-def _draw_rows(axes: Axes, panel: Panel, names: Sequence[str], digits: int) -> None:
+def _far(panel: Panel, best: Callable[..., Any]) -> set[str]:
+    """Estimators so far behind (five times the median) that on their scale the others would be one dot."""
+    means = {name: _mean(values) for name, values in panel.values.items()}
+    behind = {name: abs(mean - best(means.values())) for name, mean in means.items()}
+    return {name for name in behind if behind[name] > 5 * float(np.median(list(behind.values()))) > 0}
+
+
+def _draw_rows(axes: Axes, panel: Panel, names: Sequence[str], digits: int, far: set[str]) -> None:
+    """Draw the dots; of those `far` away only the value is written, at the edge that they lie behind."""
     for row, name in enumerate(names):
         values, shade = panel.values[name], colour(name)
         mean, deviation = _mean(values), _std(values)
+        if name in far:
+            right = mean > np.median([_mean(other) for other in panel.values.values()])
+            axes.annotate(
+                f"{mean:.{digits}f} →" if right else f"← {mean:.{digits}f}",
+                (1 if right else 0, row),
+                xycoords=("axes fraction", "data"),
+                ha="right" if right else "left",
+                va="center",
+                size=8.5,
+                color=readable(shade),
+            )
+            continue
         if name in panel.others:
             axes.plot(
                 [_mean(panel.others[name])],
@@ -264,7 +284,7 @@ def _vae_pictures(parts: Sequence[Comparison]) -> list[page.Picture]:
             "Auto-encoder: negative ELBO",
             draw_dots(panels, "nats an image", best=min, digits=1),
             "Filled dots: test images, means with one standard deviation, strokes are the single seeds. "
-            "Rings: training images. Left is better.",
+            "Rings: training images. An arrow points to what lies far outside. Left is better.",
         )
     ]
 
@@ -359,9 +379,10 @@ def _record(task: Task, part: str, setting: Setting, seed: int, result: Result) 
 
 
 def _lead(comparisons: Sequence[Comparison], options: TasksOptions) -> str:
-    grids = [result for c in comparisons for tried in c.tried.values() for result in tried.values()]
-    chosen = [result for c in comparisons for runs in c.runs.values() for result in runs.values()]
-    hours = sum(_seconds([*grids, *chosen])) / 3600
+    seconds = {  # a run of the grid that is also one of those reported counts once
+        (record["task"], record["estimator"], record["tau"], record["lr"], record["seed"]): record["seconds"]
+        for record in _records(comparisons, options.seed)
+    }
     budgets = []
     for task in (c.task for c in comparisons):
         if isinstance(task, Polynomial):
@@ -375,7 +396,7 @@ def _lead(comparisons: Sequence[Comparison], options: TasksOptions) -> str:
         "learning rate of each come from the same small grid, chosen on validation figures with one seed; "
         f"{options.seeds} seed{'s'[: options.seeds != 1]} of the chosen setting are reported. Temperatures "
         f"are constant; the Rao-Blackwellised estimators average {RAO_SAMPLES} samples. "
-        f"{len(grids)} and {len(chosen)} runs, {hours:.2f} hours of training in all on a machine with "
+        f"{len(seconds)} runs, {sum(seconds.values()) / 3600:.2f} hours of training in all on a machine with "
         f"{os.cpu_count()} CPU cores."
     )
 
