@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablation.grid import Result, Setting, Task
+from ablation.task_grid import Result, Setting, Task
 from ablation.listops import PADDING, VOCABULARY, Expressions, Grammar, encode, generate
 from ablation.score_function import ScoreFunction
 from estimators.base import one_hot_argmax

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ablation.grid import Result, Setting, Task
+from ablation.task_grid import Result, Setting, Task
 from nas.seeding import generator
 
 POINTS = 50  # of a training curve

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ablation import page
-from ablation.grid import RAO_SAMPLES, Result, Setting, Task
+from ablation.task_grid import RAO_SAMPLES, Result, Setting, Task
 from ablation.latent_tree import ListOps, majority
 from ablation.palette import colour
 from ablation.polynomial import Polynomial

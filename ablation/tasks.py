@@ -21,7 +21,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 import estimators
-from ablation.grid import Cell, Result, Setting, Task, choose, complete
+from ablation.task_grid import Cell, Result, Setting, Task, choose, complete
 from ablation.latent_tree import ListOps
 from ablation.polynomial import Polynomial
 from ablation.vae import MnistVAE, load_mnist

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablation.grid import Result, Setting, Task
+from ablation.task_grid import Result, Setting, Task
 from ablation.score_function import ScoreFunction
 from estimators import Estimator
 from nas.compat import prepare_torchvision

@@ -15,8 +15,8 @@ import torch
 
 import ablate
 import estimators
-from ablation import grid, tasks, vae
-from ablation.grid import Cell, Setting, choose
+from ablation import task_grid, tasks, vae
+from ablation.task_grid import Cell, Setting, choose
 from ablation.latent_tree import CLASSES, MASKED, LatentTree, ListOps, _merge, accuracy
 from ablation.listops import CLOSE, OPERATIONS, PADDING, Grammar, encode, evaluate, generate
 from ablation.polynomial import Polynomial
@@ -430,7 +430,7 @@ def test_the_choice_is_the_lowest_finite_validation_figure():
 
 def test_a_cell_is_computed_once(tmp_path, monkeypatch):
     cell = Cell(Polynomial(2.0, 3), Setting("gumbel_rao", 0.5, 0.1), 0)
-    ((_, result),) = grid.complete([cell], tmp_path, 1, 1)
+    ((_, result),) = task_grid.complete([cell], tmp_path, 1, 1)
     stored = json.loads(cell.path(tmp_path).read_text())
     assert stored["identity"]["steps"] == 3
     assert stored["result"] == result
@@ -441,22 +441,22 @@ def test_a_cell_is_computed_once(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(grid, "compute", fail)
-        assert list(grid.complete([cell], tmp_path, 1, 1)) == [(cell, result)]
+        assert list(task_grid.complete([cell], tmp_path, 1, 1)) == [(cell, result)]
         for other in (
             cell._replace(seed=1),
             cell._replace(task=Polynomial(2.0, 4)),
             cell._replace(setting=Setting("gumbel_rao", 0.5, 0.2)),
         ):
             with pytest.raises(AssertionError, match="computed again"):
-                list(grid.complete([other], tmp_path, 1, 1))
+                list(task_grid.complete([other], tmp_path, 1, 1))
     monkeypatch.setattr(grid, "RAO_SAMPLES", 3)
-    assert grid.stored(cell, tmp_path) is None
+    assert task_grid.stored(cell, tmp_path) is None
 
 
 def test_results_do_not_depend_on_the_number_of_jobs(tmp_path):
     cells = [Cell(Polynomial(3.0, 3), Setting("reinmax", 1.0, 0.1), seed) for seed in (0, 1)]
-    one = dict(grid.complete(cells, tmp_path / "one", 1, 1))
-    two = dict(grid.complete(cells, tmp_path / "two", 2, 1))
+    one = dict(task_grid.complete(cells, tmp_path / "one", 1, 1))
+    two = dict(task_grid.complete(cells, tmp_path / "two", 2, 1))
     assert [one[c]["curve"] for c in cells] == [two[c]["curve"] for c in cells]
     assert one[cells[0]]["curve"] != one[cells[1]]["curve"]
 
