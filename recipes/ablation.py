@@ -39,7 +39,25 @@ class TasksOptions(AblationOptions):
     command: ClassVar[str] = "tasks"
 
     seed: int = 0
-    """Seed of data, weights and draws."""
+    """First seed of weights and draws; also that of the generated data."""
+    seeds: int = 3
+    """Runs of the chosen setting of every estimator, with the seeds from --seed on."""
+    tasks: tuple[str, ...] = ()
+    """Any of polynomial, listops and vae (default: all, vae only with --data or --download)."""
+    estimators: tuple[str, ...] = ()
+    """Names of discrete estimators (default: all of them)."""
+    data: str | None = None
+    """Folder that holds MNIST/raw as torchvision stores it (with --download by default: data)."""
+    download: bool = False
+    """Fetch MNIST if it is missing."""
+    polynomial_steps: int = 500
+    """Steps of a run on a polynomial."""
+    listops_steps: int = 1500
+    """Steps of a run on ListOps, of 64 expressions each."""
+    vae_epochs: int = 2
+    """Epochs of a run of the auto-encoder, of 50,000 images each."""
+    jobs: int = 2
+    """Runs at the same time, each with --threads threads (default: 1)."""
 
 
 @dataclass(kw_only=True)

@@ -155,7 +155,10 @@ def check_numbers(options: Dataclass) -> Dataclass:
     """Return `options` if every value by itself is in its range; raises InputError."""
     _require(options, "batch_size", lambda v: v >= 2, "an integer of at least 2")
     _require(options, "image_size", lambda v: 4 <= v <= 4096, "an integer from 4 to 4096")
-    for name in ("epochs", "checkpoint_every", "evaluate_every"):
+    for name in (
+        "epochs", "checkpoint_every", "evaluate_every", "seeds", "polynomial_steps", "listops_steps",
+        "vae_epochs",
+    ):  # fmt: skip
         _require(options, name, lambda v: v >= 1, "an integer of at least 1")
     for name in (
         "channels",
