@@ -142,8 +142,8 @@ def _draw_space(axes: Axes, rows: Axes, known: Truth, records: Records, low: flo
         (known.best_of(evaluations), f"best of {evaluations} random cells ", QUIET, (0, (3, 2)), 0.72),
     )
     for x, text, shade, line, height in marks:
-        rows.axvline(x, color=shade, linewidth=1, linestyle=line, zorder=1)  # type: ignore[arg-type]
-        axes.axvline(x, ymax=height, color=shade, linewidth=1, linestyle=line)  # type: ignore[arg-type]
+        rows.axvline(x, color=shade, linewidth=1, linestyle=line, zorder=1)
+        axes.axvline(x, ymax=height, color=shade, linewidth=1, linestyle=line)
         axes.annotate(
             f"{text}{x:.2f} ", (x, height), xycoords=("data", "axes fraction"), ha="right", va="top", size=8,
             color=shade, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},

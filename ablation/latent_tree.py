@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablation.task_grid import Result, Setting, Task
 from ablation.listops import PADDING, VOCABULARY, Expressions, Grammar, encode, generate
 from ablation.score_function import ScoreFunction
+from ablation.task_grid import Result, Setting, Task
 from estimators.base import one_hot_argmax
 from nas.seeding import derive_seed, generator
 

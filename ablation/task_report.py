@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ablation import page
-from ablation.task_grid import RAO_SAMPLES, Result, Setting, Task
 from ablation.latent_tree import ListOps, majority
 from ablation.palette import colour
 from ablation.polynomial import Polynomial
+from ablation.task_grid import RAO_SAMPLES, Result, Setting, Task
 from ablation.tasks import Comparison
 from ablation.vae import MnistVAE
 from nas.figures import INK, WIDTH, new_figure, styled

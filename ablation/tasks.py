@@ -21,9 +21,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 import estimators
-from ablation.task_grid import Cell, Result, Setting, Task, choose, complete
 from ablation.latent_tree import ListOps
 from ablation.polynomial import Polynomial
+from ablation.task_grid import Cell, Result, Setting, Task, choose, complete
 from ablation.vae import MnistVAE, load_mnist
 from recipes.ablation import TasksOptions
 from recipes.errors import InputError, one_of

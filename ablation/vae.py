@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablation.task_grid import Result, Setting, Task
 from ablation.score_function import ScoreFunction
+from ablation.task_grid import Result, Setting, Task
 from estimators import Estimator
 from nas.compat import prepare_torchvision
 from nas.seeding import derive_seed, generator

@@ -54,8 +54,8 @@ class GradientMeasure:
         Returns:
             `loss`, its mean over the architectures; `norm` of the gradient; `reference`, "enumeration"
             or "reinforce_loo", with its relative standard error `reference_error`; and `estimators`: by
-            name tau, bias, std, rmse, cosine, length and draw_cosine as in `estimators.compare`, in units of the
-            norm. Where the reference is too noisy there are no estimators.
+            name tau, bias, std, rmse, cosine, length and draw_cosine as in `estimators.compare`, in units
+            of the norm. Where the reference is too noisy there are no estimators.
         """
         square = float(self.gradient.square().sum() - self.noise)
         error = float(self.noise) ** 0.5 / square**0.5 if square > 0 else float("inf")

@@ -16,11 +16,11 @@ import torch
 import ablate
 import estimators
 from ablation import task_grid, tasks, vae
-from ablation.task_grid import Cell, Setting, choose
 from ablation.latent_tree import CLASSES, MASKED, LatentTree, ListOps, _merge, accuracy
 from ablation.listops import CLOSE, OPERATIONS, PADDING, Grammar, encode, evaluate, generate
 from ablation.polynomial import Polynomial
 from ablation.score_function import ScoreFunction
+from ablation.task_grid import Cell, Setting, choose
 from ablation.task_report import Panel, draw_dots
 from ablation.vae import CategoricalVAE, MnistVAE, load_mnist
 from estimators.base import one_hot_argmax
@@ -440,7 +440,7 @@ def test_a_cell_is_computed_once(tmp_path, monkeypatch):
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(grid, "compute", fail)
+        patch.setattr(task_grid, "compute", fail)
         assert list(task_grid.complete([cell], tmp_path, 1, 1)) == [(cell, result)]
         for other in (
             cell._replace(seed=1),
@@ -449,7 +449,7 @@ def test_a_cell_is_computed_once(tmp_path, monkeypatch):
         ):
             with pytest.raises(AssertionError, match="computed again"):
                 list(task_grid.complete([other], tmp_path, 1, 1))
-    monkeypatch.setattr(grid, "RAO_SAMPLES", 3)
+    monkeypatch.setattr(task_grid, "RAO_SAMPLES", 3)
     assert task_grid.stored(cell, tmp_path) is None
 
 
@@ -525,7 +525,7 @@ def test_end_to_end(tmp_path, small, capsys, monkeypatch):
     def fail(*arguments):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(grid, "compute", fail)
+    monkeypatch.setattr(task_grid, "compute", fail)
     before = (out / "results.csv").read_text()
     assert ablate.main([*words, "--data", str(data)]) == 0
     assert (out / "results.csv").read_text() == before
