@@ -63,7 +63,7 @@ def draw_answer(records: Records, known: Truth | None) -> Figure:
     random search would find.
     """
     names = sorted(methods(records), key=lambda m: -np.mean(values(records, m, "accuracy")))
-    top, row, bottom, left, right = 0.35, 0.42, 0.5, 1.9, 0.85
+    top, row, bottom, left, right = 0.1, 0.42, 0.5, 2.3, 1.1
     above = 0 if known is None else 1.1
     height = top + above + row * len(names) + bottom
     figure = new_figure(WIDTH, height)
@@ -193,7 +193,8 @@ def _name_ends(axes: Axes, ends: list[tuple[float, str]]) -> None:
     gap = 0.15 / (axes.get_position().height * figure.get_figheight())  # type: ignore[union-attr]
     ends = sorted(ends)
     heights = [min(max((value - low) / (high - low), 0.0), 1.0) for value, _ in ends]
-    for (_, name), height in zip(ends, spread(heights, gap), strict=True):
+    places = [min(place, 1 - i * gap) for i, place in enumerate(reversed(spread(heights, gap)))]
+    for (_, name), height in zip(ends, reversed(places), strict=True):
         known = name.partition(",")[0]
         shade = (
             INK if known == "optimum" else QUIET if known.startswith("best of") else readable(colour(name))
@@ -314,10 +315,10 @@ def draw_budget(gradients: Records) -> Figure:
 @styled
 def draw_pairs(names: Sequence[str], pairs: Mapping[tuple[str, str], Paired]) -> Figure:
     """Mean difference of accuracy, row minus column, on equal seeds; bold where its interval is off 0."""
-    left, top, cell = 1.9, 1.55, 0.62
-    width, height = left + cell * len(names) + 0.3, top + 0.36 * len(names) + 0.1
-    figure = new_figure(max(width, 5.0), height)
-    width = max(width, 5.0)
+    longest = 0.075 * max(map(len, names))
+    left, top, cell = 0.3 + longest, 0.3 + 0.65 * longest, 0.62
+    width, height = left + cell * len(names) + longest, top + 0.36 * len(names) + 0.1
+    figure = new_figure(width, height)
     axes = figure.add_axes(
         (left / width, 0.1 / height, cell * len(names) / width, 0.36 * len(names) / height)
     )
