@@ -41,6 +41,8 @@ SEARCH_RECIPE: dict[str, Any] = {
     "epochs": 40,
 }
 MEASURED_MOMENTS = {"micro": 4}
+# Options that may differ between a run and the plan: where it is, and where its options came from.
+_WITHOUT_EFFECT = ("out", "config", "preset", "threads", "data_root", "download")
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ def run(options: GridOptions) -> None:
     cells = plan(options, folder)
     known = find_truth(options)
     work(cells, "train_search", "searching", options)
-    retrained = retrain(cells, options) if options.evaluate == "retrain" else None
-    records = [record(cell, known, options.evaluations) for cell in cells]
-    if retrained is not None:
-        for row, accuracy in zip(records, retrained, strict=True):
-            row["accuracy"] = accuracy
+    if known is None:
+        accuracies = retrain(cells, options)
+        records = [record(cell) | {"accuracy": a} for cell, a in zip(cells, accuracies, strict=True)]
+    else:
+        records = [record(cell) | look_up(cell, known, options.evaluations) for cell in cells]
     grid_report.write(folder, records, curves(cells, known), gradients(cells), known, options)
     print(f"report {folder / 'report.html'}")
 
@@ -138,11 +140,13 @@ def _threaded(options: Any, grid: GridOptions) -> Any:
 
 
 def find_truth(options: GridOptions) -> Truth | None:
-    """The table that the cells are looked up in; None where there is none and they are retrained."""
+    """The table that the cells are looked up in; None where they are retrained. Raises InputError."""
+    if options.evaluate == "retrain":
+        if options.table is not None:
+            raise InputError("--table and --evaluate retrain were both given: drop one")
+        return None
     if options.table is not None:
         return truth.read(Path(options.table), options.space, options.column)
-    if options.evaluate == "retrain" and not truth.is_packaged(options.space, options.dataset):
-        return None
     return truth.packaged(options.space, options.dataset)
 
 
@@ -172,7 +176,7 @@ def is_finished(options: RunOptions) -> bool:
     stored = command_line.read_config(type(options), path)
     wanted = command_line.config_json(options)
     for name, value in stored.items():
-        if name not in ("out", "threads", "download") and value != wanted[name]:
+        if name not in _WITHOUT_EFFECT and value != wanted[name]:
             raise InputError(
                 f"{folder} holds a run with {name} {value} instead of {wanted[name]}: give another --out, "
                 "or delete it"
@@ -221,10 +225,10 @@ def retrain(cells: Sequence[Cell], options: GridOptions) -> list[float]:
 # Reading the runs
 
 
-def record(cell: Cell, known: Truth | None, evaluations: int | None) -> dict[str, Any]:
-    """What is told of a finished search: one row of results.csv."""
+def record(cell: Cell) -> dict[str, Any]:
+    """What a finished search tells of itself, for its row of results.csv."""
     result = _read(cell.folder / "result.json")
-    row = {
+    return {
         "method": cell.method,
         "seed": cell.seed,
         "genotype": result["genotype"],
@@ -234,11 +238,13 @@ def record(cell: Cell, known: Truth | None, evaluations: int | None) -> dict[str
         "collapsed": bool(result["warnings"]),
         "folder": str(cell.folder),
     }
-    if known is None:
-        return row
-    found = known.lookup(_genotype(cell, result["genotype"]))
+
+
+def look_up(cell: Cell, known: Truth, evaluations: int | None) -> dict[str, Any]:
+    """What is known about the cell that a search found; `evaluations` as in GridOptions."""
+    found = known.lookup(_genotype(cell, _read(cell.folder / "result.json")["genotype"]))
     evaluations = evaluations or fair_evaluations(cell, known)
-    return row | {
+    return {
         "accuracy": found.accuracy,
         "regret": known.optimum[1].accuracy - found.accuracy,
         "rank": found.rank,

@@ -63,7 +63,7 @@ def compare(records: Records) -> dict[tuple[str, str], Paired]:
 def _lead(records: Records, known: Truth | None, options: GridOptions) -> str:
     how = (
         "each cell that was found trained from scratch"
-        if known is None or options.evaluate == "retrain"
+        if known is None
         else f"each cell that was found looked up in the accuracies of all cells ({known.source})"
     )
     return (

@@ -163,23 +163,15 @@ def packaged(space: str, dataset: str) -> Truth:
     Raises:
         InputError: there is none.
     """
-    if not is_packaged(space, dataset):
+    names = sorted(path.name.partition(".")[0] for path in TABLES.glob("*.json*"))
+    if f"{space}-{dataset}" not in names:
         raise InputError(
             f"no table of the space '{space}' on '{dataset}' comes with this package, expected one of: "
-            f"{', '.join(_packaged_names()) or '(none)'}; give a table of your own, or build one with "
+            f"{', '.join(names) or '(none)'}; give a table of your own, or build one with "
             "ablate.py truth"
         )
     (path,) = TABLES.glob(f"{space}-{dataset}.json*")
     return read(path, space)
-
-
-def is_packaged(space: str, dataset: str) -> bool:
-    """Whether a table of `space` on `dataset` comes with this package."""
-    return f"{space}-{dataset}" in _packaged_names()
-
-
-def _packaged_names() -> list[str]:
-    return sorted(path.name.partition(".")[0] for path in TABLES.glob("*.json*"))
 
 
 def read(path: Path, space: str, column: str | None = None) -> Truth:
