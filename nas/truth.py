@@ -436,9 +436,15 @@ class BenchmarkAPI(Protocol):
 
 
 class PublishedRow(NamedTuple):
-    """A line of a table of published accuracies: `accuracies` (3,) in %, in the order of DATASETS."""
+    """A line of a table of published accuracies.
 
-    index: int
+    Attributes:
+        number: position of the cell in the benchmark.
+        arch: the cell.
+        accuracies: (3,), mean test accuracies in %, in the order of DATASETS.
+    """
+
+    number: int
     arch: str
     accuracies: tuple[float, ...]
 
@@ -459,8 +465,8 @@ def from_api(api: BenchmarkAPI) -> list[PublishedRow]:
     query = getattr(api, "get_more_info", None)
     if query is None or not hasattr(api, "arch") or "hp" not in inspect.signature(query).parameters:
         raise InputError(
-            f"{type(api).__name__} has no arch(index) and get_more_info(index, dataset, hp, is_random): expected "
-            "the API of nats_bench 1.8 or nas-bench-201 2.1"
+            f"{type(api).__name__} has no arch(index) and get_more_info(index, dataset, hp, is_random): "
+            "expected the API of nats_bench 1.8 or nas-bench-201 2.1"
         )
     known = _positions(nasbench201)
     if len(api) != len(known) or api.arch(0) not in known:
@@ -489,5 +495,5 @@ def write_csv(path: str | Path, rows: Iterable[PublishedRow]) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["index", "arch", *DATASETS])
-    writer.writerows([row.index, row.arch, *(f"{value:.4f}" for value in row.accuracies)] for row in rows)
+    writer.writerows([row.number, row.arch, *(f"{value:.4f}" for value in row.accuracies)] for row in rows)
     _write(Path(path), buffer.getvalue())
