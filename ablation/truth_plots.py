@@ -39,7 +39,7 @@ def draw_sorted(accuracies: np.ndarray, stds: np.ndarray, seeds: int, margin: fl
     left.fill_between(rank, y - d, np.minimum(y + d, 100), color=BAND, alpha=0.55, linewidth=0)
     left.plot(rank, y, color=LINE)
     floor = np.quantile(y - d, 0.01)
-    left.set(xlim=(0.5, len(order) + 0.5), ylim=(floor, y[0] + d[0] + 0.05 * (y[0] - floor)))
+    left.set(xlim=(0.5, len(order) + 0.5), ylim=_widened(floor, y[0] + d[0]))
     left.set_title("all cells that connect input and output: accuracy, %")
     _draw_best(right, y, stds[order], seeds, margin)
     for axes in (left, right):
@@ -94,7 +94,7 @@ def draw_parameters(accuracies: np.ndarray, parameters: np.ndarray) -> Figure:
     best = [accuracies[parameters == size].max() for size in sizes]
     axes.plot(sizes / 1000, best, color=BEST, marker="o", markersize=3.5, linewidth=1.2)
     floor = np.quantile(accuracies, 0.01)
-    axes.set_ylim(floor, max(best) + 0.05 * (max(best) - floor))
+    axes.set_ylim(_widened(floor, max(best)))
     axes.set_title("accuracy, %")
     axes.set_xlabel("parameters, thousands")
     axes.tick_params(length=3)
@@ -112,15 +112,15 @@ def draw_random(expected: Mapping[int, float], best: float) -> Figure:
     axes.set_xticks(list(expected), [str(count) for count in expected])
     axes.minorticks_off()
     low = min(expected.values())
-    axes.set_ylim(low - 0.1 * (best - low), best + 0.12 * (best - low))
-    axes.text(
-        0.02,
-        best + 0.02 * (best - low),
+    axes.set_ylim(_widened(low, best + 0.08 * (best - low)))
+    axes.annotate(
         "best cell",
+        (0.02, best),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(0, 3),
+        textcoords="offset points",
         color=BEST,
         size=8.5,
-        va="bottom",
-        transform=axes.get_yaxis_transform(),
     )
     axes.set_title("best of n random cells: expected accuracy, %")
     axes.set_xlabel("n")

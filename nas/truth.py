@@ -95,8 +95,8 @@ class Truth:
         """What is known about a cell. Raises GenotypeError if it is not of this space."""
         space = SPACES[self.space]
         index = self._index.get(space.format(genotype)) if genotype.space == self.space else None
-        if index is None:  # another space, or the edges of the cell in another order
-            index = self._index[space.format(space.validate(genotype))]
+        if index is None:
+            index = self._index[space.format(space.validate(genotype))]  # says what is wrong
         return self._known(index)
 
     @property
