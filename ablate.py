@@ -8,11 +8,12 @@ from importlib import import_module
 from typing import Any
 
 from recipes import command_line
-from recipes.ablation import AblationOptions, GradientOptions, TasksOptions, TruthOptions
+from recipes.ablation import AblationOptions, GradientOptions, GridOptions, TasksOptions, TruthOptions
 
 LEVELS: dict[str, tuple[type[AblationOptions], str]] = {
     "gradient": (GradientOptions, "ablation.gradient"),
     "tasks": (TasksOptions, "ablation.tasks"),
+    "nas": (GridOptions, "ablation.grid"),
     "truth": (TruthOptions, "ablation.build_truth"),
 }
 

@@ -36,7 +36,7 @@ SUITES: dict[int, tuple[str, ...]] = {  # number of choices: objectives
 }
 CANDIDATES = 5
 SWEEP, SWEPT = (2, 4, 8, 16, 32, 64), ("quadratic", "tanh")
-METRICS = ("bias", "std", "rmse", "mse", "cosine", "draw_cosine", "standard_error")
+METRICS = ("bias", "std", "rmse", "mse", "cosine", "length", "draw_cosine", "standard_error")
 FEWEST_DRAWS = 20
 
 _CHUNK = 250_000  # numbers in the largest tensor that is worked on at a time: it stays in the cache

@@ -30,6 +30,7 @@ class Measured(NamedTuple):
         variance: trace of the covariance of a single estimate.
         mse: mean squared error of a single estimate; bias2 + variance.
         cosine: of the mean estimate with the exact gradient; also rid of the length that chance adds.
+        length: norm of the mean estimate, likewise.
         draw_cosine: mean cosine of single estimates with the exact gradient; an estimate of 0 counts 0.
         draws: n.
     """
@@ -38,6 +39,7 @@ class Measured(NamedTuple):
     variance: Tensor
     mse: Tensor
     cosine: Tensor
+    length: Tensor
     draw_cosine: Tensor
     draws: int
 
@@ -49,6 +51,7 @@ class Measured(NamedTuple):
             "rmse": self.mse.sqrt(),
             "mse": self.mse,
             "cosine": self.cosine,
+            "length": self.length,
             "draw_cosine": self.draw_cosine,
             "standard_error": (self.variance / self.draws).sqrt(),
         }
@@ -93,6 +96,7 @@ class Errors:
             variance=variance / exact2,
             mse=(mse - self.noise) / exact2,
             cosine=along / length2.sqrt().clamp_min(_TINY),
+            length=(length2 / exact2).sqrt(),
             draw_cosine=self.cosine / n / exact2.sqrt(),
             draws=n,
         )

@@ -127,7 +127,7 @@ class Bilevel:
         with frozen(self.supernet):
             loss, output = self.loss(draw, batch)
             (at_draw,) = torch.autograd.grad(loss, draw)
-        return loss, output, at_draw
+        return loss.detach(), output.detach(), at_draw
 
     def loss(self, draw: Draw, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss of a draw on `batch`, and output (B, classes)."""

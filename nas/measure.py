@@ -54,8 +54,8 @@ class GradientMeasure:
         Returns:
             `loss`, its mean over the architectures; `norm` of the gradient; `reference`, "enumeration"
             or "reinforce_loo", with its relative standard error `reference_error`; and `estimators`: by
-            name tau, bias, std, rmse, cosine and draw_cosine as in `estimators.compare`, in units of the
-            norm. Where the reference is too noisy there are no estimators.
+            name tau, bias, std, rmse, cosine, length and draw_cosine as in `estimators.compare`, in units
+            of the norm. Where the reference is too noisy there are no estimators.
         """
         square = float(self.gradient.square().sum() - self.noise)
         error = float(self.noise) ** 0.5 / square**0.5 if square > 0 else float("inf")
@@ -77,7 +77,7 @@ class GradientMeasure:
         errors = Errors(self.gradient.unsqueeze(0), self.noise.view(1))
         errors.add(self.estimates(estimator).unsqueeze(1))
         metrics = errors.measured().metrics()
-        names = ("bias", "std", "rmse", "cosine", "draw_cosine")
+        names = ("bias", "std", "rmse", "cosine", "length", "draw_cosine")
         return {"tau": estimator.tau} | {name: float(metrics[name]) for name in names}
 
     def estimates(self, estimator: Estimator) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 @dataclass(kw_only=True)
@@ -39,7 +39,25 @@ class TasksOptions(AblationOptions):
     command: ClassVar[str] = "tasks"
 
     seed: int = 0
-    """Seed of data, weights and draws."""
+    """First seed of weights and draws; also that of the generated data."""
+    seeds: int = 3
+    """Runs of the chosen setting of every estimator, with the seeds from --seed on."""
+    tasks: tuple[str, ...] = ()
+    """Any of polynomial, listops and vae (default: all, vae only with --data or --download)."""
+    estimators: tuple[str, ...] = ()
+    """Names of discrete estimators (default: all of them)."""
+    data: str | None = None
+    """Folder that holds MNIST/raw as torchvision stores it (with --download by default: data)."""
+    download: bool = False
+    """Fetch MNIST if it is missing."""
+    polynomial_steps: int = 500
+    """Steps of a run on a polynomial."""
+    listops_steps: int = 1500
+    """Steps of a run on ListOps, of 64 expressions each."""
+    vae_epochs: int = 2
+    """Epochs of a run of the auto-encoder, of 50,000 images each."""
+    jobs: int = 2
+    """Runs at the same time, each with --threads threads (default: 1)."""
 
 
 @dataclass(kw_only=True)
@@ -56,3 +74,47 @@ class TruthOptions(AblationOptions):
     """File that the table is written to (default: truth.json.gz in --out)."""
     reference: str | None = None
     """Table of the same space to compare with, such as published accuracies: CSV or JSON."""
+
+
+@dataclass(kw_only=True)
+class GridOptions(AblationOptions):
+    """Searches: estimators x seeds on a space and a data set, every found cell looked up or retrained."""
+
+    command: ClassVar[str] = "nas"
+
+    space: str = "micro"
+    """Search space: micro, nasbench201 or darts (the last only with --evaluate retrain)."""
+    dataset: str = "digits"
+    """Data set of the searches, as for train_search.py."""
+    methods: tuple[str, ...] = (
+        "reinmax",
+        "st",
+        "st_gumbel",
+        "gumbel_rao",
+        "gst",
+        "softmax",
+        "reinforce_loo",
+    )
+    """Estimators, each with options of train_search.py if wanted: reinmax,draws=4 or
+    st_gumbel,edge_gradient=surrogate. The others are compared with the first."""
+    seeds: int = 5
+    """Searches with every method; seeds count from 0."""
+    search: str = ""
+    """More options of train_search.py for all, in one word: '--epochs 20 --device cuda'. With
+    '--preset NAME' in it, that recipe takes the place of the built-in one for digits."""
+    evaluate: Literal["truth", "retrain"] = "truth"
+    """truth: look the cell up in a table of all cells; retrain: train it from scratch."""
+    table: str | None = None
+    """Table for --evaluate truth: CSV or CSV.gz with columns index, arch, cifar10, ..., or a table
+    written by `ablate.py truth` (default: the one that comes along)."""
+    column: str | None = None
+    """Column of a CSV table (default: cifar10)."""
+    final: str = ""
+    """For --evaluate retrain: options of train_final.py, as in --search."""
+    evaluations: int | None = None
+    """Cells that random search may train (default: as many as see the images of one search)."""
+    measure: int | None = None
+    """Moments of a search at which the architecture gradient of every estimator is measured
+    (default: 4 in micro, else 0)."""
+    jobs: int = 2
+    """Runs at the same time on this machine."""

@@ -70,8 +70,14 @@ def _exit_code(do: Callable[[], None], advice: str) -> int:
     return 0
 
 
-def parse(options_class: type[Options], argv: Sequence[str]) -> Options:
-    """Options from defaults < preset < configuration file < command line. Raises InputError."""
+def parse(
+    options_class: type[Options], argv: Sequence[str], recipe: Mapping[str, Any] | None = None
+) -> Options:
+    """Options from defaults < preset < configuration file < command line. Raises InputError.
+
+    Args:
+        recipe: takes the place of the default preset.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--preset", "--config", "--out"):
         first.add_argument(name)
@@ -92,7 +98,8 @@ def parse(options_class: type[Options], argv: Sequence[str]) -> Options:
         defaults = read_config(options_class, Path(known.config)) | {"out": None}
     else:
         recipes = _PRESETS[options_class]
-        defaults = recipes[one_of("preset", known.preset or "quick", recipes)]
+        named = recipes[one_of("preset", known.preset or "quick", recipes)]
+        defaults = named if known.preset or recipe is None else dict(recipe)
     defaults = {k: v for k, v in defaults.items() if k not in ("resume", "overwrite")}
     options = check(_parse_all(options_class, argv, options_class(**defaults)))
     if stored is not None:
@@ -148,15 +155,29 @@ def check_numbers(options: Dataclass) -> Dataclass:
     """Return `options` if every value by itself is in its range; raises InputError."""
     _require(options, "batch_size", lambda v: v >= 2, "an integer of at least 2")
     _require(options, "image_size", lambda v: 4 <= v <= 4096, "an integer from 4 to 4096")
-    for name in ("epochs", "checkpoint_every", "evaluate_every"):
+    for name in (
+        "epochs", "checkpoint_every", "evaluate_every", "seeds", "polynomial_steps", "listops_steps",
+        "vae_epochs",
+    ):  # fmt: skip
         _require(options, name, lambda v: v >= 1, "an integer of at least 1")
-    for name in ("channels", "cells", "threads", "train_limit", "draws", "jobs", "problems"):
+    for name in (
+        "channels",
+        "cells",
+        "threads",
+        "train_limit",
+        "draws",
+        "jobs",
+        "seeds",
+        "evaluations",
+        "problems",
+    ):
         _require(options, name, lambda v: v is None or v >= 1, "an integer of at least 1")
     for name in ("lr", "arch_lr"):
         _require(options, name, lambda v: 0 < v < float("inf"), "a number above 0")
     for name in (
         "lr_min", "weight_decay", "arch_weight_decay", "clip", "arch_clip", "cutout", "mixup", "cutmix",
-        "warmup_epochs", "auxiliary_weight", "measure_every", "crop_padding", "seed", "data_budget_gb",
+        "warmup_epochs", "auxiliary_weight", "measure_every", "measure", "crop_padding", "seed",
+        "data_budget_gb",
     ):  # fmt: skip
         _require(options, name, lambda v: v is None or 0 <= v < float("inf"), "a number of at least 0")
     for name in ("momentum", "drop_path", "label_smoothing", "ema_decay"):

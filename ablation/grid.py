@@ -1,0 +1,310 @@
+"""Searches compared: `python ablate.py nas`.
+
+Every cell of the grid, a method with a seed, is an ordinary run folder made by train_search.py. What has
+finished is not repeated and what was killed continues, so the same command completes any interrupted
+grid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import estimators
+import search_spaces
+from ablation import grid_report
+from ablation.build_truth import RECIPE as FINAL_RECIPE
+from nas import truth
+from nas.files import write_json
+from nas.truth import Truth
+from recipes import FinalOptions, InputError, RunOptions, SearchOptions, command_line, one_of
+from recipes.ablation import GridOptions
+from search_spaces import Genotype
+
+# Searches on the images that the networks of the shipped tables were trained on, and in their size.
+SEARCH_RECIPE: dict[str, Any] = {
+    "test_fraction": FINAL_RECIPE["test_fraction"],
+    "crop_padding": FINAL_RECIPE["crop_padding"],
+    "channels": FINAL_RECIPE["channels"],
+    "cells": FINAL_RECIPE["cells"],
+    "batch_size": 32,
+    "epochs": 40,
+}
+MEASURED_MOMENTS = {"micro": 4}
+# Options that may differ between a run and the plan: where it is, and where its options came from.
+_WITHOUT_EFFECT = ("out", "config", "preset", "threads", "data_root", "download")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method with a seed.
+
+    Attributes:
+        options: of the search; `out` is its folder.
+    """
+
+    method: str
+    seed: int
+    options: SearchOptions
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.options.out or "")
+
+
+def run(options: GridOptions) -> None:
+    """Run what is missing of the grid, evaluate the cells and write the report. Raises InputError."""
+    folder = Path(options.out or f"runs/ablation-nas-{options.space}-{options.dataset.partition(':')[0]}")
+    cells = plan(options, folder)
+    known = find_truth(options)
+    work(cells, "train_search", "searching", options)
+    if known is None:
+        accuracies = retrain(cells, options)
+        records = [record(cell) | {"accuracy": a} for cell, a in zip(cells, accuracies, strict=True)]
+    else:
+        records = [record(cell) | look_up(cell, known, options.evaluations) for cell in cells]
+    grid_report.write(folder, records, curves(cells, known), gradients(cells), known, options)
+    print(f"report {folder / 'report.html'}")
+
+
+def plan(options: GridOptions, folder: Path) -> list[Cell]:
+    """All cells of the grid, by method and seed. Raises InputError."""
+    one_of("search space", options.space, search_spaces.names())
+    if not options.methods:
+        raise InputError("--methods is empty, expected at least one estimator")
+    if len(set(options.methods)) < len(options.methods):
+        raise InputError(f"--methods names a method twice: {' '.join(options.methods)}")
+    recipe = SEARCH_RECIPE if options.dataset == "digits" else None
+    cells = []
+    for method in options.methods:
+        words = method_words(method)
+        base = command_line.parse(
+            SearchOptions,
+            [
+                "--space",
+                options.space,
+                "--dataset",
+                options.dataset,
+                *words,
+                *_split(options.search, "search"),
+            ],
+            recipe,
+        )
+        moments = MEASURED_MOMENTS.get(options.space, 0) if options.measure is None else options.measure
+        if moments > base.epochs:
+            raise InputError(f"--measure is {moments}, expected at most the {base.epochs} epochs of a search")
+        for seed in range(options.seeds):
+            out = str(folder / "runs" / f"{method}-s{seed}")
+            every = base.epochs // moments if moments else base.measure_every
+            cell = replace(base, seed=seed, out=out, tensorboard=False, measure_every=every)
+            cells.append(Cell(method, seed, _threaded(cell, options)))
+    return cells
+
+
+def method_words(method: str) -> list[str]:
+    """The words of a command line for `estimator,option=value,...`. Raises InputError."""
+    name, *settings = method.split(",")
+    words = ["--estimator", one_of("estimator", name, estimators.names())]
+    for setting in settings:
+        option, equals, value = setting.partition("=")
+        if not (option.isidentifier() and equals and value):
+            raise InputError(f"method '{method}' is malformed, expected estimator,option=value,...")
+        words += [f"--{option.replace('_', '-')}", value]
+    return words
+
+
+def _split(text: str, option: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"--{option} cannot be split into words: {error}") from None
+    for word in ("--resume", "--overwrite", "--out", "--seed", "--config"):
+        if word in words:
+            raise InputError(f"{word} in --{option} is the grid's own business: drop it")
+    return words
+
+
+def _threaded(options: Any, grid: GridOptions) -> Any:
+    """The options with the CPU threads of one job: small networks do not gain from a second one."""
+    return replace(options, threads=grid.threads or options.threads or 1)
+
+
+def find_truth(options: GridOptions) -> Truth | None:
+    """The table that the cells are looked up in; None where they are retrained. Raises InputError."""
+    if options.evaluate == "retrain":
+        if options.table is not None:
+            raise InputError("--table and --evaluate retrain were both given: drop one")
+        return None
+    if options.table is not None:
+        return truth.read(Path(options.table), options.space, options.column)
+    return truth.packaged(options.space, options.dataset)
+
+
+# Running
+
+
+def work(cells: Sequence[Cell], module: str, what: str, options: GridOptions) -> None:
+    """Bring every run to its end, `options.jobs` at a time. Raises InputError if one fails."""
+    missing = [cell for cell in cells if not is_finished(cell.options)]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        futures = [pool.submit(run_one, module, cell.options) for cell in missing]
+        there = len(cells) - len(missing)
+        try:
+            for future in tqdm(as_completed(futures), what, len(cells), initial=there, unit="run"):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def is_finished(options: RunOptions) -> bool:
+    """Whether the run that `options` describe has ended. Raises InputError if the folder holds another."""
+    folder = Path(options.out or "")
+    path = folder / "config.json"
+    if not path.exists():
+        return False
+    stored = command_line.read_config(type(options), path)
+    wanted = command_line.config_json(options)
+    for name, value in stored.items():
+        if name not in _WITHOUT_EFFECT and value != wanted[name]:
+            raise InputError(
+                f"{folder} holds a run with {name} {value} instead of {wanted[name]}: give another --out, "
+                "or delete it"
+            )
+    return (folder / "result.json").exists()
+
+
+def run_one(module: str, options: RunOptions) -> None:
+    """Start or continue one run in a process of its own. Raises InputError if it fails."""
+    folder = Path(options.out or "")
+    command = [sys.executable, "-m", module, "--out", str(folder)]
+    if (folder / "config.json").exists():
+        command += ["--resume"]
+    else:
+        config = folder.with_name(folder.name + ".json")
+        config.parent.mkdir(parents=True, exist_ok=True)
+        write_json(config, command_line.config_json(options))
+        command += ["--config", str(config)]
+    result = subprocess.run(command, capture_output=True, text=True, env=_environment())
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or ["it said nothing"]
+        raise InputError(f"the run {folder} failed ({result.returncode}): {lines[-1]}; the others are kept")
+
+
+def _environment() -> dict[str, str]:
+    """The entry points are found wherever the grid is started."""
+    root = str(Path(__file__).resolve().parent.parent)
+    return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+
+
+def retrain(cells: Sequence[Cell], options: GridOptions) -> list[float]:
+    """Test accuracy (%) of every cell that was found, trained from scratch with the seed of its search."""
+    recipe = FINAL_RECIPE if options.dataset == "digits" else None
+    finals = []
+    for cell in cells:
+        genotype = str(cell.folder / "genotype.json")
+        words = ["--genotype", genotype, "--dataset", options.dataset, *_split(options.final, "final")]
+        parsed = command_line.parse(FinalOptions, words, recipe)
+        out = f"{cell.folder}-final"
+        final = replace(parsed, seed=cell.seed, out=out, tensorboard=False)
+        finals.append(Cell(cell.method, cell.seed, _threaded(final, options)))
+    work(finals, "train_final", "retraining", options)
+    return [_read(final.folder / "result.json")["test_accuracy"] for final in finals]
+
+
+# Reading the runs
+
+
+def record(cell: Cell) -> dict[str, Any]:
+    """What a finished search tells of itself, for its row of results.csv."""
+    result = _read(cell.folder / "result.json")
+    return {
+        "method": cell.method,
+        "seed": cell.seed,
+        "genotype": result["genotype"],
+        "derived_accuracy": result["derived_accuracy"],
+        "seconds": result["total_seconds"],
+        "peak_memory_bytes": result["peak_memory_bytes"],
+        "collapsed": bool(result["warnings"]),
+        "folder": str(cell.folder),
+    }
+
+
+def look_up(cell: Cell, known: Truth, evaluations: int | None) -> dict[str, Any]:
+    """What is known about the cell that a search found; `evaluations` as in GridOptions."""
+    found = known.lookup(_genotype(cell, _read(cell.folder / "result.json")["genotype"]))
+    evaluations = evaluations or fair_evaluations(cell, known)
+    return {
+        "accuracy": found.accuracy,
+        "regret": known.optimum[1].accuracy - found.accuracy,
+        "rank": found.rank,
+        "cells": found.cells,
+        "evaluations": evaluations,
+        "beats_random": known.beats_random(found.accuracy, evaluations),
+    }
+
+
+def fair_evaluations(cell: Cell, known: Truth) -> int:
+    """How many trainings from scratch see as many images as the search did, at least 1."""
+    if known.images_per_training is None:
+        return 1
+    options = cell.options
+    images: int = _metrics(cell)[-1]["step"] * options.batch_size
+    draws = options.draws or estimators.family(options.estimator).default_draws
+    architecture = images * (options.epochs - options.warmup) / options.epochs
+    return max(1, round((images + draws * architecture) / known.images_per_training))
+
+
+def curves(cells: Sequence[Cell], known: Truth | None) -> list[dict[str, Any]]:
+    """True accuracy of the cell that each search would have derived after each epoch."""
+    if known is None:
+        return []
+    return [
+        {
+            "method": cell.method,
+            "seed": cell.seed,
+            "epoch": line["epoch"],
+            "entropy": line["entropy"],
+            "accuracy": known.lookup(_genotype(cell, line["genotype"])).accuracy,
+        }
+        for cell in cells
+        for line in _metrics(cell)
+    ]
+
+
+def gradients(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The measurements of the architecture gradient: one row for run, moment and estimator."""
+    rows = []
+    for cell in cells:
+        for line in _metrics(cell):
+            if moment := line.get("gradient"):
+                about = {"method": cell.method, "seed": cell.seed, "epoch": line["epoch"]}
+                about |= {key: moment[key] for key in ("loss", "norm", "reference", "reference_error")}
+                rows += [
+                    about | {"estimator": name} | values for name, values in moment["estimators"].items()
+                ]
+    return rows
+
+
+def _genotype(cell: Cell, text: str) -> Genotype:
+    return search_spaces.get(cell.options.space).parse(text)
+
+
+def _metrics(cell: Cell) -> list[dict[str, Any]]:
+    lines = (cell.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,236 @@
+"""The report of a grid of searches: tables and text around the figures."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from ablation import grid_plots, page
+from ablation.comparison import Paired, estimate, paired
+from ablation.grid_plots import Records, methods, values
+from nas.files import write_text
+from nas.truth import Truth
+from recipes.ablation import GridOptions
+
+
+def write(
+    folder: Path,
+    records: Records,
+    curves: Records,
+    gradients: Records,
+    known: Truth | None,
+    options: GridOptions,
+) -> None:
+    """Write the report, results.csv and results.md, curves.csv and gradients.csv.
+
+    Args:
+        records: one row per search; see `ablation.grid.record`.
+        curves, gradients: rows of `ablation.grid.curves` and `ablation.grid.gradients`; may be empty.
+        known: the table that the cells were looked up in, if any.
+    """
+    names = methods(records)
+    pairs = compare(records)
+    write_text(folder / "curves.csv", page.to_csv(curves))
+    write_text(folder / "gradients.csv", page.to_csv(gradients))
+    page.write(
+        folder,
+        kind="Estimator ablation",
+        title=f"Gradient estimators in searches: {options.space} on {options.dataset}",
+        lead=_lead(records, known, options),
+        pictures=_pictures(records, curves, gradients, known, names, pairs),
+        tables=_tables(records, gradients, known, names, pairs),
+        records=records,
+        configuration=asdict(options),
+    )
+
+
+def compare(records: Records) -> dict[tuple[str, str], Paired]:
+    """Differences of accuracy between all pairs of methods, on equal seeds."""
+    names = methods(records)
+    return {
+        (a, b): paired(values(records, a, "accuracy"), values(records, b, "accuracy"))
+        for a in names
+        for b in names
+        if a != b
+    }
+
+
+def _lead(records: Records, known: Truth | None, options: GridOptions) -> str:
+    how = (
+        "each cell that was found trained from scratch"
+        if known is None
+        else f"each cell that was found looked up in the accuracies of all cells ({known.source})"
+    )
+    return (
+        f"{options.seeds} search{'es'[: 2 * (options.seeds > 1)]} with each of {len(options.methods)} "
+        f"method{'s'[: len(options.methods) != 1]}, {how}. torch {torch.__version__}, "
+        f"{platform.machine()}, {options.jobs} run{'s'[: options.jobs != 1]} at a time."
+    )
+
+
+def _pictures(
+    records: Records,
+    curves: Records,
+    gradients: Records,
+    known: Truth | None,
+    names: Sequence[str],
+    pairs: Mapping[tuple[str, str], Paired],
+) -> list[page.Picture]:
+    pictures = [
+        page.Picture(
+            "What was found",
+            grid_plots.draw_answer(records, known),
+            "Small: searches. Large: their mean with its 95 % bootstrap interval. Numbers: mean ± standard "
+            "deviation. ◂ marks searches left of the axis.",
+        )
+    ]
+    if known is not None and curves:
+        evaluations = round(median(record["evaluations"] for record in records))
+        pictures.append(
+            page.Picture(
+                "Over the search",
+                grid_plots.draw_anytime(curves, known, evaluations),
+                "Left: what the search would have found if it had stopped after an epoch. Right: how "
+                "undecided it was. Means over the seeds with 95 % bootstrap intervals.",
+            )
+        )
+    if gradients:
+        runs = len({(row["method"], row["seed"]) for row in gradients})
+        pictures += [
+            page.Picture(
+                "The architecture gradient, measured inside the searches",
+                grid_plots.draw_gradient_plane(gradients),
+                "Bias and standard deviation of one estimate of the gradient of the logits, in units of "
+                f"the norm of the true one ({_reference(gradients)}), on a fixed validation batch, each "
+                f"estimator at its temperature of that moment. Means over {runs} searches with 95 % "
+                "bootstrap intervals; estimate 0 would have bias 1 and standard deviation 0.",
+            ),
+            page.Picture(
+                "What averaging buys",
+                grid_plots.draw_budget(gradients),
+                "Direction of the mean of N estimates, computed from measured bias and variance. Left in "
+                "each panel the noise decides, right the bias.",
+            ),
+        ]
+    if len(names) > 1:
+        pictures.append(
+            page.Picture(
+                "Pairs",
+                grid_plots.draw_pairs(names, pairs),
+                "Difference of accuracy, row minus column, mean over equal seeds. Bold: the 95 % "
+                "bootstrap interval does not contain 0.",
+            )
+        )
+    return pictures
+
+
+def _reference(gradients: Records) -> str:
+    if gradients[0]["reference"] == "enumeration":
+        return "by enumeration of all architectures"
+    worst = max(row["reference_error"] for row in gradients)
+    return f"by REINFORCE over many draws, relative standard error at most {worst:.2f}"
+
+
+def _tables(
+    records: Records,
+    gradients: Records,
+    known: Truth | None,
+    names: Sequence[str],
+    pairs: Mapping[tuple[str, str], Paired],
+) -> list[page.Table]:
+    tables = [_accuracy_table(records, known, names)]
+    if len(names) > 1:
+        tables.append(_pair_table(names, pairs))
+    if gradients:
+        tables.append(_gradient_table(gradients))
+    tables.append(
+        page.Table(
+            "Cells",
+            ("method", "seed", "accuracy", "cell"),
+            [
+                [record["method"], str(record["seed"]), f"{record['accuracy']:.2f}", record["genotype"]]
+                for record in records
+            ],
+        )
+    )
+    return tables
+
+
+def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str]) -> page.Table:
+    columns = ["method", "accuracy (%)", "95 % interval"]
+    if known is not None:
+        columns += ["regret", "median rank", "beats random"]
+    columns += ["collapsed", "seconds", "peak GiB"]
+    rows = []
+    for name in names:
+        accuracy = estimate(values(records, name, "accuracy"))
+        row = [name, str(accuracy), f"{accuracy.low:.2f} to {accuracy.high:.2f}"]
+        if known is not None:
+            row += [
+                f"{estimate(values(records, name, 'regret')).mean:.2f}",
+                f"{median(values(records, name, 'rank')):g}",
+                f"{estimate(values(records, name, 'beats_random')).mean:.2f}",
+            ]
+        row += [
+            f"{sum(values(records, name, 'collapsed')):g} of {accuracy.runs}",
+            f"{median(values(records, name, 'seconds')):.1f}",
+            f"{max(values(records, name, 'peak_memory_bytes')) / 2**30:.2f}",
+        ]
+        rows.append(row)
+    note = "Accuracy: mean ± standard deviation over seeds, and the bootstrap interval of the mean."
+    if known is not None:
+        text, best = known.optimum
+        evaluations = round(median(record["evaluations"] for record in records))
+        note += (
+            f" Regret: distance to the optimum, {best.accuracy:.2f} % ({text}). Rank among {best.cells:,} "
+            f"cells. Beats random: probability of being above the best of {evaluations} random "
+            f"cell{'s'[: evaluations != 1]}, as many as random search could train with the images that a "
+            f"search sees; on average that finds {known.best_of(evaluations):.2f} %."
+        )
+    note += " Collapsed: searches that ended with a warning. Seconds: median, with measurements."
+    return page.Table("Searches", columns, rows, note)
+
+
+def _pair_table(names: Sequence[str], pairs: Mapping[tuple[str, str], Paired]) -> page.Table:
+    first, *others = names
+    rows = []
+    for name in others:
+        pair = pairs[name, first]
+        rows.append([name, f"{pair.mean:+.2f}", f"{pair.low:+.2f} to {pair.high:+.2f}", f"{pair.p:.3f}"])
+    runs = pairs[others[0], first].runs
+    return page.Table(
+        f"Difference to {first} on equal seeds",
+        ("method", "difference", "95 % interval", "p"),
+        rows,
+        f"Points of accuracy. p: two-sided permutation test on pairs, not corrected for the number of "
+        f"comparisons; with {runs} seeds it cannot be below {2 / 2**runs:.3g}.",
+    )
+
+
+def _gradient_table(gradients: Records) -> page.Table:
+    moments = sorted({row["epoch"] for row in gradients})
+    rows = []
+    for name in dict.fromkeys(row["estimator"] for row in gradients):
+        row = [name]
+        for epoch in moments:
+            chosen = [r for r in gradients if r["estimator"] == name and r["epoch"] == epoch]
+            mean = {
+                key: estimate([r[key] for r in chosen]).mean
+                for key in ("bias", "std", "cosine", "draw_cosine")
+            }
+            row.append(
+                f"{mean['bias']:.2f} / {mean['std']:.2f} / {mean['cosine']:.2f} / {mean['draw_cosine']:.2f}"
+            )
+        rows.append(row)
+    return page.Table(
+        "The architecture gradient",
+        ("estimator", *(f"epoch {epoch}" for epoch in moments)),
+        rows,
+        "Bias / standard deviation / cosine of the mean estimate / mean cosine of one estimate, against the "
+        f"true gradient {_reference(gradients)}; means over the searches.",
+    )

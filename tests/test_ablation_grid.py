@@ -1,0 +1,258 @@
+"""Searches compared: the grid, its statistics and its report."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import ablate
+from ablation import grid, grid_plots, grid_report
+from ablation.comparison import estimate, paired
+from nas import truth
+from recipes import InputError
+from recipes.ablation import GridOptions
+
+TOY = "--epochs 2 --train-limit 80 --batch-size 16 --evaluate-every 2"
+
+
+# Statistics
+
+
+def test_interval_of_a_mean():
+    data = np.random.default_rng(0).normal(10, 2, 400)
+    found = estimate(data)
+    assert found.mean == pytest.approx(data.mean())
+    assert found.std == pytest.approx(data.std(ddof=1))
+    half = 1.96 * data.std() / 20
+    assert found.low == pytest.approx(data.mean() - half, abs=0.03)
+    assert found.high == pytest.approx(data.mean() + half, abs=0.03)
+    assert str(estimate([1.0, 2.0])) == "1.50 ± 0.71"
+
+
+def test_interval_of_lone_and_of_equal_values():
+    assert estimate([3.0]) == (3.0, None, 3.0, 3.0, 1)
+    assert estimate([3.0, 3.0]) == (3.0, 0.0, 3.0, 3.0, 2)
+    assert str(estimate([3.0])) == "3.00"
+
+
+def test_pairs():
+    five = paired([2.0, 3.0, 4.0, 5.0, 7.0], [1.0, 2.0, 3.0, 4.0, 5.0])
+    assert five.mean == pytest.approx(1.2)
+    assert five.p == pytest.approx(2 / 32)  # all differences have one sign
+    assert five.low >= 1
+    mixed = paired([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    assert mixed.mean == 0
+    assert mixed.p == 1
+    assert paired([1.0, 2.0], [1.0, 2.0]).p == 1
+    assert paired([1.0], [0.5]) == (0.5, 0.5, 0.5, 1.0, 1)
+
+
+# The plan
+
+
+def test_a_method_is_an_estimator_with_options():
+    words = grid.method_words("reinmax,draws=4,draw_per=image")
+    assert words == ["--estimator", "reinmax", "--draws", "4", "--draw-per", "image"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["", "reinmx", "reinmax,draws", "reinmax,=4", "reinmax,draws=", "reinmax,", "reinmax,--out=x"],
+)
+def test_malformed_methods_are_refused(method):
+    with pytest.raises(InputError):
+        grid.method_words(method)
+
+
+def test_options_reach_the_searches(tmp_path):
+    options = GridOptions(methods=("st", "reinmax,draws=3"), seeds=2, search="--epochs 8 --lr 0.5")
+    cells = grid.plan(options, tmp_path)
+    assert [(cell.method, cell.seed) for cell in cells] == [
+        ("st", 0), ("st", 1), ("reinmax,draws=3", 0), ("reinmax,draws=3", 1),
+    ]  # fmt: skip
+    last = cells[-1].options
+    assert (last.estimator, last.draws, last.seed, last.epochs, last.lr) == ("reinmax", 3, 1, 8, 0.5)
+    assert (last.space, last.threads, last.tensorboard) == ("micro", 1, False)
+    assert last.channels == grid.SEARCH_RECIPE["channels"]
+    assert last.test_fraction == grid.FINAL_RECIPE["test_fraction"]  # the images of the table
+    assert last.measure_every == 2  # four moments in eight epochs
+    assert len({cell.folder for cell in cells}) == 4
+
+
+def test_a_preset_takes_the_place_of_the_recipe(tmp_path):
+    options = GridOptions(space="nasbench201", search="--preset nasbench201-gdas --epochs 9", methods=("st",))
+    first = grid.plan(options, tmp_path)[0].options
+    assert (first.epochs, first.batch_size, first.cells, first.estimator) == (9, 64, 5, "st")
+    assert (first.test_fraction, first.measure_every) == (0.2, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"space": "micron"}, "search space"),
+        ({"methods": ()}, "--methods is empty"),
+        ({"methods": ("st", "st")}, "twice"),
+        ({"methods": ("st,draws=0",)}, "--draws"),
+        ({"methods": ("st,nonsense=1",)}, "nonsense"),
+        ({"search": "--out x"}, "--out in --search"),
+        ({"search": "'"}, "--search cannot be split"),
+        ({"search": "--epochs 3", "measure": 4}, "--measure is 4"),
+        ({"dataset": "digitz"}, "no table"),
+        ({"space": "darts"}, "no table"),
+        ({"table": "nowhere.csv"}, "nowhere.csv"),
+    ],
+)
+def test_bad_input_is_one_line(changes, words, tmp_path):
+    options = replace(GridOptions(), **changes, out=str(tmp_path / "grid"))
+    with pytest.raises(InputError, match=words) as caught:
+        grid.run(options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "grid").exists()
+
+
+def test_bad_input_ends_in_exit_code_2(capsys):
+    assert ablate.main(["nas", "--methods", "reinmx"]) == 2
+    assert "did you mean reinmax" in capsys.readouterr().err
+    assert ablate.main(["nas", "--seeds", "0"]) == 2
+    assert ablate.main(["nass"]) == 2
+    assert "unknown command 'nass'" in capsys.readouterr().err
+
+
+# End to end
+
+
+def read_csv(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A grid of two methods with two seeds, at toy size."""
+    folder = tmp_path_factory.mktemp("grid") / "out"
+    options = GridOptions(methods=("reinmax", "st,draws=2"), seeds=2, search=TOY, measure=1, out=str(folder))
+    grid.run(options)
+    return folder, options
+
+
+def test_everything_is_written(finished):
+    folder, _ = finished
+    rows = read_csv(folder / "results.csv")
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        ("reinmax", "0"), ("reinmax", "1"), ("st,draws=2", "0"), ("st,draws=2", "1"),
+    ]  # fmt: skip
+    known = truth.packaged("micro", "digits")
+    for row in rows:
+        result = json.loads((folder / "runs" / f"{row['method']}-s{row['seed']}" / "result.json").read_text())
+        assert row["genotype"] == result["genotype"]
+        assert float(row["regret"]) == pytest.approx(known.optimum[1].accuracy - float(row["accuracy"]))
+        assert 0 <= float(row["beats_random"]) <= 1
+        assert 1 <= int(row["rank"]) <= 125
+        assert float(row["peak_memory_bytes"]) > 1e6
+    curves = read_csv(folder / "curves.csv")
+    assert len(curves) == 4 * 2
+    assert [float(row["accuracy"]) for row in curves[1::2]] == [float(row["accuracy"]) for row in rows]
+    gradients = read_csv(folder / "gradients.csv")
+    assert len(gradients) == 4 * 11
+    assert {row["reference"] for row in gradients} == {"enumeration"}
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 5
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "| reinmax |" in (folder / "results.md").read_text()
+
+
+def test_what_is_finished_is_not_repeated_and_what_was_killed_continues(finished, monkeypatch):
+    folder, options = finished
+    before = read_csv(folder / "results.csv")
+    lost = folder / "runs" / "reinmax-s1" / "result.json"
+    lost.unlink()
+    done = []
+    original = grid.run_one
+    monkeypatch.setattr(grid, "run_one", lambda *a: (done.append(a[1].out), original(*a))[1])
+    grid.run(options)
+    assert done == [str(lost.parent)]
+    after = read_csv(folder / "results.csv")
+    for row in before + after:
+        del row["seconds"], row["peak_memory_bytes"]
+    assert before == after
+
+
+def test_runs_of_another_configuration_are_refused(finished):
+    folder, options = finished
+    before = (folder / "results.csv").read_text()
+    with pytest.raises(InputError, match=r"holds a run with lr 0.05 instead of 0.3"):
+        grid.run(replace(options, search=f"{TOY} --lr 0.3"))
+    assert (folder / "results.csv").read_text() == before
+
+
+def test_a_failing_run_is_named(tmp_path):
+    options = GridOptions(
+        methods=("st",), seeds=1, search=f"{TOY} --lr 1e30 --clip 0", measure=0, out=str(tmp_path / "g")
+    )
+    with pytest.raises(InputError, match=r"st-s0 failed \(2\): error: the loss is not finite"):
+        grid.run(options)
+
+
+def test_retraining_takes_the_place_of_the_table(finished, monkeypatch):
+    folder, options = finished
+    again = replace(options, methods=("reinmax",), seeds=1, evaluate="retrain", final="--epochs 1")
+    grid.run(again)
+    (row,) = read_csv(folder / "results.csv")
+    final = json.loads((folder / "runs" / "reinmax-s0-final" / "result.json").read_text())
+    assert float(row["accuracy"]) == final["test_accuracy"]
+    assert final["genotype"] == row["genotype"]
+
+
+# The report
+
+
+def fake(methods, seeds, known):
+    rng = np.random.default_rng(0)
+    rows = []
+    for method in methods:
+        for seed in range(seeds):
+            accuracy = float(rng.normal(95, 1))
+            rows.append(
+                {"method": method, "seed": seed, "genotype": "|none~0|+|none~0|none~1|", "collapsed": False,
+                 "seconds": 1.0, "peak_memory_bytes": 1e9, "accuracy": accuracy}
+            )  # fmt: skip
+            if known:
+                rows[-1] |= {"regret": 1.0, "rank": 3, "cells": 125, "evaluations": 4, "beats_random": 0.5}
+    return rows
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("methods", "seeds"), [(("st",), 1), (("st", "st,draws=2", "reinmax"), 3)])
+def test_report_of_little(known, methods, seeds, tmp_path):
+    table = truth.packaged("micro", "digits") if known else None
+    records = fake(methods, seeds, known)
+    options = GridOptions(methods=methods, seeds=seeds, evaluate="truth" if known else "retrain")
+    grid_report.write(tmp_path, records, [], [], table, options)
+    text = (tmp_path / "results.md").read_text()
+    assert ("Regret" in text) == known
+    assert ("Difference to" in text) == (len(methods) > 1)
+    assert (tmp_path / "report.html").stat().st_size > 5000
+
+
+def test_methods_of_one_estimator_differ_by_more_than_colour():
+    methods = ["reinmax", "st", "reinmax,draws=4"]
+    styles = [grid_plots.style(method, methods) for method in methods]
+    assert styles[0][0] == styles[2][0] != styles[1][0]
+    assert styles[0][1:] != styles[2][1:]
+
+
+def test_cosine_of_averaged_estimates_against_simulation():
+    rng = np.random.default_rng(0)
+    exact = np.array([1.0, 0.0, 0.0])
+    mean = np.array([0.6, 0.5, 0.0])
+    noise = rng.normal(size=(4000, 16, 3))
+    row = {
+        "length": float(np.linalg.norm(mean)),
+        "cosine": float(mean @ exact / np.linalg.norm(mean)),
+        "std": float(np.sqrt(3)),
+    }
+    for n in (1, 16):
+        averaged = mean + noise[:, :n].mean(1)
+        expected = (averaged @ exact).mean() / np.sqrt((averaged**2).sum(1).mean())
+        assert grid_plots.averaged_cosine(row, np.array([n]))[0] == pytest.approx(expected, abs=0.02)

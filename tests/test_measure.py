@@ -1,0 +1,140 @@
+"""The architecture gradient measured inside a search, against plain autograd."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import estimators
+from estimators.compare import Errors
+from nas import measure
+from nas.measure import GradientMeasure
+from nas.search import Search
+from nas.seeding import generator
+from recipes import SearchOptions
+
+TOY = {
+    "space": "micro",
+    "channels": 4,
+    "epochs": 2,
+    "warmup_epochs": 0,
+    "batch_size": 16,
+    "train_limit": 80,
+    "threads": 1,
+    "tensorboard": False,
+}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """A measurement of a briefly trained supernet with logits that are not uniform."""
+    search = Search(SearchOptions(**TOY))
+    search.epoch(0, lambda: None)
+    with torch.no_grad():
+        search.logits.copy_(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
+    images, labels = next(iter(search.valid))
+    return GradientMeasure(search.bilevel, (images[:16], labels[:16]), seed=0, position=0)
+
+
+def test_exact_gradient_is_that_of_the_sum_over_all_architectures(measured):
+    logits = measured.logits.double().requires_grad_()
+    log_p = logits.log_softmax(-1)
+    total = torch.zeros((), dtype=torch.float64)
+    supernet, (images, labels) = measured.bilevel.supernet, measured.batch
+    for choice in itertools.product(range(5), repeat=3):
+        with torch.no_grad():
+            loss = F.cross_entropy(supernet(images, list(choice)), labels)
+        total = total + loss.double() * sum(log_p[edge, k] for edge, k in enumerate(choice)).exp()
+    (expected,) = torch.autograd.grad(total, logits)
+    torch.testing.assert_close(measured.mean, total.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(measured.gradient, expected, rtol=1e-4, atol=1e-7)
+    assert measured.noise == 0
+
+
+@pytest.mark.parametrize("name", ["reinmax", "st", "st_gumbel", "gumbel_rao", "gst", "reinmax_rao"])
+def test_estimates_are_those_of_a_pass_through_the_supernet(measured, name, monkeypatch):
+    monkeypatch.setattr(measure, "ESTIMATES", 6)
+    estimator = estimators.get(name)
+    estimates = measured.estimates(estimator)
+    leaf = measured.logits.repeat(6, 1, 1).requires_grad_()
+    draws = estimator(leaf, generator(0, "measured draw", 0))
+    supernet, (images, labels) = measured.bilevel.supernet, measured.batch
+    loss = sum(F.cross_entropy(supernet(images, draw), labels) for draw in draws)
+    (expected,) = torch.autograd.grad(loss, leaf)
+    torch.testing.assert_close(estimates.float(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_score_estimates_are_those_of_the_estimator(measured, monkeypatch):
+    monkeypatch.setattr(measure, "ESTIMATES", 3)
+    estimator = estimators.get("reinforce_loo")
+    estimates = measured.estimates(estimator)
+    draws = estimator(measured.logits.repeat(12, 1, 1), generator(0, "measured draw", 0))
+    losses = torch.tensor([measured._loss(draw) for draw in draws], dtype=torch.float64)
+    for i in range(3):
+        group = slice(4 * i, 4 * i + 4)
+        expected = estimator.gradient(measured.logits.double(), draws[group].double(), losses[group])
+        torch.testing.assert_close(estimates[i], expected)
+
+
+@pytest.mark.parametrize("name", ["reinforce", "reinforce_loo"])
+def test_unbiased_estimators_measure_as_unbiased(measured, name):
+    estimates = measured.estimates(estimators.get(name))
+    error = (estimates.mean(0) - measured.gradient).square().sum()
+    assert error < 2 * estimates.var(0).sum() / len(estimates)
+
+
+def test_biased_estimator_is_found_out(measured):
+    found = measured.compare(estimators.get("softmax"))
+    assert found["std"] == pytest.approx(0, abs=1e-4)
+    assert found["bias"] > 0.05
+    assert found["rmse"] == pytest.approx(found["bias"], rel=1e-3)
+
+
+def test_sampled_reference_agrees_with_enumeration(measured, monkeypatch):
+    monkeypatch.setattr(measure, "ENUMERABLE", 0)
+    sampled = GradientMeasure(measured.bilevel, measured.batch, seed=0, position=0)
+    distance2 = (sampled.gradient - measured.gradient).square().sum()
+    assert 0 < distance2 < 3 * sampled.noise  # the mean of distance2 is the noise
+    described = sampled.describe(0.5)
+    assert described["reference"] == "reinforce_loo"
+    truth = float(measured.gradient.norm())
+    assert described["norm"] == pytest.approx(truth, abs=3 * float(sampled.noise.sqrt()))
+    assert described["reference_error"] == pytest.approx(float(sampled.noise.sqrt()) / described["norm"])
+
+
+def test_a_reference_that_says_nothing_measures_nothing(measured, monkeypatch):
+    monkeypatch.setattr(measure, "_TOO_NOISY", 1e-9)
+    monkeypatch.setattr(measure, "ENUMERABLE", 0)
+    described = GradientMeasure(measured.bilevel, measured.batch, seed=0, position=0).describe(0.5)
+    assert described["estimators"] == {}
+    assert described["reference_error"] is None
+
+
+def test_noise_of_the_reference_is_taken_out():
+    """Estimates and reference scatter around the same gradient: the bias that is left is their chance."""
+    rng = torch.Generator().manual_seed(0)
+    truth = torch.randn(1, 2, 3, generator=rng, dtype=torch.float64)
+    found = []
+    for _ in range(300):
+        reference = truth + 0.3 * torch.randn(1, 2, 3, generator=rng, dtype=torch.float64)
+        errors = Errors(reference, torch.tensor([6 * 0.09], dtype=torch.float64))
+        errors.add(truth + torch.randn(50, 1, 2, 3, generator=rng, dtype=torch.float64))
+        measured = errors.measured()
+        found.append(float(measured.bias2 * truth.square().sum()))
+    mean = torch.tensor(found)
+    assert abs(float(mean.mean())) < 4 * float(mean.std()) / 300**0.5 + 0.05
+    uncorrected = 6 * 0.09
+    assert abs(float(mean.mean())) < uncorrected / 4
+
+
+def test_measuring_changes_nothing_else():
+    plain, with_measures = (Search(SearchOptions(**TOY, measure_every=n)) for n in (0, 1))
+    for epoch in range(2):
+        one, two = plain.epoch(epoch, lambda: None), with_measures.epoch(epoch, lambda: None)
+        gradient = two.pop("gradient")
+        assert one == two
+        assert set(gradient["estimators"]) == set(estimators.names())
+    assert torch.equal(plain.logits, with_measures.logits)
+    again = with_measures.measure(1)
+    assert again == gradient  # a function of seed and epoch
