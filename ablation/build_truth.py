@@ -19,9 +19,10 @@ from typing import Any
 from tqdm import tqdm
 
 import search_spaces
+from ablation import truth_report
 from nas.files import json_text, write_json
 from nas.stack import StackedTraining
-from nas.truth import TABLE_FORMAT, write_table
+from nas.truth import TABLE_FORMAT, read_all, write_table
 from recipes import FinalOptions, InputError, one_of
 from recipes.ablation import TruthOptions
 from search_spaces import Genotype
@@ -45,12 +46,16 @@ CHUNK = 64  # cells trained at once
 
 
 def run(options: TruthOptions) -> None:
-    """Build the table of `options.space`, or what is missing of it. Raises InputError."""
+    """Build the table of `options.space`, or what is missing of it, and its report. Raises InputError."""
     space = search_spaces.get(one_of("search space", options.space, SEEDS))
     assert isinstance(space, DenseCellSpace)
+    references = read_all(Path(options.reference), space.name) if options.reference else {}
     folder = Path(options.out or f"runs/truth-{space.name}")
+    path = Path(options.table or folder / "truth.json.gz")
     texts = cells(space)
     _claim(folder, {"space": space.name, "recipe": RECIPE, "chunk": CHUNK, "cells": len(texts)})
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"--table is {path}, expected a file in a folder that exists")
     chunks = [(seed, first) for seed in range(SEEDS[space.name]) for first in range(0, len(texts), CHUNK)]
     missing = [chunk for chunk in chunks if not _file(folder, *chunk).exists()]
     context = multiprocessing.get_context("spawn")
@@ -64,9 +69,15 @@ def run(options: TruthOptions) -> None:
         )
         for future in done:
             future.result()
-    path = Path(options.table or folder / "truth.json.gz")
-    write_table(path, assemble(folder, space, texts))
-    print(f"table {path}")
+    table = assemble(folder, space, texts)
+    try:
+        write_table(path, table)
+        truth_report.write(folder, table, references)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the table or its report: {error}; give another --out or --table"
+        ) from None
+    print(f"table: {path}\nreport: {folder / 'report.html'}")
 
 
 def cells(space: DenseCellSpace) -> list[str]:
@@ -94,14 +105,14 @@ def _train(space_name: str, texts: Sequence[str], seed: int, path: Path) -> None
 
 
 def assemble(folder: Path, space: DenseCellSpace, texts: Sequence[str]) -> dict[str, Any]:
-    """The table, from the files of all chunks."""
+    """The table, from the files of all chunks. Raises InputError if one of them is damaged."""
     correct: list[list[int]] = []
     parameters: list[int] = []
     images = 0
     for seed in range(SEEDS[space.name]):
         column: list[int] = []
         for first in range(0, len(texts), CHUNK):
-            chunk = json.loads(_file(folder, seed, first).read_text())
+            chunk = _read(_file(folder, seed, first), len(texts[first : first + CHUNK]))
             column += chunk["correct"]
             images = chunk["images"]
             if seed == 0:
@@ -120,6 +131,17 @@ def assemble(folder: Path, space: DenseCellSpace, texts: Sequence[str]) -> dict[
         "parameters": parameters,
         "correct": correct,
     }
+
+
+def _read(path: Path, count: int) -> dict[str, Any]:
+    """What `_train` wrote about `count` cells. Raises InputError if it is damaged."""
+    try:
+        chunk: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if len(chunk["correct"]) == len(chunk["parameters"]) == count and chunk["images"] > 0:
+            return chunk
+    except (OSError, ValueError, TypeError, LookupError):
+        pass
+    raise InputError(f"{path} is damaged: delete it, and the same command trains its {count} cells again")
 
 
 def _file(folder: Path, seed: int, first: int) -> Path:

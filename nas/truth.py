@@ -95,8 +95,8 @@ class Truth:
         """What is known about a cell. Raises GenotypeError if it is not of this space."""
         space = SPACES[self.space]
         index = self._index.get(space.format(genotype)) if genotype.space == self.space else None
-        if index is None:  # another space, or the edges of the cell in another order
-            index = self._index[space.format(space.validate(genotype))]
+        if index is None:
+            index = self._index[space.format(space.validate(genotype))]  # says what is wrong
         return self._known(index)
 
     @property
@@ -167,8 +167,7 @@ def packaged(space: str, dataset: str) -> Truth:
     if f"{space}-{dataset}" not in names:
         raise InputError(
             f"no table of the space '{space}' on '{dataset}' comes with this package, expected one of: "
-            f"{', '.join(names) or '(none)'}; give a table of your own, or build one with "
-            "ablate.py truth"
+            f"{', '.join(names) or '(none)'}; give a table of your own, or build one with ablate.py truth"
         )
     (path,) = TABLES.glob(f"{space}-{dataset}.json*")
     return read(path, space)
@@ -437,7 +436,13 @@ class BenchmarkAPI(Protocol):
 
 
 class PublishedRow(NamedTuple):
-    """A line of a table of published accuracies: `accuracies` (3,) in %, in the order of DATASETS."""
+    """A line of a table of published accuracies.
+
+    Attributes:
+        number: position of the cell in the benchmark.
+        arch: the cell.
+        accuracies: (3,), mean test accuracies in %, in the order of DATASETS.
+    """
 
     number: int
     arch: str
@@ -460,7 +465,7 @@ def from_api(api: BenchmarkAPI) -> list[PublishedRow]:
     query = getattr(api, "get_more_info", None)
     if query is None or not hasattr(api, "arch") or "hp" not in inspect.signature(query).parameters:
         raise InputError(
-            f"{type(api).__name__} has no arch(index) and get_more_info(index, dataset, hp, is_random), "
+            f"{type(api).__name__} has no arch(index) and get_more_info(index, dataset, hp, is_random): "
             "expected the API of nats_bench 1.8 or nas-bench-201 2.1"
         )
     known = _positions(nasbench201)

@@ -72,6 +72,8 @@ class TruthOptions(AblationOptions):
     """Processes that train at the same time."""
     table: str | None = None
     """File that the table is written to (default: truth.json.gz in --out)."""
+    reference: str | None = None
+    """Table of the same space to compare with, such as published accuracies: CSV or JSON."""
 
 
 @dataclass(kw_only=True)
