@@ -61,7 +61,14 @@ def run(options: TruthOptions) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, context) as pool:
         futures = [
-            pool.submit(_train, space.name, texts[first : first + CHUNK], seed, _file(folder, seed, first))
+            pool.submit(
+                _train,
+                space.name,
+                texts[first : first + CHUNK],
+                seed,
+                options.threads or 1,
+                _file(folder, seed, first),
+            )
             for seed, first in missing
         ]
         done = tqdm(
@@ -90,10 +97,11 @@ def cells(space: DenseCellSpace) -> list[str]:
     return [space.format(cell) for cell in distinct.values()]
 
 
-def _train(space_name: str, texts: Sequence[str], seed: int, path: Path) -> None:
+def _train(space_name: str, texts: Sequence[str], seed: int, threads: int, path: Path) -> None:
     """Train cells with one seed and write what came out."""
     space = search_spaces.get(space_name)
-    options = FinalOptions(**RECIPE, genotype=texts[0], space=space_name, seed=seed, device="cpu", threads=1)
+    options = FinalOptions(**RECIPE, genotype=texts[0], space=space_name, seed=seed)
+    options.device, options.threads = "cpu", threads
     options.evaluate_every = options.epochs
     options.channels_last = False  # a stack has no channels to put last
     training = StackedTraining(options, [space.parse(text) for text in texts])

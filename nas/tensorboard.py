@@ -92,7 +92,11 @@ def _scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         what, _, measure = name.rpartition("_")
         if name == "epoch":
             continue
-        if isinstance(value, Mapping):
+        if name == "gradient":
+            yield "gradient/norm", value["norm"]
+            for estimator, row in value["estimators"].items():
+                yield from ((f"gradient {key}/{estimator}", row[key]) for key in ("bias", "std", "cosine"))
+        elif isinstance(value, Mapping):
             group = _GROUPS.get(name, "other")
             yield from ((f"{group}/{name}/{key}", v) for key, v in value.items() if _is_number(v))
         elif _is_number(value):

@@ -15,7 +15,7 @@ class AblationOptions:
     out: str | None = None
     """Folder of the results; by default runs/ablation-COMMAND."""
     threads: int | None = None
-    """CPU threads of a process (default: all cores, in the grid one for each job)."""
+    """CPU threads of a process (default: all cores; one where several run at a time)."""
 
 
 @dataclass(kw_only=True)

@@ -186,9 +186,9 @@ def trained(monkeypatch):
     calls = []
     train_chunk = build_truth._train
 
-    def counted(space, texts, seed, path):
+    def counted(space, texts, seed, threads, path):
         calls.append((seed, len(texts)))
-        train_chunk(space, texts, seed, path)
+        train_chunk(space, texts, seed, threads, path)
 
     monkeypatch.setattr(build_truth, "RECIPE", RECIPE)
     monkeypatch.setattr(build_truth, "SEEDS", {"micro": 2, "nasbench201": 1})
@@ -258,7 +258,7 @@ def test_a_build_end_to_end(trained, tmp_path, capsys, monkeypatch):
 def test_a_chunk_is_what_single_trainings_give(trained, tmp_path):
     space = search_spaces.get("micro")
     texts = CELLS["micro"][:3]
-    build_truth._train("micro", texts, 1, tmp_path / "chunk.json")
+    build_truth._train("micro", texts, 1, 1, tmp_path / "chunk.json")
     chunk = json.loads((tmp_path / "chunk.json").read_text())
     for text, correct, parameters in zip(texts, chunk["correct"], chunk["parameters"], strict=True):
         alone = FinalOptions(**RECIPE, genotype=text, space="micro", seed=1, device="cpu", threads=1)
