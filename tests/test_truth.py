@@ -346,7 +346,7 @@ def test_damaged_table_of_our_own(change, words, tmp_path):
     refused(written(tmp_path / "t.json.gz", own_table() | change), *words, "build it again")
 
 
-@pytest.mark.parametrize("key", own_table().keys() - {"version", "torch"})
+@pytest.mark.parametrize("key", sorted(own_table().keys() - {"version", "torch"}))
 def test_incomplete_table_of_our_own(key, tmp_path):
     table = own_table()
     del table[key]
