@@ -75,16 +75,16 @@ def run(options: Options, name: str, make_job: Callable[[Options], Job]) -> None
     Nothing is written before the options, the data and an existing checkpoint have been checked.
     """
     with RunFolder(options, name) as folder:
-        if folder.finished:
-            if not (folder.path / "report.html").exists():
-                render_report(folder.path)
-            print(f"{folder.path} holds a finished run already")
-            return
         try:
-            _run(options, folder, make_job)
+            if folder.finished:
+                if not (folder.path / "report.html").exists():
+                    render_report(folder.path)
+                print(f"{folder.path} holds a finished run already")
+            else:
+                _run(options, folder, make_job)
         except (OSError, SafetensorError) as error:
             raise InputError(
-                f"the run in {folder.path} has ended: {first_line(error)}; its last checkpoint is kept; "
+                f"the run in {folder.path} has ended: {first_line(error)}; what was saved is kept; "
                 f"{_go_on(folder)}"
             ) from None
         except RuntimeError as error:

@@ -67,7 +67,10 @@ class RunFolder:
                 f"{self.path} holds a run already: give --resume to continue it, --overwrite to "
                 "delete it, or another --out"
             )
-        self._lock = lock(self.path)
+        try:
+            self._lock = lock(self.path)
+        except OSError as error:
+            raise InputError(f"cannot write into the run folder {self.path}: {error}") from None
         try:
             if options.resume:
                 self.finished = (self.path / "result.json").exists()

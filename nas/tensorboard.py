@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Board:
     def __init__(self, folder: Path, start_epoch: int, epochs: int, image_every: int = 10) -> None:
         self._folder = folder
         self._epochs, self._image_every = epochs, image_every
+        threading.excepthook = _excepthook
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_epoch + 1)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
@@ -80,6 +82,12 @@ class Board:
 
     def _image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
         self._writer.add_image(name, pixels, epoch, dataformats="HWC")
+
+
+def _excepthook(arguments: threading.ExceptHookArgs) -> None:
+    """What the writer's thread dies of, such as a full disk, the writer raises itself at the next call."""
+    if not type(arguments.thread).__module__.startswith("tensorboard"):
+        threading.__excepthook__(arguments)
 
 
 def _scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

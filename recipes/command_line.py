@@ -121,12 +121,24 @@ def _parse_all(
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(options_class, prog=program, args=list(argv), default=default)
+            return tyro.cli(options_class, prog=program, args=_attached(argv), default=default)
     except SystemExit as stop:
         if not stop.code:
             raise
         words = " ".join(re.sub(r"[─│╭╮╰╯]+|-{3,}", " ", message.getvalue()).split())
         raise InputError(re.split(r" (?:Argument|For full) helptext", words)[0] + "; see --help") from None
+
+
+def _attached(argv: Sequence[str]) -> list[str]:
+    """`--search '--epochs 3'` as `--search='--epochs 3'`: a word with a space in it is a value, even if it
+    begins like an option."""
+    words: list[str] = []
+    for word in argv:
+        if words and word.startswith("--") and " " in word.partition("=")[0]:
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def read_config(options_class: type[RunOptions], path: Path) -> dict[str, Any]:

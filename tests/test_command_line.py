@@ -251,7 +251,9 @@ def test_a_finished_run_without_its_report_gets_it(tmp_path):
     assert (out / "report.html").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "other format", "no state", "format 1"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped", "empty", "text", "other format", "no state", "format 1"]
+)
 def test_damaged_checkpoints_are_named(interrupted, damage, capsys):
     path = interrupted / "checkpoint.pt"
     content = path.read_bytes()
