@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -29,9 +29,8 @@ import search_spaces
 from ablation import grid_report
 from ablation.build_truth import RECIPE as FINAL_RECIPE
 from nas import truth
-from nas.files import write_json
+from nas.files import lock, write_json
 from nas.interruption import Interruption
-from nas.run_folder import is_in_use
 from nas.truth import Truth
 from recipes import (
     FinalOptions,
@@ -212,19 +211,18 @@ def run_one(module: str, options: RunOptions, interruption: Interruption) -> Non
         InterruptionError: the grid or the run was told to stop; the run has saved itself.
     """
     folder = Path(options.out or "")
-    while is_in_use(folder) and not interruption.asked:
-        time.sleep(POLL_SECONDS)  # it has outlived the grid that started it, and may well end by itself
-    command = [sys.executable, "-m", module, "--out", str(folder)]
-    if (folder / "config.json").exists():
-        command += ["--resume"]
-    else:
-        config = folder.with_name(folder.name + ".json")
-        config.parent.mkdir(parents=True, exist_ok=True)
-        write_json(config, command_line.config_json(options))
-        command += ["--config", str(config)]
-    if interruption.asked:
-        raise InterruptionError("the runs under way are saved, the same command goes on")
-    run = subprocess.Popen(command, stdout=DEVNULL, stderr=PIPE, text=True, env=_environment())
+    config = folder.with_name(folder.name + ".json")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    with _claim(config.with_suffix(".lock"), interruption) as claim:
+        command = [sys.executable, "-m", module, "--out", str(folder)]
+        if (folder / "config.json").exists():
+            command += ["--resume"]
+        else:
+            write_json(config, command_line.config_json(options))
+            command += ["--config", str(config)]
+        run = subprocess.Popen(
+            command, stdout=DEVNULL, stderr=PIPE, text=True, env=_environment(), pass_fds=[claim.fileno()]
+        )
     told, stderr = False, None
     while stderr is None:
         with suppress(subprocess.TimeoutExpired):
@@ -238,6 +236,19 @@ def run_one(module: str, options: RunOptions, interruption: Interruption) -> Non
     if run.returncode:
         lines = stderr.strip().splitlines() or ["it said nothing"]
         raise InputError(f"the run {folder} failed ({run.returncode}): {lines[-1]}; the others are kept")
+
+
+def _claim(path: Path, interruption: Interruption) -> IO[bytes]:
+    """The lock of one run, which its process inherits: where that has outlived the grid that started it, the
+    next grid waits here until it has ended. Raises InterruptionError after a signal."""
+    while not interruption.asked:
+        try:
+            return lock(path)
+        except BlockingIOError:
+            time.sleep(POLL_SECONDS)
+        except OSError as error:
+            raise InputError(f"cannot write the folder {path.parent}: {error}; give another --out") from None
+    raise InterruptionError("the runs under way are saved, the same command goes on")
 
 
 def _environment() -> dict[str, str]:
