@@ -241,7 +241,7 @@ def memory(options: StepOptions, public: bool) -> None:
 
 def memory_rows(options: StepOptions, target: str) -> list[Row]:
     """Peak memory of a search process beyond that of one that only imports torch."""
-    dense, ours = (timing.peak_memory(memory, options, public) / 2**20 for public in (True, False))
+    dense, ours = (timing.in_fresh_process(memory, options, public).bytes / 2**20 for public in (True, False))
     name = "peak memory, dense"
     return [Row(name, dense, "MiB"), Row("peak memory", ours, "MiB", ours / dense, name, target)]
 

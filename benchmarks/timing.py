@@ -16,8 +16,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from recipes import InputError, command_line
 
@@ -174,30 +175,41 @@ def timed(
     return Row(name, statistics.median(times[name]), "s", against, to, target)
 
 
-def peak_memory(function: Callable[..., object], *arguments: Any) -> int:
-    """Bytes that a fresh process calling `function` needs at most, beyond one that only imports torch.
+class Cost(NamedTuple):
+    """What a call took in a process of its own: seconds, and bytes beyond those of `import torch`."""
 
-    `function` and its arguments are pickled, so it stands at the top level of a module.
-    """
-    bare = "import torch; from benchmarks.timing import peak_resident; print(peak_resident())"
-    printed = subprocess.run([sys.executable, "-c", bare], capture_output=True, check=True, cwd=ROOT)
+    seconds: float
+    bytes: int
+
+
+def in_fresh_process(function: Callable[..., object], *arguments: Any) -> Cost:
+    """Call `function` in a new process. It and its arguments are pickled, so it stands at the top level of
+    a module. The seconds are those of the call alone."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report_peak, args=(sender, function, *arguments))
+    process = context.Process(target=_report_cost, args=(sender, function, *arguments))
     process.start()
     sender.close()
     try:
-        peak: int = receiver.recv()
+        seconds, peak = receiver.recv()
     except EOFError:
-        raise RuntimeError(f"the process that measures the memory of {function.__name__} failed") from None
+        raise RuntimeError(f"{function.__name__} failed in a process of its own") from None
     finally:
         process.join()
-    return peak - int(printed.stdout)
+    return Cost(seconds, peak - _bare_torch())
 
 
-def _report_peak(sender: Any, function: Callable[..., object], *arguments: Any) -> None:
+def _report_cost(sender: Any, function: Callable[..., object], *arguments: Any) -> None:
+    start = time.perf_counter()
     function(*arguments)
-    sender.send(peak_resident())
+    sender.send((time.perf_counter() - start, peak_resident()))
+
+
+@cache
+def _bare_torch() -> int:
+    code = "import torch; from benchmarks.timing import peak_resident; print(peak_resident())"
+    command = [sys.executable, "-c", code]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT).stdout)
 
 
 def peak_resident() -> int:
