@@ -99,7 +99,7 @@ def search(options: WholeSearchOptions, changes: dict[str, Any]) -> None:
         torch.set_num_threads(options.threads)
     changes = dict(changes)
     space = DenseCellSpace("nasbench201", nodes=4, channels=16, cells=5)
-    space.operations = CANDIDATES[: changes.pop("candidates", 5)]
+    space.operations = CANDIDATES[: changes.pop("candidates", 5)]  # type: ignore[assignment]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
