@@ -147,6 +147,7 @@ def normalised_inner_product(grad: Tensor, z: Tensor, norm: nn.BatchNorm2d) -> T
     if z.device.type != "cpu":
         return inner_product(grad, norm(z))
     mean, variance = torch.batch_norm_update_stats(z, None, None, 0.0)
+    at_scale: Tensor
     _, at_scale, _ = torch.ops.aten.native_batch_norm_backward(
         grad.to(z.dtype), z, torch.ones_like(mean), None, None, mean, (variance + norm.eps).rsqrt(), True,
         norm.eps, [False, True, False],

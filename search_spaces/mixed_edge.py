@@ -85,7 +85,7 @@ class MixedEdge(nn.Module):
             chosen = choice.chosen[row]
             others = weights.sum() - weights[chosen]
             return weights[chosen] * self.operations[chosen](x) + others  # type: ignore[no-any-return]
-        terms = []
+        terms: list[Tensor] = []
         for operation, weight in zip(self.operations, weights.unbind(-1), strict=True):
             if not isinstance(operation, Zero):
                 y = operation(x)
