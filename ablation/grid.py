@@ -8,12 +8,11 @@ grid.
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ import estimators
 import search_spaces
 from ablation import grid_report
 from ablation.build_truth import RECIPE as FINAL_RECIPE
+from ablation.executors import Run, execute
 from nas import truth
-from nas.files import write_json
 from nas.truth import Truth
 from recipes import FinalOptions, InputError, RunOptions, SearchOptions, command_line, one_of
 from recipes.ablation import GridOptions
@@ -65,6 +64,7 @@ class Cell:
 def run(options: GridOptions) -> None:
     """Run what is missing of the grid, evaluate the cells and write the report. Raises InputError."""
     folder = Path(options.out or f"runs/ablation-nas-{options.space}-{options.dataset.partition(':')[0]}")
+    options = replace(options, out=str(folder))
     cells = plan(options, folder)
     known = find_truth(options)
     work(cells, "train_search", "searching", options)
@@ -154,17 +154,32 @@ def find_truth(options: GridOptions) -> Truth | None:
 
 
 def work(cells: Sequence[Cell], module: str, what: str, options: GridOptions) -> None:
-    """Bring every run to its end, `options.jobs` at a time. Raises InputError if one fails."""
-    missing = [cell for cell in cells if not is_finished(cell.options)]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        futures = [pool.submit(run_one, module, cell.options) for cell in missing]
-        there = len(cells) - len(missing)
-        try:
-            for future in tqdm(as_completed(futures), what, len(cells), initial=there, unit="run"):
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    """Bring every run to its end where the options say. Raises InputError if one fails; the others are
+    finished all the same."""
+    missing = [Run(module, cell.options) for cell in cells if not is_finished(cell.options)]
+    if not missing:
+        return
+    there = len(cells) - len(missing)
+    failures = []
+    with stopped_by_sigterm(), closing(execute(missing, options)) as ends:
+        for failure in tqdm(ends, what, len(cells), initial=there, unit="run"):
+            failures += [failure] if failure else []
+    if failures:
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise InputError(f"{failures[0]}{more}; the others are kept")
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that what it has started is stopped, too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_finished(options: RunOptions) -> bool:
@@ -182,29 +197,6 @@ def is_finished(options: RunOptions) -> bool:
                 "or delete it"
             )
     return (folder / "result.json").exists()
-
-
-def run_one(module: str, options: RunOptions) -> None:
-    """Start or continue one run in a process of its own. Raises InputError if it fails."""
-    folder = Path(options.out or "")
-    command = [sys.executable, "-m", module, "--out", str(folder)]
-    if (folder / "config.json").exists():
-        command += ["--resume"]
-    else:
-        config = folder.with_name(folder.name + ".json")
-        config.parent.mkdir(parents=True, exist_ok=True)
-        write_json(config, command_line.config_json(options))
-        command += ["--config", str(config)]
-    result = subprocess.run(command, capture_output=True, text=True, env=_environment())
-    if result.returncode:
-        lines = result.stderr.strip().splitlines() or ["it said nothing"]
-        raise InputError(f"the run {folder} failed ({result.returncode}): {lines[-1]}; the others are kept")
-
-
-def _environment() -> dict[str, str]:
-    """The entry points are found wherever the grid is started."""
-    root = str(Path(__file__).resolve().parent.parent)
-    return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 
 def retrain(cells: Sequence[Cell], options: GridOptions) -> list[float]:
