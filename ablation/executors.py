@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -23,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from nas.files import write_json
+from nas.run_folder import is_in_use
 from recipes import InputError, RunOptions, command_line, first_line
 from recipes.ablation import GridOptions
 
-RESUME_ME = 75  # exit code of a run that was asked to stop, has saved, and wants to be continued
 GRACE = 60.0  # seconds that a run has for its last step and its checkpoint when it is asked to stop
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
@@ -102,7 +103,7 @@ class Children:
             self.stopping = True
             running = list(self._running)
         for child in running:
-            child.terminate()
+            child.send_signal(signal.SIGUSR1)  # one that was told already is not ended by a second word
         for child in running:
             try:
                 child.wait(GRACE)
@@ -119,10 +120,13 @@ def finish(run: Run, retries: int, children: Children | None = None) -> str | No
     children = children or Children()
     if not Path(run.cwd).is_dir():
         return f"{run.cwd} is missing on {os.uname().nodename}: a cluster needs a file system shared by all"
+    folder = Path(run.cwd, run.options.out or "")
     try:
+        while is_in_use(folder) and not children.stopping:
+            time.sleep(1)  # it has outlived the worker that started it, and may well end by itself
         for _ in range(retries + 1):
             code, errors = children.run(run.command(), run.cwd)
-            if children.stopping or (code >= 0 and code != RESUME_ME):
+            if children.stopping or (code >= 0 and code != command_line.RESUME_ME):
                 break
     except BaseException:  # Ray takes a task back by KeyboardInterrupt
         children.stop()

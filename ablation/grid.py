@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -26,7 +27,15 @@ from ablation.build_truth import RECIPE as FINAL_RECIPE
 from ablation.executors import Run, execute
 from nas import truth
 from nas.truth import Truth
-from recipes import FinalOptions, InputError, RunOptions, SearchOptions, command_line, one_of
+from recipes import (
+    FinalOptions,
+    InputError,
+    InterruptionError,
+    RunOptions,
+    SearchOptions,
+    command_line,
+    one_of,
+)
 from recipes.ablation import GridOptions
 from search_spaces import Genotype
 
@@ -41,7 +50,7 @@ SEARCH_RECIPE: dict[str, Any] = {
 }
 MEASURED_MOMENTS = {"micro": 4}
 # Options that may differ between a run and the plan: where it is, and where its options came from.
-_WITHOUT_EFFECT = ("out", "config", "preset", "threads", "data_root", "download")
+_WITHOUT_EFFECT = command_line.FREE_ON_RESUME | {"config", "preset", "threads"}
 
 
 @dataclass(frozen=True)
@@ -154,32 +163,47 @@ def find_truth(options: GridOptions) -> Truth | None:
 
 
 def work(cells: Sequence[Cell], module: str, what: str, options: GridOptions) -> None:
-    """Bring every run to its end where the options say. Raises InputError if one fails; the others are
-    finished all the same."""
+    """Bring every run to its end where the options say.
+
+    Raises:
+        InputError: one of them fails; the others have been finished all the same.
+        InterruptionError: a signal came, and the runs under way have saved themselves.
+    """
     missing = [Run(module, cell.options) for cell in cells if not is_finished(cell.options)]
     if not missing:
         return
     there = len(cells) - len(missing)
     failures = []
-    with stopped_by_sigterm(), closing(execute(missing, options)) as ends:
-        for failure in tqdm(ends, what, len(cells), initial=there, unit="run"):
-            failures += [failure] if failure else []
+    try:
+        with interruptible(), closing(execute(missing, options)) as ends:
+            for failure in tqdm(ends, what, len(cells), initial=there, unit="run"):
+                failures += [failure] if failure else []
+    except KeyboardInterrupt:
+        raise InterruptionError("the runs under way are saved, the same command goes on") from None
     if failures:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise InputError(f"{failures[0]}{more}; the others are kept")
 
 
 @contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what it has started is stopped, too."""
-    if threading.current_thread() is not threading.main_thread():
+def interruptible() -> Iterator[None]:
+    """SIGTERM or SIGINT ends the block by a KeyboardInterrupt; a second one ends the process at once."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # no other thread may handle signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_finished(options: RunOptions) -> bool:
