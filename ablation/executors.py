@@ -16,15 +16,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from nas.files import write_json
-from nas.run_folder import is_in_use
+from nas.files import lock, write_json
 from recipes import InputError, RunOptions, command_line, first_line
 from recipes.ablation import GridOptions
 
@@ -56,9 +56,14 @@ class Run:
     options: RunOptions
     cwd: str = field(default_factory=os.getcwd)
 
+    @property
+    def folder(self) -> Path:
+        """Where the run is."""
+        return Path(self.cwd, self.options.out or "")
+
     def command(self) -> list[str]:
         """The command line that starts the run, or continues it where its folder has begun."""
-        folder = Path(self.cwd, self.options.out or "")
+        folder = self.folder
         command = [sys.executable, "-m", self.module, "--out", str(self.options.out)]
         if (folder / "config.json").exists():
             return [*command, "--resume"]
@@ -76,16 +81,19 @@ class Children:
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.RLock()  # `stop` may interrupt `run` as a signal handler
 
-    def run(self, command: list[str], cwd: str) -> tuple[int, str]:
-        """Exit code and standard error of a command, in a session of its own: the signals that a
-        terminal or a scheduler sends to the group of its parent do not reach it."""
+    def run(self, command: list[str], cwd: str, claim: IO[bytes] | None = None) -> tuple[int, str]:
+        """Exit code and standard error of a command, which inherits the file `claim`.
+
+        It is in a session of its own: the signals that a terminal or a scheduler sends to the group of its
+        parent do not reach it.
+        """
         with self._lock:
             if self.stopping:
                 return -signal.SIGTERM, ""
             child = subprocess.Popen(
                 command, cwd=cwd, env=_environment(), text=True, stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-                preexec_fn=_die_with_parent(os.getpid()),
+                preexec_fn=_die_with_parent(os.getpid()), pass_fds=[claim.fileno()] if claim else [],
             )  # fmt: skip
             self._running.add(child)
         while True:
@@ -120,14 +128,14 @@ def finish(run: Run, retries: int, children: Children | None = None) -> str | No
     children = children or Children()
     if not Path(run.cwd).is_dir():
         return f"{run.cwd} is missing on {os.uname().nodename}: a cluster needs a file system shared by all"
-    folder = Path(run.cwd, run.options.out or "")
     try:
-        while is_in_use(folder) and not children.stopping:
-            time.sleep(1)  # it has outlived the worker that started it, and may well end by itself
         for _ in range(retries + 1):
-            code, errors = children.run(run.command(), run.cwd)
+            with _claim(run, children) as claim:
+                code, errors = children.run(run.command(), run.cwd, claim)
             if children.stopping or (code >= 0 and code != command_line.RESUME_ME):
                 break
+    except OSError as error:
+        return f"the run {run.options.out} cannot be written or locked: {error}"
     except BaseException:  # Ray takes a task back by KeyboardInterrupt
         children.stop()
         raise
@@ -135,6 +143,24 @@ def finish(run: Run, retries: int, children: Children | None = None) -> str | No
         return None
     lines = errors.strip().splitlines() or ["it said nothing"]
     return f"the run {run.options.out} failed ({code}): {lines[-1]}"
+
+
+@contextmanager
+def _claim(run: Run, children: Children) -> Iterator[IO[bytes]]:
+    """The lock of one run, which its process inherits: where that has outlived whoever started it, the next
+    one waits here until it has ended."""
+    path = run.folder.with_name(run.folder.name + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            file = lock(path)
+            break
+        except BlockingIOError:
+            if children.stopping:
+                raise KeyboardInterrupt from None
+            time.sleep(0.2)
+    with file:
+        yield file
 
 
 def execute(runs: Sequence[Run], options: GridOptions) -> Generator[str | None]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 @contextlib.contextmanager
@@ -38,6 +39,25 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock(path: Path) -> IO[bytes]:
+    """Lock a file, which is made where it is missing and never deleted.
+
+    The lock ends when the returned file is closed here and in all processes that have inherited it, or when
+    these have ended, however that happened.
+
+    Raises:
+        BlockingIOError: somebody else holds the lock.
+        OSError: the file cannot be written, or its file system has no locks.
+    """
+    file = open(path, "ab")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def append(path: Path, text: str) -> None:

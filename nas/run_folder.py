@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -16,7 +15,7 @@ from typing import IO, Any
 import torch
 
 from nas import checkpoint
-from nas.files import append, json_text, remove_temporary, write_json
+from nas.files import append, json_text, lock, remove_temporary, write_json
 from recipes import InputError, RunOptions
 from recipes.command_line import config_json
 
@@ -67,10 +66,7 @@ class RunFolder:
                 f"{self.path} holds a run already: give --resume to continue it, --overwrite to "
                 "delete it, or another --out"
             )
-        try:
-            self._lock = lock(self.path)
-        except OSError as error:
-            raise InputError(f"cannot write into the run folder {self.path}: {error}") from None
+        self._lock = self._take()
         try:
             if options.resume:
                 self.finished = (self.path / "result.json").exists()
@@ -105,7 +101,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self._lock is None:
-                self._lock = lock(self.path)
+                self._lock = self._take()
                 if self._is_occupied():
                     raise InputError(f"{self.path} has been taken by another run: give another --out")
             if self.options.overwrite:
@@ -132,6 +128,17 @@ class RunFolder:
         if self.checkpoint is not None:
             self._compare(environment)
         write_json(self.path / "environment.json", environment)
+
+    def _take(self) -> IO[bytes]:
+        """Keep others out."""
+        try:
+            return lock(self.path / LOCK)
+        except BlockingIOError:
+            raise InputError(
+                f"{self.path} is in use by another process: wait for it, or give another --out"
+            ) from None
+        except OSError as error:
+            raise InputError(f"cannot write into the run folder {self.path}: {error}") from None
 
     def _is_occupied(self) -> bool:
         """Whether there is more in the folder than a process leaves that was killed at its very beginning."""
@@ -205,37 +212,6 @@ class RunFolder:
                     f"{self.path / name} has lost lines that were written before the checkpoint: restore it, "
                     "or start again with --overwrite"
                 )
-
-
-def lock(folder: Path) -> IO[bytes]:
-    """Lock a run folder until the returned file is closed or the process ends, however it ends.
-
-    Raises:
-        InputError: another process holds the lock.
-        OSError: there is no writing in this folder.
-    """
-    file = open(folder / LOCK, "ab")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise InputError(
-            f"{folder} is in use by another process: wait for it, or give another --out"
-        ) from None
-    except OSError as error:
-        print(f"note: {folder} cannot be locked against other processes: {error}", file=sys.stderr)
-    return file
-
-
-def is_in_use(folder: Path) -> bool:
-    """Whether a process holds the lock of a run folder."""
-    if not (folder / LOCK).exists():
-        return False
-    try:
-        lock(folder).close()
-    except InputError:
-        return True
-    return False
 
 
 def _size(path: Path) -> int:

@@ -83,7 +83,7 @@ def test_options_reach_the_searches(tmp_path):
 
 def test_options_of_the_searches_may_be_one_word(tmp_path, capsys):
     words = ["nas", "--table", "nowhere.csv", "--out", str(tmp_path / "g")]
-    assert ablate.main([*words, "--search", "--epochs 8 --lr 0.1", "--methods", "st"]) == 2
+    assert ablate.main([*words, "--search", "--epochs 4 --lr 0.1", "--methods", "st"]) == 2
     assert "nowhere.csv" in capsys.readouterr().err  # the first thing that is wrong
     assert ablate.main([*words, "--search", "--epochs 3 --lr x"]) == 2
     assert "--lr" in capsys.readouterr().err

@@ -1,8 +1,12 @@
 """Whole runs: reproducible, resumable bit for bit, and a network that can be used afterwards."""
 
+import itertools
 import json
+import os
 import random
+import signal
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -12,7 +16,7 @@ import nas
 import search_spaces
 import train_final
 import train_search
-from nas import derive
+from nas import checkpoint, derive
 from nas.final import Training, count_macs
 from nas.run_folder import RunFolder
 from nas.search import Search
@@ -46,6 +50,19 @@ def stop_after(monkeypatch, epochs):
     monkeypatch.setattr(RunFolder, "log", log)
 
 
+def stop_in(monkeypatch, job, count):
+    """Send this process a SIGTERM in the `count`-th step that is done from now on."""
+    original, steps = job.epoch, itertools.count(1)
+
+    def epoch(self, *position):
+        for _ in original(self, *position):
+            if next(steps) == count:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield
+
+    monkeypatch.setattr(job, "epoch", epoch)
+
+
 SEARCHES = {
     "reinmax": ["--space", "nasbench201"],
     "st_gumbel": ["--space", "micro", "--estimator", "st_gumbel", "--order", "2"],
@@ -68,9 +85,14 @@ def test_search_resumes_bit_for_bit(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert not (broken / "result.json").exists()
     torch.manual_seed(99)  # nothing may depend on the global generators' state
+    stop_in(monkeypatch, Search, 1)
+    assert train_search.main(["--resume", "--out", str(broken)]) == 75
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.read(broken / checkpoint.NEWEST)["step"] == 1
     assert train_search.main(["--resume", "--out", str(broken)]) == 0
-    assert metrics(broken) == metrics(whole)
-    assert len(metrics(broken)) == 4
+    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert len(metrics(broken)) == len((broken / "timings.jsonl").read_text().splitlines()) == 4
     assert read(broken / "genotype.json") == read(whole / "genotype.json")
     assert read(broken / "splits.json") == read(whole / "splits.json")
     states = [torch.load(f / "checkpoint.pt", weights_only=True)["state"] for f in (whole, broken)]
@@ -101,8 +123,16 @@ def test_final_training_resumes_bit_for_bit(case, tmp_path, monkeypatch):
         train_final.main([*arguments, "--out", str(broken)])
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
+    random.seed(99)  # nothing may depend on the global generators' state
+    np.random.seed(99)
+    torch.manual_seed(99)
+    stop_in(monkeypatch, Training, 3)
+    assert train_final.main(["--resume", "--out", str(broken)]) == 75
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.read(broken / checkpoint.NEWEST)["step"] == 3
     assert train_final.main(["--resume", "--out", str(broken)]) == 0
-    assert metrics(broken) == metrics(whole)
+    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
     # The saved network is the one that was tested.
