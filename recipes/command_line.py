@@ -62,6 +62,17 @@ def main_of(
     return _exit_code(do, "finished parts are kept, the same command goes on")
 
 
+def main_alone(
+    program: str, options_class: type[Dataclass], job: Callable[[Dataclass], None], argv: Sequence[str] | None
+) -> int:
+    """Parse `argv` by a dataclass that is no recipe, do `job`; the exit code is that of `main`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return _exit_code(
+        lambda: job(check_numbers(_parse_all(options_class, argv, options_class(), program))),
+        "nothing is kept",
+    )
+
+
 def _exit_code(do: Callable[[], None], advice: str) -> int:
     try:
         do()
@@ -176,7 +187,7 @@ def check_numbers(options: Dataclass) -> Dataclass:
     _require(options, "image_size", lambda v: 4 <= v <= 4096, "an integer from 4 to 4096")
     for name in (
         "epochs", "checkpoint_every", "evaluate_every", "seeds", "polynomial_steps", "listops_steps",
-        "vae_epochs",
+        "vae_epochs", "repeats",
     ):  # fmt: skip
         _require(options, name, lambda v: v >= 1, "an integer of at least 1")
     for name in (
