@@ -70,7 +70,7 @@ def write(
     (folder / "pictures").mkdir(exist_ok=True)
     for picture in pictures:
         with atomic_path(folder / "pictures" / f"{_slug(picture.heading)}.png") as path:
-            path.write_bytes(to_png(picture.figure, dpi=110))
+            path.write_bytes(to_png(picture.figure, dpi=100))
     write_text(folder / "results.csv", to_csv(records))
     write_text(folder / "results.md", to_markdown(title, lead, tables))
     write_text(folder / "report.html", page)
