@@ -282,7 +282,8 @@ def fair_evaluations(cell: Cell, known: Truth) -> int:
 
 
 def curves(cells: Sequence[Cell], known: Truth | None) -> list[dict[str, Any]]:
-    """True accuracy of the cell that each search would have derived after each epoch."""
+    """True accuracy of the cell that each search would have derived after each epoch, from the last one
+    of the warm-up on."""
     if known is None:
         return []
     return [
@@ -295,6 +296,7 @@ def curves(cells: Sequence[Cell], known: Truth | None) -> list[dict[str, Any]]:
         }
         for cell in cells
         for line in _metrics(cell)
+        if line["epoch"] >= cell.options.warmup
     ]
 
 
