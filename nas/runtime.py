@@ -135,7 +135,7 @@ class Mean:
 def evaluate(
     model: nn.Module, batches: Batches, precision: Any, draw: Draw | None = None
 ) -> tuple[float, float]:
-    """Mean loss and accuracy (%) over all images; `draw` is for supernets, see `split_draw`."""
+    """Mean loss and accuracy (%) over all images; `draw` is for supernets, see `read_draw`."""
     was_training = model.training
     model.eval()
     mean = Mean()

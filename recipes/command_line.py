@@ -62,6 +62,17 @@ def main_of(
     return _exit_code(do, "finished parts are kept, the same command goes on")
 
 
+def main_alone(
+    program: str, options_class: type[Dataclass], job: Callable[[Dataclass], None], argv: Sequence[str] | None
+) -> int:
+    """Parse `argv` by a dataclass that is no recipe, do `job`; the exit code is that of `main`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return _exit_code(
+        lambda: job(check_numbers(_parse_all(options_class, argv, options_class(), program))),
+        "nothing is kept",
+    )
+
+
 def _exit_code(do: Callable[[], None], advice: str) -> int:
     try:
         do()
@@ -176,7 +187,7 @@ def check_numbers(options: Dataclass) -> Dataclass:
     _require(options, "image_size", lambda v: 4 <= v <= 4096, "an integer from 4 to 4096")
     for name in (
         "epochs", "checkpoint_every", "evaluate_every", "seeds", "polynomial_steps", "listops_steps",
-        "vae_epochs",
+        "vae_epochs", "repeats",
     ):  # fmt: skip
         _require(options, name, lambda v: v >= 1, "an integer of at least 1")
     for name in (
@@ -189,6 +200,8 @@ def check_numbers(options: Dataclass) -> Dataclass:
         "seeds",
         "evaluations",
         "problems",
+        "cpus_per_run",
+        "time",
     ):
         _require(options, name, lambda v: v is None or v >= 1, "an integer of at least 1")
     for name in ("lr", "arch_lr"):
@@ -196,7 +209,8 @@ def check_numbers(options: Dataclass) -> Dataclass:
     for name in (
         "lr_min", "weight_decay", "arch_weight_decay", "clip", "arch_clip", "cutout", "mixup", "cutmix",
         "warmup_epochs", "auxiliary_weight", "measure_every", "measure", "crop_padding", "seed",
-        "data_budget_gb", "max_skipped_steps", "checkpoint_steps", "checkpoint_minutes",
+        "data_budget_gb", "max_skipped_steps", "checkpoint_steps", "checkpoint_minutes", "retries",
+        "gpus_per_run",
     ):  # fmt: skip
         _require(options, name, lambda v: v is None or 0 <= v < float("inf"), "a number of at least 0")
     for name in ("momentum", "drop_path", "label_smoothing", "ema_decay"):
