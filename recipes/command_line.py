@@ -53,7 +53,8 @@ def main_of(
 
     def do() -> None:
         options_class, job = commands[one_of("command", argv[0], commands)]
-        job(check_numbers(_parse_all(options_class, argv[1:], options_class(), f"{program} {argv[0]}")))
+        words = _joined(argv[1:], options_class.quoted)
+        job(check_numbers(_parse_all(options_class, words, options_class(), f"{program} {argv[0]}")))
 
     return _exit_code(do, "finished parts are kept, the same command goes on")
 
@@ -120,6 +121,18 @@ def _parse_all(
             raise
         words = " ".join(re.sub(r"[─│╭╮╰╯]+|-{3,}", " ", message.getvalue()).split())
         raise InputError(re.split(r" (?:Argument|For full) helptext", words)[0] + "; see --help") from None
+
+
+def _joined(argv: Sequence[str], names: Sequence[str]) -> list[str]:
+    """`argv` with `--name`, `value` as one word `--name=value`, so that the values of the options `names`
+    may begin with dashes."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] in names:
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def read_config(options_class: type[RunOptions], path: Path) -> dict[str, Any]:
