@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import platform
 import shutil
 import sys
-import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 from nas.files import atomic_path, json_text, write_json, write_text
 from recipes import InputError, RunOptions, first_line
 from recipes.command_line import config_json
+from recipes.text_files import parse_json, read_text
 
 CHECKPOINT_FORMAT = 1
 # All that a run writes into its folder, and all that --overwrite deletes there. config.json, which tells
@@ -91,7 +90,7 @@ class RunFolder:
     def _is_run(self) -> bool:
         """Whether the configuration in the folder is that of a run."""
         try:
-            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            config = parse_json(read_text(self.path / "config.json"))
             return config["kind"] in ("search", "final")
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -142,8 +141,7 @@ class RunFolder:
             return None
         try:
             data = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError,
-                zipfile.BadZipFile) as error:  # fmt: skip
+        except Exception as error:  # a damaged file may end torch.load in any of them
             raise InputError(
                 f"the checkpoint {path} is damaged ({first_line(error)}): restore it, or "
                 "start again with --overwrite"
