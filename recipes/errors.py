@@ -18,6 +18,10 @@ class InputError(Exception):
         super().__init__(line if len(line) <= 1000 else f"{line[:700]} ... {line[-250:]}")
 
 
+class InterruptionError(Exception):
+    """A signal has ended the work, what was done is saved: one line that says how to go on."""
+
+
 def first_line(error: BaseException) -> str:
     """The beginning of an error's message, or its type where it has none."""
     if isinstance(error, KeyError):

@@ -35,7 +35,7 @@ from safetensors.torch import load_file, save_file
 import nas
 import search_spaces
 from ablation import grid
-from nas import data, derive, final, genotypes, model, runtime, truth
+from nas import checkpoint, data, derive, final, genotypes, model, runtime, truth
 from nas import search as nas_search
 from nas.run_folder import RunFolder
 from recipes import FinalOptions, InputError, SearchOptions, command_line
@@ -457,17 +457,48 @@ def network_description(folder: Path) -> Parser:
 # Runs
 
 
+def stopped_run(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
+    """The checkpoint of a run, and a function that finds what a resumed run takes from it."""
+    run = folder / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(command_line.config_json(SearchOptions())))
+    options = SearchOptions(out=str(run), resume=True)
+    with RunFolder(SearchOptions(out=str(run), overwrite=True), "search") as opened:
+        opened.save_checkpoint(1, 2, 3.0, {"logits": torch.zeros(3, 5), "estimator": {}})
+
+    def read(_: Path) -> None:
+        with RunFolder(options, "search") as opened:
+            epoch, step, seconds = opened.position
+            assert not min(epoch, step, seconds) < 0
+            assert isinstance((opened.checkpoint or {"state": {}})["state"], dict)
+
+    return run / checkpoint.NEWEST, read
+
+
 @parser("checkpoint")
-def checkpoint(folder: Path) -> Parser:
-    (folder / "run").mkdir()
-    options = SearchOptions(out=str(folder / "run"), resume=True)
-    command_line_json = json.dumps(command_line.config_json(options))
-    (folder / "run" / "config.json").write_text(command_line_json)
-    RunFolder(options, "search").save_checkpoint(1, {"logits": torch.zeros(3, 5), "estimator": {}})
-    path = folder / "run" / "checkpoint.pt"
+def checkpoint_file(folder: Path) -> Parser:
+    path, read = stopped_run(folder)
+    return Parser(from_file(path, read), edited_bytes(st.just(path.read_bytes())))
+
+
+@parser("checkpoint with a valid checksum")
+def sealed_checkpoint(folder: Path) -> Parser:
+    path, read = stopped_run(folder)
+    content = checkpoint.read(path)
+    data = content | {"state": {"logits": [[0.0] * 5] * 3, "estimator": {}}}
+
+    def seal(payload: bytes) -> bytes:
+        return payload + checkpoint._seal(payload)
+
+    def pickled(content: Any) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        return buffer.getvalue()
+
+    payload = pickled(content)
     return Parser(
-        from_file(path, lambda _: RunFolder(options, "search").checkpoint),
-        edited_bytes(st.just(path.read_bytes())),
+        from_file(path, read),
+        edited_bytes(st.just(payload)).map(seal) | edited_data(st.just(data)).map(pickled).map(seal),
     )
 
 
@@ -475,8 +506,12 @@ def checkpoint(folder: Path) -> Parser:
 def run_configuration(folder: Path) -> Parser:
     (folder / "run").mkdir()
     options = SearchOptions(out=str(folder / "run"), resume=True)
+
+    def read(_: Path) -> None:
+        RunFolder(options, "search").close()
+
     return Parser(
-        from_file(folder / "run" / "config.json", lambda _: RunFolder(options, "search").finished),
+        from_file(folder / "run" / "config.json", read),
         edited_json(st.just(command_line.config_json(options))),
     )
 
