@@ -8,19 +8,15 @@ grid.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from subprocess import DEVNULL, PIPE
-from typing import IO, Any
+from types import FrameType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -28,9 +24,8 @@ import estimators
 import search_spaces
 from ablation import grid_report
 from ablation.build_truth import RECIPE as FINAL_RECIPE
+from ablation.executors import Run, execute
 from nas import truth
-from nas.files import lock, write_json
-from nas.interruption import Interruption
 from nas.truth import Truth
 from recipes import (
     FinalOptions,
@@ -54,7 +49,6 @@ SEARCH_RECIPE: dict[str, Any] = {
     "epochs": 40,
 }
 MEASURED_MOMENTS = {"micro": 4}
-POLL_SECONDS = 0.2  # between two looks at a run under way
 # Options that may differ between a run and the plan: where it is, and where its options came from.
 _WITHOUT_EFFECT = command_line.FREE_ON_RESUME | {"config", "preset", "threads"}
 
@@ -79,6 +73,7 @@ class Cell:
 def run(options: GridOptions) -> None:
     """Run what is missing of the grid, evaluate the cells and write the report. Raises InputError."""
     folder = Path(options.out or f"runs/ablation-nas-{options.space}-{options.dataset.partition(':')[0]}")
+    options = replace(options, out=str(folder))
     cells = plan(options, folder)
     known = find_truth(options)
     work(cells, "train_search", "searching", options)
@@ -177,22 +172,47 @@ def find_truth(options: GridOptions) -> Truth | None:
 
 
 def work(cells: Sequence[Cell], module: str, what: str, options: GridOptions) -> None:
-    """Bring every run to its end, `options.jobs` at a time.
+    """Bring every run to its end where the options say.
 
     Raises:
-        InputError: one of them fails.
+        InputError: one of them fails; the others have been finished all the same.
         InterruptionError: a signal came, and the runs under way have saved themselves.
     """
-    missing = [cell for cell in cells if not is_finished(cell.options)]
-    with Interruption() as interruption, ThreadPoolExecutor(options.jobs) as pool:
-        futures = [pool.submit(run_one, module, cell.options, interruption) for cell in missing]
-        there = len(cells) - len(missing)
-        try:
-            for future in tqdm(as_completed(futures), what, len(cells), initial=there, unit="run"):
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    missing = [Run(module, cell.options) for cell in cells if not is_finished(cell.options)]
+    if not missing:
+        return
+    there = len(cells) - len(missing)
+    failures = []
+    try:
+        with interruptible(), closing(execute(missing, options)) as ends:
+            for failure in tqdm(ends, what, len(cells), initial=there, unit="run"):
+                failures += [failure] if failure else []
+    except KeyboardInterrupt:
+        raise InterruptionError("the runs under way are saved, the same command goes on") from None
+    if failures:
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise InputError(f"{failures[0]}{more}; the others are kept")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM or SIGINT ends the block by a KeyboardInterrupt; a second one ends the process at once."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # no other thread may handle signals
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_finished(options: RunOptions) -> bool:
@@ -210,60 +230,6 @@ def is_finished(options: RunOptions) -> bool:
                 "or delete it"
             )
     return (folder / "result.json").exists()
-
-
-def run_one(module: str, options: RunOptions, interruption: Interruption) -> None:
-    """Start or continue one run in a process of its own.
-
-    Raises:
-        InputError: the run fails.
-        InterruptionError: the grid or the run was told to stop; the run has saved itself.
-    """
-    folder = Path(options.out or "")
-    config = folder.with_name(folder.name + ".json")
-    config.parent.mkdir(parents=True, exist_ok=True)
-    with _claim(config.with_suffix(".lock"), interruption) as claim:
-        command = [sys.executable, "-m", module, "--out", str(folder)]
-        if (folder / "config.json").exists():
-            command += ["--resume"]
-        else:
-            write_json(config, command_line.config_json(options))
-            command += ["--config", str(config)]
-        run = subprocess.Popen(
-            command, stdout=DEVNULL, stderr=PIPE, text=True, env=_environment(), pass_fds=[claim.fileno()]
-        )
-    told, stderr = False, None
-    while stderr is None:
-        with suppress(subprocess.TimeoutExpired):
-            _, stderr = run.communicate(timeout=POLL_SECONDS)
-        if interruption.asked and not told:
-            run.send_signal(signal.SIGUSR1)
-            told = True
-    if run.returncode == command_line.RESUME_ME or (told and run.returncode):
-        interruption.asked = True  # what stops one run, such as a machine that is needed, stops the grid
-        raise InterruptionError(f"the run {folder} is saved, the same command goes on")
-    if run.returncode:
-        lines = stderr.strip().splitlines() or ["it said nothing"]
-        raise InputError(f"the run {folder} failed ({run.returncode}): {lines[-1]}; the others are kept")
-
-
-def _claim(path: Path, interruption: Interruption) -> IO[bytes]:
-    """The lock of one run, which its process inherits: where that has outlived the grid that started it, the
-    next grid waits here until it has ended. Raises InterruptionError after a signal."""
-    while not interruption.asked:
-        try:
-            return lock(path)
-        except BlockingIOError:
-            time.sleep(POLL_SECONDS)
-        except OSError as error:
-            raise InputError(f"cannot write the folder {path.parent}: {error}; give another --out") from None
-    raise InterruptionError("the runs under way are saved, the same command goes on")
-
-
-def _environment() -> dict[str, str]:
-    """The entry points are found wherever the grid is started."""
-    root = str(Path(__file__).resolve().parent.parent)
-    return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 
 def retrain(cells: Sequence[Cell], options: GridOptions) -> list[float]:
@@ -325,7 +291,8 @@ def fair_evaluations(cell: Cell, known: Truth) -> int:
 
 
 def curves(cells: Sequence[Cell], known: Truth | None) -> list[dict[str, Any]]:
-    """True accuracy of the cell that each search would have derived after each epoch."""
+    """True accuracy of the cell that each search would have derived after each epoch, from the last one
+    of the warm-up on."""
     if known is None:
         return []
     return [
@@ -338,6 +305,7 @@ def curves(cells: Sequence[Cell], known: Truth | None) -> list[dict[str, Any]]:
         }
         for cell in cells
         for line in _metrics(cell)
+        if line["epoch"] >= cell.options.warmup
     ]
 
 

@@ -202,6 +202,8 @@ def check_numbers(options: Dataclass) -> Dataclass:
         "seeds",
         "evaluations",
         "problems",
+        "cpus_per_run",
+        "time",
     ):
         _require(options, name, lambda v: v is None or v >= 1, "an integer of at least 1")
     for name in ("lr", "arch_lr"):
@@ -209,7 +211,8 @@ def check_numbers(options: Dataclass) -> Dataclass:
     for name in (
         "lr_min", "weight_decay", "arch_weight_decay", "clip", "arch_clip", "cutout", "mixup", "cutmix",
         "warmup_epochs", "auxiliary_weight", "measure_every", "measure", "crop_padding", "seed",
-        "data_budget_gb", "max_skipped_steps", "checkpoint_steps", "checkpoint_minutes",
+        "data_budget_gb", "max_skipped_steps", "checkpoint_steps", "checkpoint_minutes", "retries",
+        "gpus_per_run",
     ):  # fmt: skip
         _require(options, name, lambda v: v is None or 0 <= v < float("inf"), "a number of at least 0")
     for name in ("momentum", "drop_path", "label_smoothing", "ema_decay"):

@@ -176,8 +176,10 @@ def test_what_is_finished_is_not_repeated_and_what_was_killed_continues(finished
     lost = folder / "runs" / "reinmax-s1" / "result.json"
     lost.unlink()
     done = []
-    original = grid.run_one
-    monkeypatch.setattr(grid, "run_one", lambda *a: (done.append(a[1].out), original(*a))[1])
+    original = grid.execute
+    monkeypatch.setattr(
+        grid, "execute", lambda runs, *a: (done.extend(r.options.out for r in runs), original(runs, *a))[1]
+    )
     grid.run(options)
     assert done == [str(lost.parent)]
     after = read_csv(folder / "results.csv")
