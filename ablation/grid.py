@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from subprocess import DEVNULL, PIPE
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -25,9 +29,18 @@ import search_spaces
 from ablation import grid_report
 from ablation.build_truth import RECIPE as FINAL_RECIPE
 from nas import truth
-from nas.files import write_json
+from nas.files import lock, write_json
+from nas.interruption import Interruption
 from nas.truth import Truth
-from recipes import FinalOptions, InputError, RunOptions, SearchOptions, command_line, one_of
+from recipes import (
+    FinalOptions,
+    InputError,
+    InterruptionError,
+    RunOptions,
+    SearchOptions,
+    command_line,
+    one_of,
+)
 from recipes.ablation import GridOptions
 from search_spaces import Genotype
 
@@ -41,8 +54,9 @@ SEARCH_RECIPE: dict[str, Any] = {
     "epochs": 40,
 }
 MEASURED_MOMENTS = {"micro": 4}
+POLL_SECONDS = 0.2  # between two looks at a run under way
 # Options that may differ between a run and the plan: where it is, and where its options came from.
-_WITHOUT_EFFECT = ("out", "config", "preset", "threads", "data_root", "download")
+_WITHOUT_EFFECT = command_line.FREE_ON_RESUME | {"config", "preset", "threads"}
 
 
 @dataclass(frozen=True)
@@ -154,10 +168,15 @@ def find_truth(options: GridOptions) -> Truth | None:
 
 
 def work(cells: Sequence[Cell], module: str, what: str, options: GridOptions) -> None:
-    """Bring every run to its end, `options.jobs` at a time. Raises InputError if one fails."""
+    """Bring every run to its end, `options.jobs` at a time.
+
+    Raises:
+        InputError: one of them fails.
+        InterruptionError: a signal came, and the runs under way have saved themselves.
+    """
     missing = [cell for cell in cells if not is_finished(cell.options)]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        futures = [pool.submit(run_one, module, cell.options) for cell in missing]
+    with Interruption() as interruption, ThreadPoolExecutor(options.jobs) as pool:
+        futures = [pool.submit(run_one, module, cell.options, interruption) for cell in missing]
         there = len(cells) - len(missing)
         try:
             for future in tqdm(as_completed(futures), what, len(cells), initial=there, unit="run"):
@@ -184,21 +203,52 @@ def is_finished(options: RunOptions) -> bool:
     return (folder / "result.json").exists()
 
 
-def run_one(module: str, options: RunOptions) -> None:
-    """Start or continue one run in a process of its own. Raises InputError if it fails."""
+def run_one(module: str, options: RunOptions, interruption: Interruption) -> None:
+    """Start or continue one run in a process of its own.
+
+    Raises:
+        InputError: the run fails.
+        InterruptionError: the grid or the run was told to stop; the run has saved itself.
+    """
     folder = Path(options.out or "")
-    command = [sys.executable, "-m", module, "--out", str(folder)]
-    if (folder / "config.json").exists():
-        command += ["--resume"]
-    else:
-        config = folder.with_name(folder.name + ".json")
-        config.parent.mkdir(parents=True, exist_ok=True)
-        write_json(config, command_line.config_json(options))
-        command += ["--config", str(config)]
-    result = subprocess.run(command, capture_output=True, text=True, env=_environment())
-    if result.returncode:
-        lines = result.stderr.strip().splitlines() or ["it said nothing"]
-        raise InputError(f"the run {folder} failed ({result.returncode}): {lines[-1]}; the others are kept")
+    config = folder.with_name(folder.name + ".json")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    with _claim(config.with_suffix(".lock"), interruption) as claim:
+        command = [sys.executable, "-m", module, "--out", str(folder)]
+        if (folder / "config.json").exists():
+            command += ["--resume"]
+        else:
+            write_json(config, command_line.config_json(options))
+            command += ["--config", str(config)]
+        run = subprocess.Popen(
+            command, stdout=DEVNULL, stderr=PIPE, text=True, env=_environment(), pass_fds=[claim.fileno()]
+        )
+    told, stderr = False, None
+    while stderr is None:
+        with suppress(subprocess.TimeoutExpired):
+            _, stderr = run.communicate(timeout=POLL_SECONDS)
+        if interruption.asked and not told:
+            run.send_signal(signal.SIGUSR1)
+            told = True
+    if run.returncode == command_line.RESUME_ME or (told and run.returncode):
+        interruption.asked = True  # what stops one run, such as a machine that is needed, stops the grid
+        raise InterruptionError(f"the run {folder} is saved, the same command goes on")
+    if run.returncode:
+        lines = stderr.strip().splitlines() or ["it said nothing"]
+        raise InputError(f"the run {folder} failed ({run.returncode}): {lines[-1]}; the others are kept")
+
+
+def _claim(path: Path, interruption: Interruption) -> IO[bytes]:
+    """The lock of one run, which its process inherits: where that has outlived the grid that started it, the
+    next grid waits here until it has ended. Raises InterruptionError after a signal."""
+    while not interruption.asked:
+        try:
+            return lock(path)
+        except BlockingIOError:
+            time.sleep(POLL_SECONDS)
+        except OSError as error:
+            raise InputError(f"cannot write the folder {path.parent}: {error}; give another --out") from None
+    raise InterruptionError("the runs under way are saved, the same command goes on")
 
 
 def _environment() -> dict[str, str]:

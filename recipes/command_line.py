@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import tyro
 
 from recipes import presets
-from recipes.errors import InputError, one_of
+from recipes.errors import InputError, InterruptionError, one_of
 from recipes.options import FinalOptions, RunOptions, SearchOptions
 
 Options = TypeVar("Options", bound=RunOptions)
@@ -25,12 +25,16 @@ Dataclass = TypeVar("Dataclass")
 
 _PRESETS = {SearchOptions: presets.SEARCH, FinalOptions: presets.FINAL}
 # What may differ between a run and its continuation: it does not change the result.
-_FREE_ON_RESUME = {"out", "resume", "overwrite", "data_root", "download"}
+FREE_ON_RESUME = {
+    "out", "resume", "overwrite", "data_root", "download", "max_skipped_steps", "checkpoint_every",
+    "checkpoint_steps", "checkpoint_minutes",
+}  # fmt: skip
+RESUME_ME = 75  # the exit code of a process that was told to stop and has saved its work (EX_TEMPFAIL)
 
 
 def main(options_class: type[Options], job: Callable[[Options], None], argv: Sequence[str] | None) -> int:
-    """Parse `argv`, do `job`, return the exit code: 0, 2 after one line about bad input, or 130
-    when interrupted."""
+    """Parse `argv`, do `job`, return the exit code: 0, 2 after one line about bad input, 75 where a signal
+    has ended the work in good order, or 130 where Ctrl-C came when there was nothing to save."""
     argv = list(sys.argv[1:] if argv is None else argv)
     return _exit_code(
         lambda: job(parse(options_class, argv)), "continue at the last checkpoint with --resume --out FOLDER"
@@ -75,6 +79,9 @@ def _exit_code(do: Callable[[], None], advice: str) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except InterruptionError as interruption:
+        print(f"interrupted: {interruption}", file=sys.stderr)
+        return RESUME_ME
     except KeyboardInterrupt:
         print(f"interrupted: {advice}", file=sys.stderr)
         return 130
@@ -125,12 +132,24 @@ def _parse_all(
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(options_class, prog=program, args=list(argv), default=default)
+            return tyro.cli(options_class, prog=program, args=_attached(argv), default=default)
     except SystemExit as stop:
         if not stop.code:
             raise
         words = " ".join(re.sub(r"[─│╭╮╰╯]+|-{3,}", " ", message.getvalue()).split())
         raise InputError(re.split(r" (?:Argument|For full) helptext", words)[0] + "; see --help") from None
+
+
+def _attached(argv: Sequence[str]) -> list[str]:
+    """`--search '--epochs 3'` as `--search='--epochs 3'`: a word with a space in it is a value, even if it
+    begins like an option."""
+    words: list[str] = []
+    for word in argv:
+        if words and word.startswith("--") and " " in word.partition("=")[0]:
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def read_config(options_class: type[RunOptions], path: Path) -> dict[str, Any]:
@@ -188,7 +207,7 @@ def check_numbers(options: Dataclass) -> Dataclass:
     for name in (
         "lr_min", "weight_decay", "arch_weight_decay", "clip", "arch_clip", "cutout", "mixup", "cutmix",
         "warmup_epochs", "auxiliary_weight", "measure_every", "measure", "crop_padding", "seed",
-        "data_budget_gb",
+        "data_budget_gb", "max_skipped_steps", "checkpoint_steps", "checkpoint_minutes",
     ):  # fmt: skip
         _require(options, name, lambda v: v is None or 0 <= v < float("inf"), "a number of at least 0")
     for name in ("momentum", "drop_path", "label_smoothing", "ema_decay"):
@@ -223,7 +242,7 @@ def _require(options: object, name: str, valid: Callable[[Any], bool], expected:
 def _require_same(options: RunOptions, stored: RunOptions) -> None:
     for field in dataclasses.fields(options):
         was, now = getattr(stored, field.name), getattr(options, field.name)
-        if field.name not in _FREE_ON_RESUME and was != now:
+        if field.name not in FREE_ON_RESUME and was != now:
             raise InputError(
                 f"the run in {options.out} has another configuration: --{field.name.replace('_', '-')} "
                 f"was {was}, now {now}; drop the option to continue it, or give a new --out"

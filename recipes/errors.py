@@ -13,6 +13,10 @@ class InputError(Exception):
     """Bad input: one line that says what was given, what was expected and what to do."""
 
 
+class InterruptionError(Exception):
+    """A signal has ended the work, what was done is saved: one line that says how to go on."""
+
+
 def first_line(error: BaseException) -> str:
     """The beginning of an error's message, or its type where it has none."""
     if isinstance(error, KeyError):

@@ -81,6 +81,14 @@ def test_options_reach_the_searches(tmp_path):
     assert len({cell.folder for cell in cells}) == 4
 
 
+def test_options_of_the_searches_may_be_one_word(tmp_path, capsys):
+    words = ["nas", "--table", "nowhere.csv", "--out", str(tmp_path / "g")]
+    assert ablate.main([*words, "--search", "--epochs 4 --lr 0.1", "--methods", "st"]) == 2
+    assert "nowhere.csv" in capsys.readouterr().err  # the first thing that is wrong
+    assert ablate.main([*words, "--search", "--epochs 3 --lr x"]) == 2
+    assert "--lr" in capsys.readouterr().err
+
+
 def test_a_preset_takes_the_place_of_the_recipe(tmp_path):
     options = GridOptions(space="nasbench201", search="--preset nasbench201-gdas --epochs 9", methods=("st",))
     first = grid.plan(options, tmp_path)[0].options
