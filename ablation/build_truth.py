@@ -8,6 +8,7 @@ at any time.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -106,7 +107,10 @@ def _train(space_name: str, texts: Sequence[str], seed: int, threads: int, path:
     options.channels_last = False  # a stack has no channels to put last
     training = StackedTraining(options, [space.parse(text) for text in texts])
     for epoch in range(options.epochs):
-        training.epoch(epoch, lambda: None)
+        for _ in training.epoch(epoch, 0):
+            pass
+        if not math.isfinite(float(training.mean.loss)):
+            raise InputError(f"a loss is not finite in epoch {epoch + 1} of the cells in {path}")
     count = len(training.test.images)
     correct = (training.test_each()[1] * count / 100).round().int().tolist()
     write_json(path, {"correct": correct, "parameters": training.model.sizes, "images": count})

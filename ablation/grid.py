@@ -8,14 +8,14 @@ grid.
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -24,10 +24,18 @@ import estimators
 import search_spaces
 from ablation import grid_report
 from ablation.build_truth import RECIPE as FINAL_RECIPE
+from ablation.executors import Run, execute
 from nas import truth
-from nas.files import write_json
 from nas.truth import Truth
-from recipes import FinalOptions, InputError, RunOptions, SearchOptions, command_line, one_of
+from recipes import (
+    FinalOptions,
+    InputError,
+    InterruptionError,
+    RunOptions,
+    SearchOptions,
+    command_line,
+    one_of,
+)
 from recipes.ablation import GridOptions
 from search_spaces import Genotype
 
@@ -42,7 +50,7 @@ SEARCH_RECIPE: dict[str, Any] = {
 }
 MEASURED_MOMENTS = {"micro": 4}
 # Options that may differ between a run and the plan: where it is, and where its options came from.
-_WITHOUT_EFFECT = ("out", "config", "preset", "threads", "data_root", "download")
+_WITHOUT_EFFECT = command_line.FREE_ON_RESUME | {"config", "preset", "threads"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Cell:
 def run(options: GridOptions) -> None:
     """Run what is missing of the grid, evaluate the cells and write the report. Raises InputError."""
     folder = Path(options.out or f"runs/ablation-nas-{options.space}-{options.dataset.partition(':')[0]}")
+    options = replace(options, out=str(folder))
     cells = plan(options, folder)
     known = find_truth(options)
     work(cells, "train_search", "searching", options)
@@ -120,7 +129,11 @@ def method_words(method: str) -> list[str]:
         if not (option.isidentifier() and equals and value):
             raise InputError(f"method '{method}' is malformed, expected estimator,option=value,...")
         words += [f"--{option.replace('_', '-')}", value]
-    return words
+    if "/" in method or len(method.encode(errors="replace")) > 200:
+        raise InputError(
+            f"method '{method[:200]}' names a run folder, expected at most 200 bytes without '/'"
+        )
+    return _require_free(words, f"the method '{method}'")
 
 
 def _split(text: str, option: str) -> list[str]:
@@ -128,9 +141,14 @@ def _split(text: str, option: str) -> list[str]:
         words = shlex.split(text)
     except ValueError as error:
         raise InputError(f"--{option} cannot be split into words: {error}") from None
-    for word in ("--resume", "--overwrite", "--out", "--seed", "--config"):
-        if word in words:
-            raise InputError(f"{word} in --{option} is the grid's own business: drop it")
+    return _require_free(words, f"--{option}")
+
+
+def _require_free(words: list[str], where: str) -> list[str]:
+    """The words, if none of them is an option that the grid sets. Raises InputError."""
+    for word in words:
+        if word.partition("=")[0] in ("--resume", "--overwrite", "--out", "--seed", "--config"):
+            raise InputError(f"{word} in {where} is the grid's own business: drop it")
     return words
 
 
@@ -154,17 +172,47 @@ def find_truth(options: GridOptions) -> Truth | None:
 
 
 def work(cells: Sequence[Cell], module: str, what: str, options: GridOptions) -> None:
-    """Bring every run to its end, `options.jobs` at a time. Raises InputError if one fails."""
-    missing = [cell for cell in cells if not is_finished(cell.options)]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        futures = [pool.submit(run_one, module, cell.options) for cell in missing]
-        there = len(cells) - len(missing)
-        try:
-            for future in tqdm(as_completed(futures), what, len(cells), initial=there, unit="run"):
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    """Bring every run to its end where the options say.
+
+    Raises:
+        InputError: one of them fails; the others have been finished all the same.
+        InterruptionError: a signal came, and the runs under way have saved themselves.
+    """
+    missing = [Run(module, cell.options) for cell in cells if not is_finished(cell.options)]
+    if not missing:
+        return
+    there = len(cells) - len(missing)
+    failures = []
+    try:
+        with interruptible(), closing(execute(missing, options)) as ends:
+            for failure in tqdm(ends, what, len(cells), initial=there, unit="run"):
+                failures += [failure] if failure else []
+    except KeyboardInterrupt:
+        raise InterruptionError("the runs under way are saved, the same command goes on") from None
+    if failures:
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise InputError(f"{failures[0]}{more}; the others are kept")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM or SIGINT ends the block by a KeyboardInterrupt; a second one ends the process at once."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # no other thread may handle signals
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_finished(options: RunOptions) -> bool:
@@ -182,29 +230,6 @@ def is_finished(options: RunOptions) -> bool:
                 "or delete it"
             )
     return (folder / "result.json").exists()
-
-
-def run_one(module: str, options: RunOptions) -> None:
-    """Start or continue one run in a process of its own. Raises InputError if it fails."""
-    folder = Path(options.out or "")
-    command = [sys.executable, "-m", module, "--out", str(folder)]
-    if (folder / "config.json").exists():
-        command += ["--resume"]
-    else:
-        config = folder.with_name(folder.name + ".json")
-        config.parent.mkdir(parents=True, exist_ok=True)
-        write_json(config, command_line.config_json(options))
-        command += ["--config", str(config)]
-    result = subprocess.run(command, capture_output=True, text=True, env=_environment())
-    if result.returncode:
-        lines = result.stderr.strip().splitlines() or ["it said nothing"]
-        raise InputError(f"the run {folder} failed ({result.returncode}): {lines[-1]}; the others are kept")
-
-
-def _environment() -> dict[str, str]:
-    """The entry points are found wherever the grid is started."""
-    root = str(Path(__file__).resolve().parent.parent)
-    return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 
 def retrain(cells: Sequence[Cell], options: GridOptions) -> list[float]:

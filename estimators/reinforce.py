@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,8 @@ class Reinforce(Estimator):
     def gradient(self, logits: Tensor, draws: Tensor, losses: Tensor) -> Tensor:
         values = losses.detach().to(logits.device, torch.float64)
         mean = float(values.mean())
+        if not math.isfinite(mean):  # nothing to learn from, and nothing to remember
+            return torch.full_like(logits, math.nan, requires_grad=False)
         if self.baseline is None:
             self.baseline = mean
             return torch.zeros_like(logits, requires_grad=False)

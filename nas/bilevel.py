@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimators import Estimator
+from nas.guard import guarded_step
 from search_spaces.mixed_edge import Draw
 
 Batch = tuple[Tensor, Tensor]
@@ -24,11 +25,13 @@ Unroll = Callable[[nn.Module, Tensor, Batch, Batch, float], tuple[Tensor, Tensor
 
 @dataclass
 class StepResult:
-    """What a step saw, still on the device: mean loss, correct predictions, images."""
+    """What a step saw, still on the device: mean loss, correct predictions, images, and whether it was
+    skipped (see `nas.guard`)."""
 
     loss: Tensor
     correct: Tensor
     images: int
+    skipped: Tensor | None = None
 
 
 class _Look(NamedTuple):
@@ -96,12 +99,10 @@ class Bilevel:
             at_draws = torch.stack([look.at_draw for look in looks if look.at_draw is not None])
             (gradient,) = torch.autograd.grad(draws, self.logits, at_draws.view_as(draws) / len(parts))
         self.logits.grad = gradient
-        if self.architecture_clip:
-            nn.utils.clip_grad_norm_(self.logits, self.architecture_clip)
-        self.architecture_optimizer.step()
         loss = torch.stack([look.result.loss for look in looks]).mean()
+        skipped = guarded_step(self.architecture_optimizer, loss, self.architecture_clip)
         correct = torch.stack([look.result.correct for look in looks]).sum()
-        return StepResult(loss, correct, len(looks) * len(valid[1]))
+        return StepResult(loss, correct, len(looks) * len(valid[1]), skipped)
 
     def _look(self, draw: Tensor, valid: Batch, train: Batch) -> _Look:
         """What a draw (E, K), or one per image (B, E, K), gives on `valid`."""
@@ -140,10 +141,8 @@ class Bilevel:
         loss, output = self.loss(self.draw(generator), train)
         self.weight_optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.clip:
-            nn.utils.clip_grad_norm_(self.supernet.parameters(), self.clip)
-        self.weight_optimizer.step()
-        return _result(loss, output, train[1])
+        skipped = guarded_step(self.weight_optimizer, loss, self.clip)
+        return replace(_result(loss, output, train[1]), skipped=skipped)
 
     def draw(self, generator: torch.Generator) -> Draw:
         """A draw that nothing is learned from: the chosen indices, or a dense mixture."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 @contextlib.contextmanager
@@ -20,8 +21,57 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Delete what `atomic_path` left in `folder` when the process was killed."""
+    for path in folder.glob(".*.????????.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock(path: Path) -> IO[bytes]:
+    """Lock a file, which is made where it is missing and never deleted.
+
+    The lock ends when the returned file is closed here and in all processes that have inherited it, or when
+    these have ended, however that happened.
+
+    Raises:
+        BlockingIOError: somebody else holds the lock.
+        OSError: the file cannot be written, or its file system has no locks.
+    """
+    file = open(path, "ab")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def append(path: Path, text: str) -> None:
+    """Add `text` to the end of a file and flush it to the disk: all of it, or on an OSError nothing."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        data = memoryview(text.encode())
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

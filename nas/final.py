@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
 import search_spaces
@@ -24,6 +25,7 @@ from nas import data, loop, runtime
 from nas.bilevel import StepResult
 from nas.data import Batches
 from nas.genotypes import read_genotype
+from nas.guard import KeptBuffers, guarded_step
 from nas.model import save
 from nas.run_folder import RunFolder
 from nas.runtime import Mean
@@ -65,6 +67,7 @@ class Training:
         augmentation = replace(dataset.augmentation, policy=image_policy(options.auto_augment))
         self.train = Batches(dataset.train, options.batch_size, delivery, augmentation, options.seed)
         self.steps = len(self.train)
+        self.mean = Mean()  # of the current epoch
         self.test = Batches(dataset.test, options.batch_size, delivery)
         self.description: dict[str, Any] = {
             "genotype": self.genotype.to_json(),
@@ -85,13 +88,17 @@ class Training:
         self.forward: nn.Module = torch.compile(self.model) if options.compile else self.model  # type: ignore[assignment]
         self.precision = runtime.autocast(options, self.device)
         try:
+            name = one_of("optimizer", options.optimizer, list_optimizers())
+            # Fused, it skips a step without the host; timm's own optimizers cannot.
+            fusible = get_optimizer_class(name, bind_defaults=False) in (SGD, Adam, AdamW)
             self.optimizer = create_optimizer_v2(
                 self.model,
-                one_of("optimizer", options.optimizer, list_optimizers()),
+                name,
                 options.lr,
                 options.weight_decay,
                 options.momentum,
                 filter_bias_and_bn=False,
+                **({"fused": True} if fusible and self.device.type == "cuda" else {}),
             )
         except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
             raise InputError(f"optimizer '{options.optimizer}' cannot be used: {error}") from None
@@ -130,21 +137,23 @@ class Training:
         averaged: Skeleton = self.model if self.ema is None else self.ema.module
         return averaged
 
-    def epoch(self, epoch: int, tick: Callable[[], object]) -> dict[str, Any]:
+    def epoch(self, epoch: int, start: int) -> Iterator[None]:
         """One pass over the training images."""
-        options, mean = self.options, Mean()
+        options = self.options
+        if start == 0:
+            self.mean = Mean()
         self.rates.step(epoch)
         if options.drop_path:
             self.model.set_drop_path(options.drop_path * epoch / options.epochs)
         self.model.train()
-        for step, batch in enumerate(self.train.epoch(epoch), start=epoch * self.steps):
+        for step, batch in enumerate(self.train.epoch(epoch, start), epoch * self.steps + start):
             seed_everything(options.seed, "step", step)
-            mean.add(self.step(*batch))
-            if self.device.type == "cpu" or step % 50 == 0:
-                mean.require_finite(f"in epoch {epoch + 1}")
-            tick()
-        mean.require_finite(f"in epoch {epoch + 1}")
-        return self.describe(epoch, mean)
+            self.mean.add(self.step(*batch))
+            yield
+
+    def skipped(self) -> int:
+        """Steps of this epoch that were skipped."""
+        return int(self.mean.skipped)
 
     def step(self, images: Tensor, labels: Tensor) -> StepResult:
         """Move the weights down the gradient of the loss on one batch."""
@@ -153,31 +162,31 @@ class Training:
         if self.mixup is not None:
             images, target = self.mixup(images, labels)
         smoothing = options.label_smoothing if self.mixup is None else 0.0  # Mixup smooths itself
-        with self.precision:
-            output = self.forward(images)
-            output, auxiliary = output if isinstance(output, tuple) else (output, None)
-            loss = F.cross_entropy(output, target, label_smoothing=smoothing)
-            objective = loss
-            if auxiliary is not None:
-                extra = F.cross_entropy(auxiliary, target, label_smoothing=smoothing)
-                objective = loss + options.auxiliary_weight * extra
-        self.optimizer.zero_grad(set_to_none=True)
-        objective.backward()
-        if options.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
-        self.optimizer.step()
+        with KeptBuffers(self.model) as kept:
+            with self.precision:
+                output = self.forward(images)
+                output, auxiliary = output if isinstance(output, tuple) else (output, None)
+                loss = F.cross_entropy(output, target, label_smoothing=smoothing)
+                objective = loss
+                if auxiliary is not None:
+                    extra = F.cross_entropy(auxiliary, target, label_smoothing=smoothing)
+                    objective = loss + options.auxiliary_weight * extra
+            self.optimizer.zero_grad(set_to_none=True)
+            objective.backward()
+            skipped = guarded_step(self.optimizer, objective, options.clip)
+            kept.restore(skipped)
         if self.ema is not None:
             self.ema.update(self.model)
-        return StepResult(loss.detach(), (output.argmax(1) == labels).sum(), len(labels))
+        return StepResult(loss.detach(), (output.argmax(1) == labels).sum(), len(labels), skipped)
 
     def test_now(self) -> tuple[float, float]:
         """Loss and accuracy (%) on the test images."""
         return runtime.evaluate(self.tested, self.test, self.precision)
 
-    def describe(self, epoch: int, mean: Mean) -> dict[str, Any]:
-        """The metrics line of an epoch."""
+    def describe(self, epoch: int) -> dict[str, Any]:
+        """The metrics line of an epoch whose steps are done."""
         options = self.options
-        train_loss, train_accuracy = mean.read()
+        train_loss, train_accuracy = self.mean.read()
         test: tuple[float, float] | tuple[None, None] = (None, None)
         if (epoch + 1) % options.evaluate_every == 0 or epoch + 1 == options.epochs:
             test = self.test_now()
@@ -188,27 +197,32 @@ class Training:
             "drop_path": options.drop_path * epoch / options.epochs,
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
+            "skipped_steps": self.skipped(),
             "test_loss": test[0],
             "test_accuracy": test[1],
         }
 
     def state(self) -> dict[str, Any]:
-        """All that determines the rest of the training, besides its options and the epoch."""
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """All that determines the rest of the training, besides its options and the position."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "mean": self.mean.state(),
+        }
         return state if self.ema is None else state | {"ema": self.ema.module.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.mean = Mean.restored(state["mean"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
 
     def summary(self, metrics: dict[str, Any]) -> str:
         """The accuracies so far, for the progress bar."""
-        test = metrics["test_accuracy"]
-        tested = "" if test is None else f", test {test:.2f} %"
-        return f"train {metrics['train_accuracy']:.2f} %{tested}"
+        known = ((name, metrics[f"{name}_accuracy"]) for name in ("train", "test"))
+        return ", ".join(f"{name} {value:.2f} %" for name, value in known if value is not None)
 
     def conclude(self, folder: RunFolder) -> loop.Outcome:
         """Test the network of the last epoch and save it."""
@@ -252,6 +266,8 @@ def image_policy(text: str | None) -> data.Policy | None:
         return None
     parameters = {"translate_const": 10, "img_mean": (128, 128, 128)}
     try:
+        if re.search(r"\d{4}", text):
+            raise ValueError("numbers have at most three digits")  # timm would try a billion operations
         if text.startswith("rand"):
             policy = rand_augment_transform(text, parameters)
         elif text.startswith("augmix"):

@@ -60,7 +60,10 @@ def render_report(folder: Path) -> None:
             seed=result["seed"],
             epochs=len(metrics),
             warnings=result["warnings"],
-            tiles=_search_tiles(result, metrics, genotype) if search else _final_tiles(result),
+            tiles=[
+                *(_search_tiles(result, metrics, genotype) if search else _final_tiles(result)),
+                *_skipped_tile(result),
+            ],
             cell=inline("cell", cell_picture.draw_cell(genotype)),
             pictures=_pictures(metrics, result, genotype),
             config=table(config),
@@ -132,6 +135,11 @@ def _final_tiles(result: dict[str, Any]) -> list[Tile]:
         Tile("Cost", *_count(result["macs"]), "multiply-adds an image"),
         Tile("Training time", *_duration(result["total_seconds"])),
     ]
+
+
+def _skipped_tile(result: dict[str, Any]) -> list[Tile]:
+    skipped = result.get("skipped_steps", 0)
+    return [Tile("Skipped steps", str(skipped), "", "loss or gradient not finite")] if skipped else []
 
 
 def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], genotype: Genotype) -> list[Picture]:

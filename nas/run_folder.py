@@ -1,36 +1,39 @@
-"""The folder of a run: configuration, metrics, checkpoint and results."""
+"""The folder of a run: configuration, metrics, checkpoints and results, and a lock on them."""
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import platform
 import shutil
 import sys
-import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any
 
 import torch
 
-from nas.files import atomic_path, json_text, write_json, write_text
-from recipes import InputError, RunOptions, first_line
+from nas import checkpoint
+from nas.files import append, json_text, lock, remove_temporary, write_json
+from recipes import InputError, RunOptions
 from recipes.command_line import config_json
+from recipes.text_files import parse_json, read_text
 
-CHECKPOINT_FORMAT = 1
-# All that a run writes into its folder, and all that --overwrite deletes there. config.json, which tells
-# a run folder, goes last.
+METRICS, TIMINGS, LOCK = "metrics.jsonl", "timings.jsonl", "lock"
+# What a run writes into its folder, and --overwrite deletes there: all but the lock and config.json, which
+# tells a run folder and is replaced.
 _OWN = (
-    "environment.json", "metrics.jsonl", "checkpoint.pt", "splits.json", "genotype.json",
-    "result.json", "model.safetensors", "cell.svg", "cell.png", "report.html", "tensorboard",
-    "config.json",
+    "environment.json", METRICS, TIMINGS, checkpoint.NEWEST, checkpoint.PREVIOUS, checkpoint.DAMAGED,
+    "splits.json", "genotype.json", "result.json", "model.safetensors", "cell.svg", "cell.png", "report.html",
+    "tensorboard",
 )  # fmt: skip
 
 
 class RunFolder:
-    """The folder of a run, new or to be resumed. Nothing is written before `create`.
+    """The folder of a run, new or to be resumed, and locked until `close`.
+
+    Nothing is written before `create`, only the lock file into the folder of an earlier run.
 
     Args:
         options: `out`, `resume` and `overwrite` decide which folder and what becomes of its content.
@@ -42,7 +45,7 @@ class RunFolder:
         finished: whether the run in it has ended already.
 
     Raises:
-        InputError: the folder is occupied, not a run's, or its checkpoint is damaged.
+        InputError: the folder is occupied, in use, not a run's, or all its checkpoints are damaged.
     """
 
     def __init__(self, options: RunOptions, name: str) -> None:
@@ -51,47 +54,105 @@ class RunFolder:
         self.options = options
         self.checkpoint: dict[str, Any] | None = None
         self.finished = False
-        try:
-            occupied = self.path.exists() and any(self.path.iterdir())
-        except OSError as error:
-            raise InputError(f"--out {self.path} cannot be used as a folder: {error}") from None
-        if not occupied:
+        self._damage: str | None = None
+        self._lock: IO[bytes] | None = None
+        if not self._is_occupied():
             if options.resume:
                 raise InputError(f"there is no run in {self.path} to resume: check --out")
             return
         if not self._is_run():
             raise InputError(f"{self.path} is not empty and not a run folder: give another --out")
-        if options.resume:
-            self.finished = (self.path / "result.json").exists()
-            self.checkpoint = self._load_checkpoint()
-        elif not options.overwrite:
+        if not options.resume and not options.overwrite:
             raise InputError(
                 f"{self.path} holds a run already: give --resume to continue it, --overwrite to "
                 "delete it, or another --out"
             )
+        self._lock = self._take()
+        try:
+            if options.resume:
+                self.finished = (self.path / "result.json").exists()
+                self.checkpoint, self._damage = checkpoint.load(self.path)
+                self._require_logs()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the folder up for others."""
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def position(self) -> tuple[int, int, float]:
+        """Where the checkpoint is: epochs done, steps done in the next one, and seconds spent in that."""
+        if self.checkpoint is None:
+            return 0, 0, 0.0
+        return self.checkpoint["epoch"], self.checkpoint["step"], self.checkpoint["seconds"]
 
     def create(self, device: torch.device) -> None:
         """Make the folder ready for writing, and record the options and what it runs on."""
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self._lock is None:
+                self._lock = self._take()
+                if self._is_occupied():
+                    raise InputError(f"{self.path} has been taken by another run: give another --out")
             if self.options.overwrite:
                 for name in _OWN:
                     _delete(self.path / name)
-            self.path.mkdir(parents=True, exist_ok=True)
+            remove_temporary(self.path)
             write_json(self.path / "config.json", config_json(self.options) | {"out": str(self.path)})
         except OSError as error:
             raise InputError(
                 f"cannot write the run folder {self.path}: {error}; give another --out"
             ) from None
-        self._truncate_metrics(0 if self.checkpoint is None else self.checkpoint["epoch"])
+        if self._damage is not None:
+            epoch, step, _ = self.position
+            print(
+                f"note: {self._damage}; the run goes on from the checkpoint before it, epoch {epoch + 1} "
+                f"step {step}",
+                file=sys.stderr,
+            )
+            checkpoint.set_aside(self.path)
+        for name, size in self._log_sizes().items():
+            if (self.path / name).exists():
+                os.truncate(self.path / name, size)  # later lines will be written again
         environment = _environment(device)
         if self.checkpoint is not None:
             self._compare(environment)
         write_json(self.path / "environment.json", environment)
 
+    def _take(self) -> IO[bytes]:
+        """Keep others out."""
+        try:
+            return lock(self.path / LOCK)
+        except BlockingIOError:
+            raise InputError(
+                f"{self.path} is in use by another process: wait for it, or give another --out"
+            ) from None
+        except OSError as error:
+            raise InputError(f"cannot write into the run folder {self.path}: {error}") from None
+
+    def _is_occupied(self) -> bool:
+        """Whether there is more in the folder than a process leaves that was killed at its very beginning."""
+        try:
+            names = [p.name for p in self.path.iterdir()] if self.path.exists() else []
+        except OSError as error:
+            raise InputError(f"--out {self.path} cannot be used as a folder: {error}") from None
+        return any(name != LOCK and not name.startswith(".config.json.") for name in names)
+
     def _is_run(self) -> bool:
         """Whether the configuration in the folder is that of a run."""
         try:
-            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            config = parse_json(read_text(self.path / "config.json"))
             return config["kind"] in ("search", "final")
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -119,57 +180,44 @@ class RunFolder:
                 "them, or start again with --overwrite"
             )
 
-    def log(self, metrics: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics, ensure_ascii=False) + "\n")
+    def log(self, metrics: dict[str, Any], seconds: float) -> None:
+        """Append a line to metrics.jsonl, and the time that the epoch took to timings.jsonl.
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
+        Times differ from run to run; metrics.jsonl is the same for an interrupted run and a whole one.
+        """
+        append(self.path / METRICS, json.dumps(metrics, ensure_ascii=False) + "\n")
+        timing = {"epoch": metrics["epoch"], "seconds": seconds}
+        append(self.path / TIMINGS, json.dumps(timing) + "\n")
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """All lines of METRICS or TIMINGS."""
+        path = self.path / name
         if not path.exists():
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
-    def save_checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
-        """Replace the checkpoint: `epoch` epochs are done, `state` determines the rest."""
-        with atomic_path(self.path / "checkpoint.pt") as temporary:
-            torch.save({"format": CHECKPOINT_FORMAT, "epoch": epoch, "state": state}, temporary)
+    def save_checkpoint(self, epoch: int, step: int, seconds: float, state: dict[str, Any]) -> None:
+        """Leave a checkpoint: at `position` (`epoch`, `step`, `seconds`), `state` determines the rest."""
+        logs = {name: _size(self.path / name) for name in (METRICS, TIMINGS)}
+        position = {"epoch": epoch, "step": step, "seconds": seconds}
+        checkpoint.save(self.path, position | {"logs": logs, "state": state})
 
-    def _load_checkpoint(self) -> dict[str, Any] | None:
-        path = self.path / "checkpoint.pt"
-        if not path.exists():
-            return None
-        try:
-            data = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError,
-                zipfile.BadZipFile) as error:  # fmt: skip
-            raise InputError(
-                f"the checkpoint {path} is damaged ({first_line(error)}): restore it, or "
-                "start again with --overwrite"
-            ) from None
-        if (
-            not isinstance(data, dict)
-            or data.get("format") != CHECKPOINT_FORMAT
-            or type(data.get("epoch")) is not int
-            or not isinstance(data.get("state"), dict)
-        ):
-            raise InputError(f"{path} is not a checkpoint of format {CHECKPOINT_FORMAT}")
-        return data
+    def _log_sizes(self) -> dict[str, int]:
+        """Bytes of each log that belong to the checkpoint."""
+        logs = {} if self.checkpoint is None else self.checkpoint["logs"]
+        return {name: logs.get(name, 0) for name in (METRICS, TIMINGS)}
 
-    def _truncate_metrics(self, epoch: int) -> None:
-        """Drop the lines after `epoch`: their epochs will be run again."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                if line.endswith("\n") and json.loads(line)["epoch"] <= epoch:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                break  # a line that was being written when the run was killed
-        write_text(path, "".join(kept))
+    def _require_logs(self) -> None:
+        for name, size in self._log_sizes().items():
+            if _size(self.path / name) < size:
+                raise InputError(
+                    f"{self.path / name} has lost lines that were written before the checkpoint: restore it, "
+                    "or start again with --overwrite"
+                )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _delete(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import os
 import resource
 import sys
 from contextlib import nullcontext
@@ -26,9 +26,13 @@ logging.getLogger("timm.scheduler").setLevel(logging.ERROR)
 
 
 def select_device(options: RunOptions) -> torch.device:
-    """The device that the options name, and the number of CPU threads. Raises InputError."""
+    """The device that the options name, prepared as they say for the process. Raises InputError."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+    torch.use_deterministic_algorithms(options.deterministic)
+    torch.backends.cudnn.deterministic = options.deterministic
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -85,39 +89,53 @@ def place(model: Model, options: RunOptions, device: torch.device) -> Model:
 
 
 class Mean:
-    """Running mean loss and accuracy, summed on the device and read when asked for."""
+    """Running mean loss and accuracy over the steps that were taken, and the number of the others.
+
+    Everything is summed on the device and read when asked for.
+    """
 
     def __init__(self) -> None:
         self.loss: Tensor | float = 0.0
         self.correct: Tensor | float = 0.0
-        self.images = 0
+        self.images: Tensor | float = 0.0
+        self.skipped: Tensor | float = 0.0
 
     def add(self, step: StepResult) -> None:
         """Add what a step saw."""
-        self.loss = self.loss + step.loss.double() * step.images
-        self.correct = self.correct + step.correct
-        self.images += step.images
+        loss = step.loss.double() * step.images
+        taken: Tensor | float = 1.0
+        if step.skipped is not None:
+            skipped = step.skipped.to(loss.device, non_blocking=True)
+            taken, loss = 1.0 - skipped.double(), torch.where(skipped, 0.0, loss)
+        self.loss = self.loss + loss
+        self.correct = self.correct + taken * step.correct
+        self.images = self.images + taken * step.images
+        self.skipped = self.skipped + (1.0 - taken)
 
     def read(self) -> tuple[float | None, float | None]:
         """Mean loss and accuracy in %, None before the first batch. Waits for the device."""
-        if self.images == 0:
+        if float(self.images) == 0:
             return None, None
-        return float(self.loss) / self.images, 100.0 * float(self.correct) / self.images
+        return float(self.loss) / float(self.images), 100.0 * float(self.correct) / float(self.images)
 
-    def require_finite(self, where: str) -> None:
-        """Raise InputError if the loss has become infinite or not a number."""
-        if not math.isfinite(float(self.loss)):
-            raise InputError(
-                f"the loss is not finite {where}: lower --lr, or keep --clip on; the last checkpoint "
-                "is kept, but leads here again unless the options change"
-            )
+    def state(self) -> dict[str, float]:
+        """The sums, for a checkpoint. Waits for the device."""
+        return {name: float(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def restored(cls, state: dict[str, float]) -> Mean:
+        """The mean whose `state` this is."""
+        mean = cls()
+        for name in vars(mean):
+            setattr(mean, name, float(state[name]))
+        return mean
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module, batches: Batches, precision: Any, draw: Draw | None = None
 ) -> tuple[float, float]:
-    """Mean loss and accuracy (%) over all images; `draw` is for supernets, see `split_draw`."""
+    """Mean loss and accuracy (%) over all images; `draw` is for supernets, see `read_draw`."""
     was_training = model.training
     model.eval()
     mean = Mean()

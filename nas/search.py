@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class Search:
         common = (options.batch_size, data.delivery(dataset, options, self.device))
         self.train = Batches(train, *common, dataset.augmentation, options.seed)
         self.steps = len(self.train)
+        self.train_mean, self.valid_mean = Mean(), Mean()  # of the current epoch
         self.valid = Batches(valid, *common, data.Augmentation(), options.seed + 1)
 
         seed_everything(options.seed, "initial weights")
@@ -63,6 +64,7 @@ class Search:
             options.momentum,
             weight_decay=options.weight_decay,
             nesterov=options.nesterov and options.momentum > 0,
+            fused=self.device.type == "cuda",  # so that a step is skipped without the host
         )
         self.architecture_optimizer = torch.optim.Adam(
             [self.logits], options.arch_lr, (0.5, 0.999), weight_decay=options.arch_weight_decay
@@ -83,25 +85,27 @@ class Search:
             unrolled_gradient_exact if options.edge_gradient == "dense" else unrolled_gradient,
         )
 
-    def epoch(self, epoch: int, tick: Callable[[], object]) -> dict[str, Any]:
+    def epoch(self, epoch: int, start: int) -> Iterator[None]:
         """One pass over the training part, with an architecture step before every weight step."""
         seed, warmup = self.options.seed, self.options.warmup
-        train_mean, valid_mean = Mean(), Mean()
+        if start == 0:
+            self.train_mean, self.valid_mean = Mean(), Mean()
         self.rates.step(epoch)
-        valid_batches = self.valid.endless(max(0, epoch - warmup) * self.steps)
-        for step, train_batch in enumerate(self.train.epoch(epoch), start=epoch * self.steps):
+        first = epoch * self.steps + start
+        valid_batches = self.valid.endless(max(0, first - warmup * self.steps))
+        for step, train_batch in enumerate(self.train.epoch(epoch, start), first):
             self.bilevel.estimator.tau = self.schedule.at(step, self.options.epochs * self.steps)
             if epoch >= warmup:
                 draws = generator(seed, "architecture draw", step)
-                valid_mean.add(self.bilevel.architecture_step(next(valid_batches), train_batch, draws))
+                valid_batch = next(valid_batches)
+                self.valid_mean.add(self.bilevel.architecture_step(valid_batch, train_batch, draws))
             draws = generator(seed, "weight draw", step)
-            train_mean.add(self.bilevel.weight_step(train_batch, draws))
-            if self.device.type == "cpu" or step % 50 == 0:
-                train_mean.require_finite(f"in epoch {epoch + 1}")
-            tick()
-        train_mean.require_finite(f"in epoch {epoch + 1}")
-        valid_mean.require_finite(f"on the validation part in epoch {epoch + 1}")
-        return self.describe(epoch, train_mean, valid_mean)
+            self.train_mean.add(self.bilevel.weight_step(train_batch, draws))
+            yield
+
+    def skipped(self) -> int:
+        """Steps of this epoch that were skipped."""
+        return int(self.train_mean.skipped) + int(self.valid_mean.skipped)
 
     def score(self, genotype: Genotype) -> tuple[float, float]:
         """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
@@ -127,13 +131,13 @@ class Search:
         log_p = self.log_probabilities()
         return derive.best_of(self.space, log_p, self.samples, draws, lambda g: self.score(g)[1])
 
-    def describe(self, epoch: int, train_mean: Mean, valid_mean: Mean) -> dict[str, Any]:
-        """The metrics line of an epoch."""
+    def describe(self, epoch: int) -> dict[str, Any]:
+        """The metrics line of an epoch whose steps are done."""
         options = self.options
         log_p = self.log_probabilities()
         genotype = self.space.derive(log_p)
-        train_loss, train_accuracy = train_mean.read()
-        valid_loss, valid_accuracy = valid_mean.read()
+        train_loss, train_accuracy = self.train_mean.read()
+        valid_loss, valid_accuracy = self.valid_mean.read()
         score: tuple[float, float] | tuple[None, None] = (None, None)
         if (epoch + 1) % options.evaluate_every == 0 or epoch + 1 == options.epochs:
             score = self.score(genotype)
@@ -149,6 +153,7 @@ class Search:
             "train_accuracy": train_accuracy,
             "valid_loss": valid_loss,
             "valid_accuracy": valid_accuracy,
+            "skipped_steps": self.skipped(),
             "derived_loss": score[0],
             "derived_accuracy": score[1],
             "genotype": self.space.format(genotype),
@@ -159,13 +164,15 @@ class Search:
         }
 
     def state(self) -> dict[str, Any]:
-        """All that determines the rest of the search, besides its options and the epoch."""
+        """All that determines the rest of the search, besides its options and the position."""
         return {
             "supernet": self.supernet.state_dict(),
             "logits": self.logits.detach(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
             "architecture_optimizer": self.architecture_optimizer.state_dict(),
             "estimator": self.bilevel.estimator.state(),
+            "train_mean": self.train_mean.state(),
+            "valid_mean": self.valid_mean.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -175,6 +182,7 @@ class Search:
         with torch.no_grad():
             self.logits.copy_(state["logits"])
         self.bilevel.estimator.load_state(state["estimator"])
+        self.train_mean, self.valid_mean = (Mean.restored(state[m]) for m in ("train_mean", "valid_mean"))
 
     def summary(self, metrics: dict[str, Any]) -> str:
         """The current cell, for the progress bar."""
@@ -223,8 +231,7 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
         raise InputError(f"--draws is {options.draws}, '{family.name}' needs at least {family.fewest_draws}")
     try:
         if options.tau is not None:
-            start, _, end = options.tau.partition(":")
-            schedule = Schedule(float(start), float(end or start))
+            schedule = Schedule.parse(options.tau)
     except ValueError:
         raise InputError(f"--tau is '{options.tau}', expected a number or START:END") from None
     try:

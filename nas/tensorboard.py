@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _GROUPS = {
     "drop_path": "schedule",
     "step": "time",
     "epoch_seconds": "time",
+    "skipped_steps": "time",
 }
 
 
@@ -34,13 +36,14 @@ class Board:
         folder: the run folder, with its config.json.
         start_epoch: number of epochs done before; events of later ones, which a run that was
             interrupted had written, are not shown any more.
+        epochs: number of epochs in all.
         image_every: epochs between two images of the probabilities; the last epoch has one, too.
     """
 
-    def __init__(self, folder: Path, start_epoch: int, image_every: int = 10) -> None:
+    def __init__(self, folder: Path, start_epoch: int, epochs: int, image_every: int = 10) -> None:
         self._folder = folder
-        self._image_every = image_every
-        self._pending: tuple[int, np.ndarray] | None = None  # epoch, and probabilities not yet drawn
+        self._epochs, self._image_every = epochs, image_every
+        threading.excepthook = _excepthook
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_epoch + 1)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
@@ -48,42 +51,43 @@ class Board:
         epoch = metrics["epoch"]
         for name, value in _scalars(metrics):
             self._writer.add_scalar(name, value, epoch)
-        if metrics.get("probabilities"):
-            self._pending = epoch, np.array(metrics["probabilities"])
-            if epoch % self._image_every == 0:
-                self._draw_pending()
+        if metrics.get("probabilities") and (epoch % self._image_every == 0 or epoch == self._epochs):
+            self._draw(np.array(metrics["probabilities"]), epoch)
+        self._writer.flush()  # before the checkpoint, after which nobody writes it again
 
-    def cell(self, genotype: Genotype, epoch: int) -> None:
-        """Write the picture and the notation of an architecture."""
+    def conclude(self, genotype: Genotype, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Write the architecture, and the options of the run beside the numbers in its result.
+
+        The step is the one after the last epoch, so that a run whose end is repeated replaces them.
+        """
+        step = self._epochs + 1
         text = search_spaces.get(genotype.space).format(genotype)
-        self._image("cell", figures.to_pixels(cell_picture.draw_cell(genotype)), epoch)
-        self._writer.add_text("genotype", f"    {text}", epoch)
-
-    def hparams(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-        """Write the options of the run beside the numbers in its result."""
+        self._image("cell", figures.to_pixels(cell_picture.draw_cell(genotype)), step)
+        self._writer.add_text("genotype", f"    {text}", step)
         options = {
             name: value for name, value in config.items() if isinstance(value, bool | int | float | str)
         }
         numbers = {f"result/{k}": v for k, v in result.items() if _is_number(v) and k not in config}
-        self._writer.add_hparams(options, numbers, run_name=".")
+        self._writer.add_hparams(options, numbers, run_name=".", global_step=step)
 
     def close(self) -> None:
-        """Write what is left and close the file."""
-        self._draw_pending()
+        """Close the file."""
         self._writer.close()
 
-    def _draw_pending(self) -> None:
-        if self._pending is None:
-            return
-        epoch, probabilities = self._pending
+    def _draw(self, probabilities: np.ndarray, epoch: int) -> None:
         config = json.loads((self._folder / "config.json").read_text(encoding="utf-8"))
         space = search_spaces.get(config["space"])
         figure = plots.draw_heatmap(probabilities, space.operations, space.edge_labels)
         self._image("probabilities", figures.to_pixels(figure), epoch)
-        self._pending = None
 
     def _image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
         self._writer.add_image(name, pixels, epoch, dataformats="HWC")
+
+
+def _excepthook(arguments: threading.ExceptHookArgs) -> None:
+    """What the writer's thread dies of, such as a full disk, the writer raises itself at the next call."""
+    if not type(arguments.thread).__module__.startswith("tensorboard"):
+        threading.__excepthook__(arguments)
 
 
 def _scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

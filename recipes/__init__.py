@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from recipes.errors import InputError, first_line, one_of
+from recipes.errors import InputError, InterruptionError, first_line, one_of
 from recipes.options import FinalOptions, RunOptions, SearchOptions
 
-__all__ = ["FinalOptions", "InputError", "RunOptions", "SearchOptions", "first_line", "one_of"]
+__all__ = [
+    "FinalOptions",
+    "InputError",
+    "InterruptionError",
+    "RunOptions",
+    "SearchOptions",
+    "first_line",
+    "one_of",
+]

@@ -123,5 +123,22 @@ class GridOptions(AblationOptions):
     measure: int | None = None
     """Moments of a search at which the architecture gradient of every estimator is measured
     (default: 4 in micro, else 0)."""
-    jobs: int = 2
-    """Runs at the same time on this machine."""
+    executor: Literal["local", "ray", "slurm"] = "local"
+    """Where the runs are done: on this machine, on a Ray cluster, or as Slurm jobs. On a cluster the
+    folders of results and data must be the same on every node (a shared file system)."""
+    jobs: int | None = None
+    """Most runs at the same time (default: 2 on this machine, what there is room for on a cluster)."""
+    retries: int = 3
+    """How often a run goes on after it was killed; also after its worker or node was lost (ray), or
+    its time was up (slurm)."""
+    address: str | None = None
+    """Address of a running Ray cluster, or auto for the one on this machine (default: RAY_ADDRESS; a
+    cluster of this machine, started for the occasion, where that is not set)."""
+    cpus_per_run: int | None = None
+    """CPUs that ray or slurm set aside for a run (default: its --threads)."""
+    gpus_per_run: float | None = None
+    """GPUs that ray or slurm set aside for a run; ray also gives parts, such as 0.25 (default: none)."""
+    partition: str | None = None
+    """Partition of the Slurm jobs."""
+    time: int | None = None
+    """Minutes that a Slurm job may last (default: a day); what is unfinished then is queued again."""

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import re
 import sys
 import typing
@@ -17,20 +18,25 @@ from typing import Any, TypeVar
 import tyro
 
 from recipes import presets
-from recipes.errors import InputError, one_of
-from recipes.options import FinalOptions, RunOptions, SearchOptions
+from recipes.errors import InputError, InterruptionError, one_of
+from recipes.options import LARGEST, FinalOptions, RunOptions, SearchOptions
+from recipes.text_files import parse_json, read_text
 
 Options = TypeVar("Options", bound=RunOptions)
 Dataclass = TypeVar("Dataclass")
 
 _PRESETS = {SearchOptions: presets.SEARCH, FinalOptions: presets.FINAL}
 # What may differ between a run and its continuation: it does not change the result.
-_FREE_ON_RESUME = {"out", "resume", "overwrite", "data_root", "download"}
+FREE_ON_RESUME = {
+    "out", "resume", "overwrite", "data_root", "download", "max_skipped_steps", "checkpoint_every",
+    "checkpoint_steps", "checkpoint_minutes",
+}  # fmt: skip
+RESUME_ME = 75  # the exit code of a process that was told to stop and has saved its work (EX_TEMPFAIL)
 
 
 def main(options_class: type[Options], job: Callable[[Options], None], argv: Sequence[str] | None) -> int:
-    """Parse `argv`, do `job`, return the exit code: 0, 2 after one line about bad input, or 130
-    when interrupted."""
+    """Parse `argv`, do `job`, return the exit code: 0, 2 after one line about bad input, 75 where a signal
+    has ended the work in good order, or 130 where Ctrl-C came when there was nothing to save."""
     argv = list(sys.argv[1:] if argv is None else argv)
     return _exit_code(
         lambda: job(parse(options_class, argv)), "continue at the last checkpoint with --resume --out FOLDER"
@@ -59,12 +65,26 @@ def main_of(
     return _exit_code(do, "finished parts are kept, the same command goes on")
 
 
+def main_alone(
+    program: str, options_class: type[Dataclass], job: Callable[[Dataclass], None], argv: Sequence[str] | None
+) -> int:
+    """Parse `argv` by a dataclass that is no recipe, do `job`; the exit code is that of `main`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return _exit_code(
+        lambda: job(check_numbers(_parse_all(options_class, argv, options_class(), program))),
+        "nothing is kept",
+    )
+
+
 def _exit_code(do: Callable[[], None], advice: str) -> int:
     try:
         do()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except InterruptionError as interruption:
+        print(f"interrupted: {interruption}", file=sys.stderr)
+        return RESUME_ME
     except KeyboardInterrupt:
         print(f"interrupted: {advice}", file=sys.stderr)
         return 130
@@ -89,7 +109,7 @@ def parse(
         raise InputError(str(error)) from None
 
     stored: dict[str, Any] | None = None
-    if known.resume and known.out and (config := Path(known.out) / "config.json").is_file():
+    if known.resume and known.out and os.path.isfile(config := Path(known.out) / "config.json"):
         stored = read_config(options_class, config)
     if stored is not None:
         defaults = stored
@@ -138,7 +158,7 @@ def _joined(argv: Sequence[str], names: Sequence[str]) -> list[str]:
 def read_config(options_class: type[RunOptions], path: Path) -> dict[str, Any]:
     """Fields of `options_class` stored in the JSON file `path`. Raises InputError."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from None
     if not isinstance(data, dict):
@@ -170,7 +190,7 @@ def check_numbers(options: Dataclass) -> Dataclass:
     _require(options, "image_size", lambda v: 4 <= v <= 4096, "an integer from 4 to 4096")
     for name in (
         "epochs", "checkpoint_every", "evaluate_every", "seeds", "polynomial_steps", "listops_steps",
-        "vae_epochs",
+        "vae_epochs", "repeats",
     ):  # fmt: skip
         _require(options, name, lambda v: v >= 1, "an integer of at least 1")
     for name in (
@@ -183,6 +203,8 @@ def check_numbers(options: Dataclass) -> Dataclass:
         "seeds",
         "evaluations",
         "problems",
+        "cpus_per_run",
+        "time",
     ):
         _require(options, name, lambda v: v is None or v >= 1, "an integer of at least 1")
     for name in ("lr", "arch_lr"):
@@ -190,7 +212,8 @@ def check_numbers(options: Dataclass) -> Dataclass:
     for name in (
         "lr_min", "weight_decay", "arch_weight_decay", "clip", "arch_clip", "cutout", "mixup", "cutmix",
         "warmup_epochs", "auxiliary_weight", "measure_every", "measure", "crop_padding", "seed",
-        "data_budget_gb",
+        "data_budget_gb", "max_skipped_steps", "checkpoint_steps", "checkpoint_minutes", "retries",
+        "gpus_per_run",
     ):  # fmt: skip
         _require(options, name, lambda v: v is None or 0 <= v < float("inf"), "a number of at least 0")
     for name in ("momentum", "drop_path", "label_smoothing", "ema_decay"):
@@ -198,14 +221,13 @@ def check_numbers(options: Dataclass) -> Dataclass:
     for name in ("val_fraction", "test_fraction"):
         _require(options, name, lambda v: 0 < v < 1, "a number between 0 and 1")
     for field in dataclasses.fields(options):  # type: ignore[arg-type]
-        value = getattr(options, field.name)
-        if (
-            isinstance(value, str)
-            and not value.isascii()
-            and value.encode(errors="replace").decode() != value
-        ):
+        value, largest = getattr(options, field.name), LARGEST.get(field.name, 10**9)
+        if type(value) is int and value > largest:
+            raise InputError(f"--{field.name.replace('_', '-')} is {value}, expected at most {largest}")
+        if isinstance(value, str) and ("\0" in value or value.encode(errors="replace").decode() != value):
             raise InputError(
-                f"--{field.name.replace('_', '-')} is not valid UTF-8: rename the file or folder"
+                f"--{field.name.replace('_', '-')} is not valid UTF-8, or contains a zero byte: rename the "
+                "file or folder"
             )
     return options
 
@@ -225,7 +247,7 @@ def _require(options: object, name: str, valid: Callable[[Any], bool], expected:
 def _require_same(options: RunOptions, stored: RunOptions) -> None:
     for field in dataclasses.fields(options):
         was, now = getattr(stored, field.name), getattr(options, field.name)
-        if field.name not in _FREE_ON_RESUME and was != now:
+        if field.name not in FREE_ON_RESUME and was != now:
             raise InputError(
                 f"the run in {options.out} has another configuration: --{field.name.replace('_', '-')} "
                 f"was {was}, now {now}; drop the option to continue it, or give a new --out"
@@ -235,7 +257,7 @@ def _require_same(options: RunOptions, stored: RunOptions) -> None:
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a JSON value has the annotated type."""
     if typing.get_origin(hint) is typing.Literal:
-        return value in typing.get_args(hint) and not isinstance(value, bool)
+        return any(type(value) is type(known) and value == known for known in typing.get_args(hint))
     if arguments := typing.get_args(hint):
         return any(_fits(value, argument) for argument in arguments)
     if hint is float:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+LARGEST = {
+    "seed": 2**63 - 1, "channels": 4096, "cells": 1000, "threads": 1024, "jobs": 1024, "seeds": 10_000,
+    "draws": 1_000_000, "problems": 1_000_000, "crop_padding": 4096, "cutout": 4096,
+}  # fmt: skip
+"""Integers that nobody means to exceed, and that could not be computed with; of other options: a billion."""
+
 
 @dataclass(kw_only=True)
 class RunOptions:
@@ -73,8 +79,16 @@ class RunOptions:
     """Arithmetic of the network; auto is bfloat16 autocast on CUDA and float32 on the CPU."""
     channels_last: bool = True
     """Keep feature maps in channels-last memory order; faster on CPU and GPU."""
+    deterministic: bool = False
+    """Use deterministic algorithms only, so that equal seeds give equal runs on CUDA, too; slower there."""
+    max_skipped_steps: int = 20
+    """Steps of a run that may be skipped because their loss or gradient is not finite; one more ends it."""
     checkpoint_every: int = 1
     """Epochs between checkpoints; the last epoch always leaves one."""
+    checkpoint_steps: int = 0
+    """Steps between further checkpoints inside epochs; 0: none."""
+    checkpoint_minutes: float = 10.0
+    """Minutes after which a step leaves a checkpoint wherever it is; 0: none."""
     evaluate_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     tensorboard: bool = True

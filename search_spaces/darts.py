@@ -6,15 +6,15 @@ Source: Liu et al., 2019, "DARTS: Differentiable Architecture Search", arXiv 180
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import warnings
 from math import comb, prod
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
-from search_spaces.mixed_edge import EdgeDraw
-from search_spaces.operations import DropPath, FactorizedReduce, Norm, relu_conv_norm
+from search_spaces.mixed_edge import Choice
+from search_spaces.operations import DropPath, FactorizedReduce, Norm, conv_norm
 from search_spaces.skeleton import Cell, CellPlan, Materials, Size, Skeleton
 from search_spaces.space import RandomSource, SearchSpace, edges_by_target
 
@@ -74,13 +74,13 @@ class DartsSpace(SearchSpace):
         for position, pair in enumerate(pairs):
             target = self.inputs + position // self.edges_per_node
             if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-                raise GenotypeError(f"{str(pair)[:60]!r} in '{name}' is not an (operation, source) pair")
+                raise GenotypeError(f"item {position} of '{name}' is not an (operation, source) pair")
             operation, source = pair
             self._require_operation(operation, [o for o in self.operations if o != "none"])
             if type(source) is not int or not 0 <= source < target:
                 raise GenotypeError(
-                    f"source {str(source)[:20]} of pair {position} in '{name}' is not a node before "
-                    f"node {target}, expected 0 to {target - 1}"
+                    f"the source of pair {position} in '{name}' is not a node before node {target}, "
+                    f"expected 0 to {target - 1}"
                 )
             edges.append(Edge(source, target, operation))
         for target, pair in edges_by_target(edges).items():
@@ -138,7 +138,7 @@ class DartsSpace(SearchSpace):
 
 
 class NasnetCell(nn.Module):
-    """A cell behind the two layers that bring its inputs to the same shape."""
+    """A cell behind the two layers that bring its inputs, whose ReLU they share, to the same shape."""
 
     def __init__(
         self,
@@ -155,22 +155,22 @@ class NasnetCell(nn.Module):
         self.preprocess_0: nn.Module = (
             FactorizedReduce(channels_before[0], channels, norm)
             if previous_reduction
-            else relu_conv_norm(channels_before[0], channels, 1, 1, norm)
+            else conv_norm(channels_before[0], channels, norm)
         )
-        self.preprocess_1 = relu_conv_norm(channels_before[1], channels, 1, 1, norm)
+        self.preprocess_1 = conv_norm(channels_before[1], channels, norm)
         self.cell = Cell(
             plan,
             lambda e: materials.edge(e, channels, 2 if reduction and e.source < 2 else 1),
             drop_path,
         )
 
-    def forward(self, s0: Tensor, s1: Tensor, draws: Sequence[EdgeDraw] | None) -> Tensor:
-        out: Tensor = self.cell([self.preprocess_0(s0), self.preprocess_1(s1)], draws)
+    def forward(self, s0: Tensor, s1: Tensor, choice: Choice | None) -> Tensor:
+        out: Tensor = self.cell([self.preprocess_0(s0), self.preprocess_1(s1)], choice)
         return out
 
 
 class AuxiliaryHead(nn.Module):
-    """Classifier on the features at 2/3 of the depth, used in training only.
+    """Classifier on the rectified features at 2/3 of the depth, used in training only.
 
     For 8x8 features, those of CIFAR, it is that of DARTS; other sizes are pooled to its 2x2 too.
     """
@@ -188,7 +188,6 @@ class AuxiliaryHead(nn.Module):
         self.classifier = nn.Linear(768, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(x)
         x = F.avg_pool2d(x, 5, 3) if x.shape[2:] == (8, 8) else F.adaptive_avg_pool2d(x, 2)
         out: Tensor = self.classifier(self.features(x).flatten(1))
         return out
@@ -223,13 +222,14 @@ class NasnetSkeleton(Skeleton):
         self.num_features = before[1]
         self.reset_classifier(size.num_classes)
 
-    def features(self, x: Tensor, draws: Sequence[EdgeDraw] | None) -> tuple[Tensor, Tensor | None]:
-        s0 = s1 = self.stem(x)
+    def features(self, x: Tensor, choice: Choice | None) -> tuple[Tensor, Tensor | None]:
+        s0 = s1 = F.relu(self.stem(x))
         logits = None
         for i, cell in enumerate(self.cells):
-            s0, s1 = s1, cell(s0, s1, draws)
+            out = cell(s0, s1, choice)
+            s0, s1 = s1, F.relu(out) if i + 1 < len(self.cells) else out
             if i == self.auxiliary_at and self.auxiliary is not None and self.training:
-                logits = self.auxiliary(s1)
+                logits = self.auxiliary(F.relu(out))
         return s1, logits
 
 
@@ -239,7 +239,9 @@ def _read_call(text: str) -> dict[str, ast.expr]:
     try:
         if len(text) > _LONGEST_TEXT:
             raise ValueError
-        call = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of doubtful numbers and escapes
+            call = ast.parse(text.strip(), mode="eval").body
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args):
             raise ValueError
         fields = {str(keyword.arg): keyword.value for keyword in call.keywords}
@@ -262,6 +264,8 @@ def _literal(node: ast.expr) -> object:
 def _concat(node: ast.expr) -> tuple[int, ...]:
     """Nodes written as a list, a tuple or range(a, b)."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+        if node.keywords:
+            return ()
         bounds = [_literal(argument) for argument in node.args]
         ends = [b for b in bounds if isinstance(b, int) and 0 <= b <= 100]
         if len(ends) == len(bounds) == 2:
@@ -274,7 +278,7 @@ def _concat(node: ast.expr) -> tuple[int, ...]:
 
 
 def _format_concat(nodes: tuple[int, ...]) -> str:
-    if nodes == tuple(range(nodes[0], nodes[-1] + 1)):
+    if nodes and nodes == tuple(range(nodes[0], nodes[0] + len(nodes))):
         return f"range({nodes[0]}, {nodes[-1] + 1})"
     return str(list(nodes))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
-from search_spaces.mixed_edge import EdgeDraw
+from search_spaces.mixed_edge import Choice
 from search_spaces.operations import ResidualReduction
 from search_spaces.skeleton import Cell, CellPlan, Materials, Size, Skeleton
 from search_spaces.space import RandomSource, SearchSpace, edges_by_target
@@ -129,10 +129,10 @@ class StagedSkeleton(Skeleton):
         self.last = nn.Sequential(norm(self.num_features), nn.ReLU())
         self.reset_classifier(size.num_classes)
 
-    def features(self, x: Tensor, draws: Sequence[EdgeDraw] | None) -> tuple[Tensor, Tensor | None]:
+    def features(self, x: Tensor, choice: Choice | None) -> tuple[Tensor, Tensor | None]:
         x = self.stem(x)
         for block in self.blocks:
-            x = block([x], draws) if isinstance(block, Cell) else block(x)
+            x = block([x], choice) if isinstance(block, Cell) else block(x)
         return self.last(x), None
 
 

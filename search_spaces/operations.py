@@ -7,11 +7,14 @@ place, because the candidates of an edge read the same tensor.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from search_spaces.depthwise import DepthwiseConv2d
 
 Norm = Callable[[int], nn.Module]
 
@@ -36,19 +39,22 @@ class Zero(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """Halves the resolution by two 1x1 convolutions, one of them shifted by a pixel (DARTS)."""
+    """Halves the resolution by two 1x1 convolutions, one of them shifted by a pixel (DARTS).
+
+    In DARTS a ReLU goes before; here it is the caller's, who may need its output elsewhere too.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, norm: Norm) -> None:
         super().__init__()
         half = channels_out // 2
         self.conv_1 = nn.Conv2d(channels_in, half, 1, stride=2, bias=False)
-        self.conv_2 = nn.Conv2d(channels_in, channels_out - half, 1, stride=2, bias=False)
+        self.conv_2 = nn.Conv2d(channels_in, channels_out - half, 1, bias=False)
         self.norm = norm(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(x)
-        shifted = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))[:, :, 1:, 1:]
-        out: Tensor = self.norm(torch.cat([self.conv_1(x), self.conv_2(shifted)], 1))
+        if x.shape[-1] % 2 or x.shape[-2] % 2:
+            x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
+        out: Tensor = self.norm(torch.cat([self.conv_1(x), self.conv_2(x[:, :, 1::2, 1::2])], 1))
         return out
 
 
@@ -88,6 +94,11 @@ class DropPath(nn.Module):
         return x * (mask / keep).to(x.dtype)
 
 
+def conv_norm(channels_in: int, channels_out: int, norm: Norm) -> nn.Sequential:
+    """1x1 convolution, normalisation."""
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, bias=False), norm(channels_out))
+
+
 def relu_conv_norm(
     channels_in: int, channels_out: int, kernel: int, stride: int, norm: Norm
 ) -> nn.Sequential:
@@ -96,11 +107,12 @@ def relu_conv_norm(
     return nn.Sequential(nn.ReLU(), conv, norm(channels_out))
 
 
-def _depthwise_separable(c: int, kernel: int, stride: int, dilation: int, norm: Norm) -> list[nn.Module]:
-    padding = dilation * (kernel // 2)
+def _depthwise_separable(
+    c: int, kernel: int, stride: int, dilation: int, norm: Norm, inplace: bool = False
+) -> list[nn.Module]:
     return [
-        nn.ReLU(),
-        nn.Conv2d(c, c, kernel, stride, padding, dilation, groups=c, bias=False),
+        nn.ReLU(inplace),
+        DepthwiseConv2d(c, kernel, stride, dilation),
         nn.Conv2d(c, c, 1, bias=False),
         norm(c),
     ]
@@ -108,7 +120,7 @@ def _depthwise_separable(c: int, kernel: int, stride: int, dilation: int, norm: 
 
 def _sep_conv(c: int, stride: int, norm: Norm, kernel: int) -> nn.Module:
     first = _depthwise_separable(c, kernel, stride, 1, norm)
-    return nn.Sequential(*first, *_depthwise_separable(c, kernel, 1, 1, norm))
+    return nn.Sequential(*first, *_depthwise_separable(c, kernel, 1, 1, norm, inplace=True))
 
 
 def _dil_conv(c: int, stride: int, norm: Norm, kernel: int) -> nn.Module:
@@ -116,7 +128,7 @@ def _dil_conv(c: int, stride: int, norm: Norm, kernel: int) -> nn.Module:
 
 
 def _skip_connect(c: int, stride: int, norm: Norm) -> nn.Module:
-    return nn.Identity() if stride == 1 else FactorizedReduce(c, c, norm)
+    return nn.Identity() if stride == 1 else nn.Sequential(nn.ReLU(), FactorizedReduce(c, c, norm))
 
 
 _OPERATIONS: dict[str, Callable[[int, int, Norm], nn.Module]] = {
@@ -136,3 +148,50 @@ _OPERATIONS: dict[str, Callable[[int, int, Norm], nn.Module]] = {
 def build(name: str, channels: int, stride: int, norm: Norm) -> nn.Module:
     """The operation `name` on `channels` channels."""
     return _OPERATIONS[name](channels, stride, norm)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An operation taken apart: o(x) = norm(body(stem(x))), each of which may be missing.
+
+    Attributes:
+        stem: the first layer if it has no weights, so that operations on the same input can share it;
+            `key` is equal for equal ones.
+        norm: the last layer if it only normalises, with the batch at hand.
+    """
+
+    stem: nn.Module | None
+    key: tuple[object, ...]
+    body: tuple[nn.Module, ...]
+    norm: nn.BatchNorm2d | None
+
+    @staticmethod
+    def of(operation: nn.Module) -> Parts:
+        """The parts of a candidate operation."""
+        layers = list(operation) if isinstance(operation, nn.Sequential) else [operation]
+        stem, norm, last = None, None, layers[-1]
+        if type(last) is nn.BatchNorm2d and not last.affine and last.running_mean is None:
+            norm = last
+            layers.pop()
+        if layers and isinstance(layers[0], _SHARED):
+            stem = layers.pop(0)
+        settings = (getattr(stem, name, None) for name in ("kernel_size", "stride", "padding"))
+        return Parts(stem, (type(stem), *settings), tuple(layers), norm)
+
+    def before_norm(self, x: Tensor, stems: dict[tuple[object, ...], Tensor]) -> Tensor:
+        """body(stem(x)); `stems` holds the stems of x so far, and is added to."""
+        if self.stem is not None:
+            if self.key not in stems:
+                stems[self.key] = self.stem(x)
+            x = stems[self.key]
+        for layer in self.body:
+            x = layer(x)
+        return x
+
+    def __call__(self, x: Tensor, stems: dict[tuple[object, ...], Tensor]) -> Tensor:
+        """The operation on x, see `before_norm`."""
+        x = self.before_norm(x, stems)
+        return x if self.norm is None else self.norm(x)
+
+
+_SHARED = (nn.ReLU, nn.AvgPool2d, nn.MaxPool2d)

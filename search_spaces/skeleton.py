@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from search_spaces import operations
-from search_spaces.mixed_edge import EDGE_GRADIENTS, Draw, EdgeDraw, MixedEdge, split_draw
-from search_spaces.operations import DropPath, Norm
+from search_spaces.exact_gradient import Recorder
+from search_spaces.mixed_edge import EDGE_GRADIENTS, Choice, Draw, MixedEdge, read_draw
+from search_spaces.operations import DropPath, Norm, Parts, Zero
 
 
 class PlannedEdge(NamedTuple):
@@ -90,28 +91,89 @@ class Cell(nn.Module):
         self.edges = nn.ModuleList(make_edge(edge) for edge in plan.edges)
         self.drop_path = drop_path
 
-    def forward(self, inputs: Sequence[Tensor], draws: Sequence[EdgeDraw] | None) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], choice: Choice | None) -> Tensor:
         states = list(inputs)
-        for node in range(self.plan.inputs, self.plan.nodes):
-            terms = [
-                self._run(module, states[planned.source], planned, draws)
-                for planned, module in zip(self.plan.edges, self.edges, strict=True)
-                if planned.target == node
-            ]
-            states.append(sum(terms[1:], start=terms[0]))
+        stems: list[dict[tuple[object, ...], Tensor]] = [{} for _ in range(self.plan.nodes)]
+        recorder = self._recorder(choice, states)
+        for target in range(self.plan.inputs, self.plan.nodes):
+            terms = []
+            for i, edge in enumerate(self.plan.edges):
+                if edge.target == target:
+                    y = self._run(i, states[edge.source], stems[edge.source], choice)
+                    if y is not None:
+                        terms.append(y)
+                    if recorder is not None:
+                        recorder.edge(i, y)
+            total = _sum(terms) if terms else self._nothing(target, states)
+            states.append(total if recorder is None else recorder.node(target, total))
         if self.plan.concat:
-            return torch.cat([states[node] for node in self.plan.concat], 1)
+            return torch.cat([dense_gradient(states[node]) for node in self.plan.concat], 1)
         return states[-1]
 
     def _run(
-        self, module: nn.Module, x: Tensor, planned: PlannedEdge, draws: Sequence[EdgeDraw] | None
-    ) -> Tensor:
-        if draws is not None:
-            return module(x, draws[planned.row])  # type: ignore[no-any-return]
-        y: Tensor = module(x)
-        if self.drop_path is not None and not isinstance(module, nn.Identity):
-            y = self.drop_path(y)
-        return y
+        self, i: int, x: Tensor, stems: dict[tuple[object, ...], Tensor], choice: Choice | None
+    ) -> Tensor | None:
+        """The value of edge i for its source x, whose `stems` all edges share; None for zero."""
+        module, row = self.edges[i], self.plan.edges[i].row
+        if choice is None:
+            if isinstance(module, Zero):
+                return None
+            y = Parts.of(module)(x, stems)
+            if self.drop_path is not None and not isinstance(module, nn.Identity):
+                y = self.drop_path(y)
+            return y
+        assert isinstance(module, MixedEdge)
+        if module.mixes(choice):
+            return module(x, choice, row)  # type: ignore[no-any-return]
+        assert choice.chosen is not None
+        chosen = choice.chosen[row]
+        return None if isinstance(module.operations[chosen], Zero) else module.parts[chosen](x, stems)
+
+    def _nothing(self, target: int, states: Sequence[Tensor]) -> Tensor:
+        """The value of a node that only `none` leads to."""
+        i, source = next((i, e.source) for i, e in enumerate(self.plan.edges) if e.target == target)
+        module = self.edges[i]
+        zero = module.candidates["none"] if isinstance(module, MixedEdge) else module
+        return zero(states[source])  # type: ignore[no-any-return]
+
+    def _recorder(self, choice: Choice | None, inputs: Sequence[Tensor]) -> Recorder | None:
+        """What adds the exact gradient of a one-hot choice, where one is wanted."""
+        if choice is None or choice.weights is None or choice.chosen is None:
+            return None
+        edges = [module for module in self.edges if isinstance(module, MixedEdge)]
+        wanted = torch.is_grad_enabled() and choice.weights.requires_grad
+        if not wanted or edges[0].edge_gradient != "lean":
+            return None
+        ends = [(edge.source, edge.target, edge.row) for edge in self.plan.edges]
+        candidates = [edge.parts for edge in edges]
+        return Recorder(choice.weights, choice.chosen, ends, candidates, inputs)
+
+
+class _DenseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.order = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous(memory_format=ctx.order)
+
+
+def dense_gradient(x: Tensor) -> Tensor:
+    """x (B, C, H, W), with a gradient in the memory order of x.
+
+    The gradient of a part of a concatenation is a slice, which the layers before it are slow to read.
+    """
+    return _DenseGradient.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    """The sum of one or more tensors of equal shape."""
+    total = terms[0]
+    for i, term in enumerate(terms[1:]):
+        total = total + term if i == 0 else total.add_(term)  # only the first may belong to another node
+    return total
 
 
 class Skeleton(nn.Module):
@@ -126,7 +188,7 @@ class Skeleton(nn.Module):
     classifier: nn.Module
     drop_path: DropPath | None
 
-    def features(self, x: Tensor, draws: Sequence[EdgeDraw] | None) -> tuple[Tensor, Tensor | None]:
+    def features(self, x: Tensor, choice: Choice | None) -> tuple[Tensor, Tensor | None]:
         """Feature map (B, num_features, H, W), and auxiliary logits (B, classes) or None."""
         raise NotImplementedError
 
@@ -135,15 +197,15 @@ class Skeleton(nn.Module):
 
         Args:
             x: normalised images.
-            draw: supernet only; see `split_draw`. A derived network takes none.
+            draw: supernet only; see `read_draw`. A derived network takes none.
 
         Returns:
             logits; in training mode with an auxiliary head (logits, auxiliary logits).
         """
         if self.is_supernet != (draw is not None):
             raise TypeError("a supernet is called with a draw, a derived network without one")
-        draws = None if draw is None else split_draw(draw, x.device)
-        features, auxiliary = self.features(x, draws)
+        choice = None if draw is None else read_draw(draw, x.device)
+        features, auxiliary = self.features(x, choice)
         logits = self.forward_head(features)
         return logits if auxiliary is None else (logits, auxiliary)
 

@@ -81,6 +81,14 @@ def test_options_reach_the_searches(tmp_path):
     assert len({cell.folder for cell in cells}) == 4
 
 
+def test_options_of_the_searches_may_be_one_word(tmp_path, capsys):
+    words = ["nas", "--table", "nowhere.csv", "--out", str(tmp_path / "g")]
+    assert ablate.main([*words, "--search", "--epochs 4 --lr 0.1", "--methods", "st"]) == 2
+    assert "nowhere.csv" in capsys.readouterr().err  # the first thing that is wrong
+    assert ablate.main([*words, "--search", "--epochs 3 --lr x"]) == 2
+    assert "--lr" in capsys.readouterr().err
+
+
 def test_a_preset_takes_the_place_of_the_recipe(tmp_path):
     options = GridOptions(space="nasbench201", search="--preset nasbench201-gdas --epochs 9", methods=("st",))
     first = grid.plan(options, tmp_path)[0].options
@@ -176,8 +184,10 @@ def test_what_is_finished_is_not_repeated_and_what_was_killed_continues(finished
     lost = folder / "runs" / "reinmax-s1" / "result.json"
     lost.unlink()
     done = []
-    original = grid.run_one
-    monkeypatch.setattr(grid, "run_one", lambda *a: (done.append(a[1].out), original(*a))[1])
+    original = grid.execute
+    monkeypatch.setattr(
+        grid, "execute", lambda runs, *a: (done.extend(r.options.out for r in runs), original(runs, *a))[1]
+    )
     grid.run(options)
     assert done == [str(lost.parent)]
     after = read_csv(folder / "results.csv")
@@ -196,9 +206,15 @@ def test_runs_of_another_configuration_are_refused(finished):
 
 def test_a_failing_run_is_named(tmp_path):
     options = GridOptions(
-        methods=("st",), seeds=1, search=f"{TOY} --lr 1e30 --clip 0", measure=0, out=str(tmp_path / "g")
+        methods=("st",),
+        seeds=1,
+        search=f"{TOY} --lr 1e30 --clip 0 --max-skipped-steps 0",
+        measure=0,
+        out=str(tmp_path / "g"),
     )
-    with pytest.raises(InputError, match=r"st-s0 failed \(2\): error: the loss is not finite"):
+    with pytest.raises(
+        InputError, match=r"st-s0 failed \(2\): error: the loss or its gradient was not finite"
+    ):
         grid.run(options)
 
 

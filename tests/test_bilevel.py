@@ -259,9 +259,12 @@ class HostReads(TorchDispatchMode):
 def test_steps_read_nothing_from_the_device(estimator):
     """No number is read from a tensor for an edge, a candidate or a cell, in forward or backward.
 
-    The choice itself is read from the draw, whose tensors live on the CPU.
+    The choice itself is read from the draw, whose tensors live on the CPU. Whether a step is skipped is
+    decided on the device by fused optimizers, which a search has on CUDA.
     """
     bilevel = setup("nasbench201", estimator, clip=5.0, architecture_clip=1.0)
+    for optimizer in (bilevel.weight_optimizer, bilevel.architecture_optimizer):
+        optimizer.param_groups[0]["fused"] = True
     with HostReads() as reads:
         torch.ones(1).item()
         assert reads.count == 1

@@ -11,6 +11,7 @@ from conftest import ROOT, run_environment
 
 import train_final
 import train_search
+from nas import checkpoint
 from recipes import InputError, SearchOptions, command_line, presets
 from recipes.options import FinalOptions
 
@@ -204,8 +205,8 @@ def interrupted(tmp_path, monkeypatch, capsys):
 
     original = RunFolder.save_checkpoint
 
-    def save(self, epoch, state):
-        original(self, epoch, state)
+    def save(self, epoch, *rest):
+        original(self, epoch, *rest)
         if epoch == 1:
             raise KeyboardInterrupt
 
@@ -250,7 +251,9 @@ def test_a_finished_run_without_its_report_gets_it(tmp_path):
     assert (out / "report.html").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "other format", "no state"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped", "empty", "text", "other format", "no state", "format 1"]
+)
 def test_damaged_checkpoints_are_named(interrupted, damage, capsys):
     path = interrupted / "checkpoint.pt"
     content = path.read_bytes()
@@ -263,12 +266,17 @@ def test_damaged_checkpoints_are_named(interrupted, damage, capsys):
     elif damage == "text":
         path.write_text("hello")
     elif damage == "no state":
-        torch.save({"format": 1, "epoch": 1}, path)
+        checkpoint.save(interrupted, {"epoch": 1})
+    elif damage == "other format":
+        path.write_bytes(content.replace(b'{"format": 2,', b'{"format": 3,'))
     else:
-        torch.save({"format": 99}, path)
+        torch.save({"format": 1, "epoch": 1, "state": {}}, path)
+    (interrupted / checkpoint.PREVIOUS).unlink(missing_ok=True)
+    damaged = path.read_bytes()
     before = (interrupted / "metrics.jsonl").read_text()
-    fails(train_search.main, ["--resume", "--out", str(interrupted)], "checkpoint", capsys=capsys)
+    fails(train_search.main, ["--resume", "--out", str(interrupted)], "no checkpoint", capsys=capsys)
     assert (interrupted / "metrics.jsonl").read_text() == before
+    assert path.read_bytes() == damaged
 
 
 @pytest.mark.parametrize("damage", ["weight missing", "logits missing", "other logits", "other estimator"])
@@ -283,7 +291,7 @@ def test_checkpoint_of_another_network_does_not_fit(interrupted, damage, capsys)
         data["state"]["logits"] = torch.zeros(6, 5)
     else:
         data["state"]["estimator"] = {"baseline": 1.0}
-    torch.save(data, path)
+    checkpoint.save(interrupted, data)
     fails(train_search.main, ["--resume", "--out", str(interrupted)], "does not fit", capsys=capsys)
 
 
@@ -292,7 +300,8 @@ def test_a_checkpoint_executes_nothing(interrupted, capsys, tmp_path):
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "owned"),))
 
-    torch.save({"format": 1, "epoch": 1, "state": Evil()}, interrupted / "checkpoint.pt")
+    checkpoint.save(interrupted, dict.fromkeys(checkpoint.PARTS, Evil()))  # with a checksum that is right
+    (interrupted / checkpoint.PREVIOUS).unlink()
     fails(train_search.main, ["--resume", "--out", str(interrupted)], "damaged", capsys=capsys)
     assert not (tmp_path / "owned").exists()
 

@@ -268,11 +268,11 @@ def events(folder):
 def test_board_of_a_search(tmp_path):
     folder = run_folder(tmp_path / "run", "nasbench201")
     space = search_spaces.get("nasbench201")
-    board = Board(folder, 0, image_every=2)
+    board = Board(folder, 0, 5, image_every=2)
     for line in search_metrics(space, 5):
         board.epoch(line)
-    board.cell(space.random(random.Random(0)), 5)
-    board.hparams({"lr": 0.1, "space": "nasbench201", "seed": 1, "cells": None}, {"seed": 1, "parameters": 7})
+    options = {"lr": 0.1, "space": "nasbench201", "seed": 1, "cells": None}
+    board.conclude(space.random(random.Random(0)), options, {"seed": 1, "parameters": 7})
     board.close()
     read = events(folder)
     tags = read.Tags()
@@ -289,18 +289,18 @@ def test_board_of_a_search(tmp_path):
     assert [event.step for event in read.Scalars("loss/train")] == [1, 2, 3, 4, 5]
     assert [event.step for event in read.Scalars("loss/valid")] == [2, 3, 4, 5]
     assert [event.step for event in read.Images("probabilities")] == [2, 4, 5]
-    assert [event.step for event in read.Images("cell")] == [5]
+    assert [event.step for event in read.Images("cell")] == [6]
     assert all(path.is_file() for path in (folder / "tensorboard").iterdir())
 
 
 def test_board_forgets_what_a_resumed_run_repeats(tmp_path):
     folder = run_folder(tmp_path / "run", "micro", "final")
     lines = final_metrics(5)
-    first = Board(folder, 0)
+    first = Board(folder, 0, 5)
     for line in lines[:4]:
         first.epoch(line)
     first.close()
-    second = Board(folder, 2)
+    second = Board(folder, 2, 5)
     for line in lines[2:]:
         second.epoch(line)
     second.close()

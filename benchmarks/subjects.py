@@ -1,0 +1,60 @@
+"""What is measured: a search or a training on random images of the size of CIFAR's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+from unittest import mock
+
+import torch
+from torch import nn
+
+from nas import data
+from nas.data import Augmentation, DataSet, Images
+from nas.final import Training
+from nas.search import Search
+from recipes import FinalOptions, SearchOptions
+from search_spaces import SearchSpace
+from search_spaces.operations import candidate_norm, supernet_norm
+from search_spaces.skeleton import CellPlan, Materials, PlannedEdge, Size
+
+Job = TypeVar("Job", Search, Training)
+
+
+def random_images(count: int, seed: int = 0) -> DataSet:
+    """`count` training images of 10 classes, 3 x 32 x 32, and 256 test images, all noise."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def part(n: int) -> Images:
+        pixels = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=rng)
+        return Images(pixels, torch.arange(n) // 2 % 10)  # an even number of each, to be split in halves
+
+    classes = tuple(str(digit) for digit in range(10))
+    return DataSet("random", part(count), part(256), classes, Augmentation(crop_padding=4, flip=True))
+
+
+def search(options: SearchOptions, dataset: DataSet) -> Search:
+    """The search that train_search.py would run on `dataset`."""
+    with mock.patch.object(data, "load", return_value=dataset):
+        return Search(options)
+
+
+def training(options: FinalOptions, dataset: DataSet) -> Training:
+    """The training that train_final.py would run on `dataset`."""
+    with mock.patch.object(data, "load", return_value=dataset):
+        return Training(options)
+
+
+def sampled_network(space: SearchSpace, chosen: Sequence[int], channels: int, cells: int) -> nn.Module:
+    """The network of a draw by itself: every edge of the supernet, with the chosen operation alone.
+
+    Its normalisations are those of the supernet, so that nothing but the other candidates is left out.
+    """
+    plans = {}
+    for block, name in enumerate(space.cell_names):
+        edges = []
+        for row, (source, target) in enumerate(space.cell_edges, start=block * len(space.cell_edges)):
+            edges.append(PlannedEdge(source, target, row, space.operations[chosen[row]]))
+        plans[name] = CellPlan(space.inputs, space.nodes, tuple(edges), space.supernet_concat)
+    materials = Materials(space.operations, candidate_norm, supernet_norm, space.pool_norm)
+    return space.skeleton(plans, materials, Size(channels, cells, num_classes=10, in_channels=3))

@@ -1,0 +1,88 @@
+"""A depthwise convolution whose backward pass is as fast on the CPU as its forward pass.
+
+oneDNN has fast kernels for the gradient of a depthwise convolution only where it is not dilated and, for the
+weights, at most 3 wide; elsewhere it takes ten times as long as the forward pass. Both gradients can be had
+from the fast kernels: that of the input is a convolution with the mirrored kernel, that of the weights falls
+into columns, three at a time, of which each set is the gradient of a narrower kernel on a shifted input.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A convolution of every channel by itself that pads to keep the size, without bias.
+
+    Args:
+        channels: channels of input and output.
+        kernel: side of the kernel, 3 or 5.
+        stride, dilation: as in `nn.Conv2d`.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+        padding = dilation * (kernel // 2)
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
+        slow = self.kernel_size[1] > 3 or self.dilation[0] > 1
+        here = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+        if not (slow and here and self.stride == (1, 1) and torch.is_grad_enabled()):
+            return super().forward(x)
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            return _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.dilation[0])  # type: ignore
+        return _Depthwise.apply(x, self.weight, self.dilation[0])  # type: ignore
+
+
+class _Depthwise(torch.autograd.Function):
+    """Stride 1, kernels (C, 1, k, k). Its backward can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        return _convolve(x, weight, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        at_x = _convolve(grad, weight.flip(2, 3), ctx.dilation) if ctx.needs_input_grad[0] else None
+        at_weight = _at_weight(x, grad, weight, ctx.dilation) if ctx.needs_input_grad[1] else None
+        return at_x, at_weight, None
+
+
+def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    return F.conv2d(x, weight, None, 1, dilation * (weight.shape[-1] // 2), dilation, len(weight))
+
+
+def _at_weight(x: Tensor, grad: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """The gradient of the weights (C, 1, k, k)."""
+    if dilation > 1:
+        x, grad = _interleaved(x, dilation), _interleaved(grad, dilation)
+    kernel = weight.shape[-1]
+    height, columns = kernel // 2, []
+    for first in range(0, kernel, 3):  # columns first, first + 1 and first + 2 of the kernel
+        left = kernel // 2 - first  # pixels of padding before the first that they read; negative: to skip
+        _, at_three, _ = torch.ops.aten.convolution_backward(
+            grad, F.pad(x, (left, 2 - left)), weight[..., :3], None, [1, 1], [height, 0], [1, 1], False,
+            [0, 0], len(weight), [False, True, False],
+        )  # fmt: skip
+        columns.append(at_three[..., : kernel - first])
+    return torch.cat(columns, -1)
+
+
+def _interleaved(x: Tensor, d: int) -> Tensor:
+    """(B, C, H, W) to (d * d * B, C, ceil(H / d), ceil(W / d)): dilation reads each part by itself."""
+    if x.shape[2] % d or x.shape[3] % d:
+        x = F.pad(x, (0, -x.shape[3] % d, 0, -x.shape[2] % d))
+    rows = x.permute(0, 2, 3, 1)
+    b, h, w, c = rows.shape
+    parts = rows.reshape(b, h // d, d, w // d, d, c).permute(2, 4, 0, 1, 3, 5)
+    return parts.reshape(d * d * b, h // d, w // d, c).permute(0, 3, 1, 2)
