@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from nas import truth
+from nas import checkpoint, truth
 from nas.search import Search
 from recipes import SearchOptions, command_line
 
@@ -27,7 +27,9 @@ torch.set_num_threads(1)
 for run in map(Path, sys.argv[1:]):
     options = command_line.parse(SearchOptions, ["--config", str(run / "config.json"), "--out", str(run)])
     search = Search(options)
-    search.restore(torch.load(run / "checkpoint.pt", weights_only=True)["state"])
+    saved, _ = checkpoint.load(run)
+    assert saved is not None
+    search.restore(saved["state"])
     losses, shared = np.array([search.score(cell) for cell in cells]).T
     best = cells[int(losses.argmin())]
     found = cells.index(space.parse(json.loads((run / "genotype.json").read_text())["text"]))
