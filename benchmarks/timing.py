@@ -127,6 +127,7 @@ def main(
 
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        Report(name, options).write()  # a file that cannot be written is known before anything is measured
         report = benchmark(options)
         report.write()
         print(report.table())
