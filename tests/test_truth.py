@@ -260,7 +260,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_a_file_that_unpacks_to_too_much(tmp_path, monkeypatch):
-    monkeypatch.setattr(truth, "_LARGEST", 1000)
+    monkeypatch.setattr(truth, "LARGEST_FILE", 1000)
     (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(b"0" * 1001))
     refused(tmp_path / "bomb.csv.gz", "more than 1,000 bytes")
 
@@ -337,7 +337,7 @@ def test_what_a_csv_may_be(tmp_path):
         ({"correct": [[5] * 125] * 2 + [5]}, ["list 3 of 'correct' has not"]),
         ({"correct": [[5] * 125] * 2 + [[5] * 124 + [1079]]}, ["entry 125 of list 3", "expected 0 to 1078"]),
         ({"correct": [[5] * 125] * 2 + [[-1] * 125]}, ["entry 1 of list 3 of 'correct' is '-1'"]),
-        ({"correct": [[5] * 125] * 2 + [[float("nan")] * 125]}, ["'nan'"]),
+        ({"correct": [[5] * 125] * 2 + [[float("nan")] * 125]}, ["NaN is not a number"]),
         ({"correct": [[5] * 125] * 2 + [[10**4000] * 125]}, ["expected 0 to 1078"]),
         ({"correct": [[5] * 125] * 2 + [[True] * 125]}, ["'True'"]),
     ],
