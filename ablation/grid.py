@@ -129,7 +129,11 @@ def method_words(method: str) -> list[str]:
         if not (option.isidentifier() and equals and value):
             raise InputError(f"method '{method}' is malformed, expected estimator,option=value,...")
         words += [f"--{option.replace('_', '-')}", value]
-    return words
+    if "/" in method or len(method.encode(errors="replace")) > 200:
+        raise InputError(
+            f"method '{method[:200]}' names a run folder, expected at most 200 bytes without '/'"
+        )
+    return _require_free(words, f"the method '{method}'")
 
 
 def _split(text: str, option: str) -> list[str]:
@@ -137,9 +141,14 @@ def _split(text: str, option: str) -> list[str]:
         words = shlex.split(text)
     except ValueError as error:
         raise InputError(f"--{option} cannot be split into words: {error}") from None
-    for word in ("--resume", "--overwrite", "--out", "--seed", "--config"):
-        if word in words:
-            raise InputError(f"{word} in --{option} is the grid's own business: drop it")
+    return _require_free(words, f"--{option}")
+
+
+def _require_free(words: list[str], where: str) -> list[str]:
+    """The words, if none of them is an option that the grid sets. Raises InputError."""
+    for word in words:
+        if word.partition("=")[0] in ("--resume", "--overwrite", "--out", "--seed", "--config"):
+            raise InputError(f"{word} in {where} is the grid's own business: drop it")
     return words
 
 
@@ -282,7 +291,8 @@ def fair_evaluations(cell: Cell, known: Truth) -> int:
 
 
 def curves(cells: Sequence[Cell], known: Truth | None) -> list[dict[str, Any]]:
-    """True accuracy of the cell that each search would have derived after each epoch."""
+    """True accuracy of the cell that each search would have derived after each epoch, from the last one
+    of the warm-up on."""
     if known is None:
         return []
     return [
@@ -295,6 +305,7 @@ def curves(cells: Sequence[Cell], known: Truth | None) -> list[dict[str, Any]]:
         }
         for cell in cells
         for line in _metrics(cell)
+        if line["epoch"] >= cell.options.warmup
     ]
 
 

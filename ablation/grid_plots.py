@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ablation.comparison import Paired, estimate
 from ablation.labels import Label, place
@@ -170,6 +171,7 @@ def draw_anytime(curves: Records, known: Truth, evaluations: int) -> Figure:
             axes.plot(x, y[:, 0], color=shade, linestyle=line)
             ends[what].append((float(y[-1, 0]), name))
         axes.set(xlabel="epoch", xlim=(min(x), max(x)))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.tick_params(length=3)
     every = np.array([row["accuracy"] for row in curves])
     optimum, chance = known.optimum[1].accuracy, known.best_of(evaluations)
@@ -241,10 +243,15 @@ def draw_gradient_plane(gradients: Records) -> Figure:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set(xlim=(-0.06, right), ylim=(-0.06 * upper, upper))
+        axes.grid(False)
         axes.tick_params(length=3)
+        for rmse in ticks[1:]:
+            std = rmse * np.sin(np.linspace(0, np.pi / 2, 200))
+            axes.plot(std, np.sqrt(rmse**2 - std**2), color="#dce1e7", linewidth=1, zorder=0)
         axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
         axes.plot([0], [0], "o", color=colour("exact"), markersize=8, clip_on=False, zorder=5)
-        labels = [Label(0, 0, "exact", colour("exact"))]
+        axes.plot([0], [1], "D", color="white", markersize=5, markeredgecolor=QUIET, clip_on=False, zorder=4)
+        labels = [Label(0, 0, "exact", colour("exact")), Label(0, 1, "zero", QUIET)]
         for name in names:
             x, y = means[epoch, name, "std"], means[epoch, name, "bias"]
             axes.plot([x.low, x.high], [y.mean, y.mean], color=colour(name), linewidth=1, alpha=0.6)
@@ -254,7 +261,7 @@ def draw_gradient_plane(gradients: Records) -> Figure:
                 clip_on=False,
             )  # fmt: skip
             labels.append(Label(x.mean, y.mean, name, colour(name)))
-        place(axes, labels, [])
+        place(axes, labels, [(x, 0) for x in np.geomspace(0.02, right, 60)])
         norm = np.mean([row["norm"] for row in gradients if row["epoch"] == epoch])
         axes.set_title(f"after epoch {epoch}: norm of the exact gradient {norm:.3f}", size=9)
     for axes in grid[-1]:
@@ -324,21 +331,21 @@ def draw_pairs(names: Sequence[str], pairs: Mapping[tuple[str, str], Paired]) ->
     )
     table = np.array([[pairs[a, b].mean if a != b else 0.0 for b in names] for a in names])
     bound = max(float(np.abs(table).max()), 0.05)
-    axes.imshow(table, cmap="RdBu", vmin=-1.6 * bound, vmax=1.6 * bound, aspect="auto")
+    axes.imshow(table, cmap="RdBu", vmin=-2.2 * bound, vmax=2.2 * bound, aspect="auto")
     for row, a in enumerate(names):
         for column, b in enumerate(names):
             pair = pairs.get((a, b))
             sure = pair is not None and (pair.low > 0 or pair.high < 0)
             axes.text(
-                column, row, "" if pair is None else f"{pair.mean:+.2f}", size=8, ha="center",
-                va="center_baseline", weight="bold" if sure else "normal", color=INK if sure else QUIET,
+                column, row, "" if pair is None else f"{pair.mean:+z.2f}", size=8, ha="center",
+                va="center_baseline", weight="bold" if sure else "normal",
             )  # fmt: skip
+    axes.xaxis.tick_top()
     axes.set_xticks(range(len(names)), names, rotation=40, ha="left", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         for tick, name in zip(ticks, names, strict=True):
             tick.set(color=readable(colour(name)), size=8.5)
-    axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.grid(False)

@@ -108,7 +108,8 @@ def _pictures(
                 "Bias and standard deviation of one estimate of the gradient of the logits, in units of "
                 f"the norm of the true one ({_reference(gradients)}), on a fixed validation batch, each "
                 f"estimator at its temperature of that moment. Means over {runs} searches with 95 % "
-                "bootstrap intervals; estimate 0 would have bias 1 and standard deviation 0.",
+                "bootstrap intervals. Arcs join equal root mean squared errors; the diamond is the "
+                "estimate 0.",
             ),
             page.Picture(
                 "What averaging buys",
@@ -122,8 +123,8 @@ def _pictures(
             page.Picture(
                 "Pairs",
                 grid_plots.draw_pairs(names, pairs),
-                "Difference of accuracy, row minus column, mean over equal seeds. Bold: the 95 % "
-                "bootstrap interval does not contain 0.",
+                "Difference of accuracy, row minus column, mean over equal seeds. Bold: the 95 % bootstrap "
+                "interval does not contain 0; with few seeds it is too narrow, see the p-values below.",
             )
         )
     return pictures
@@ -164,7 +165,7 @@ def _tables(
 def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str]) -> page.Table:
     columns = ["method", "accuracy (%)", "95 % interval"]
     if known is not None:
-        columns += ["regret", "median rank", "beats random"]
+        columns += ["regret", "median rank", "beats random", "of"]
     columns += ["collapsed", "seconds", "peak GiB"]
     rows = []
     for name in names:
@@ -175,6 +176,7 @@ def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str])
                 f"{estimate(values(records, name, 'regret')).mean:.2f}",
                 f"{median(values(records, name, 'rank')):g}",
                 f"{estimate(values(records, name, 'beats_random')).mean:.2f}",
+                f"{median(values(records, name, 'evaluations')):g}",
             ]
         row += [
             f"{sum(values(records, name, 'collapsed')):g} of {accuracy.runs}",
@@ -185,12 +187,13 @@ def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str])
     note = "Accuracy: mean ± standard deviation over seeds, and the bootstrap interval of the mean."
     if known is not None:
         text, best = known.optimum
-        evaluations = round(median(record["evaluations"] for record in records))
+        budgets = [record["evaluations"] for record in records]
         note += (
             f" Regret: distance to the optimum, {best.accuracy:.2f} % ({text}). Rank among {best.cells:,} "
-            f"cells. Beats random: probability of being above the best of {evaluations} random "
-            f"cell{'s'[: evaluations != 1]}, as many as random search could train with the images that a "
-            f"search sees; on average that finds {known.best_of(evaluations):.2f} %."
+            "cells. Beats random: probability of being above the best of so many random cells, as many as "
+            "random search could train with the images that a search sees. On average that finds "
+            + " and ".join(f"{known.best_of(m):.2f} % of {m}" for m in sorted(set(budgets)))
+            + "."
         )
     note += " Collapsed: searches that ended with a warning. Seconds: median, with measurements."
     return page.Table("Searches", columns, rows, note)
@@ -201,7 +204,7 @@ def _pair_table(names: Sequence[str], pairs: Mapping[tuple[str, str], Paired]) -
     rows = []
     for name in others:
         pair = pairs[name, first]
-        rows.append([name, f"{pair.mean:+.2f}", f"{pair.low:+.2f} to {pair.high:+.2f}", f"{pair.p:.3f}"])
+        rows.append([name, f"{pair.mean:+z.2f}", f"{pair.low:+z.2f} to {pair.high:+z.2f}", f"{pair.p:.3f}"])
     runs = pairs[others[0], first].runs
     return page.Table(
         f"Difference to {first} on equal seeds",

@@ -1,9 +1,10 @@
-"""What each level of the ablation leaves behind: report.html, results.csv and results.md."""
+"""What each level of the ablation leaves behind: report.html, results.csv, results.md and pictures."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,8 @@ from jinja2 import ChoiceLoader, PackageLoader
 from matplotlib.figure import Figure
 
 from nas import report
-from nas.files import write_text
+from nas.figures import to_png
+from nas.files import atomic_path, write_text
 
 
 class Picture(NamedTuple):
@@ -44,7 +46,7 @@ def write(
     records: Sequence[Mapping[str, Any]],
     configuration: Mapping[str, Any],
 ) -> None:
-    """Write the three files into `folder`, each atomically.
+    """Write report.html, results.csv, results.md and pictures/HEADING.png into `folder`, each atomically.
 
     Args:
         kind: a word or two above the title.
@@ -65,9 +67,18 @@ def write(
         tables=tables,
         configuration=report.table(dict(configuration)),
     )
+    (folder / "pictures").mkdir(exist_ok=True)
+    for picture in pictures:
+        with atomic_path(folder / "pictures" / f"{_slug(picture.heading)}.png") as path:
+            path.write_bytes(to_png(picture.figure, dpi=100))
     write_text(folder / "results.csv", to_csv(records))
     write_text(folder / "results.md", to_markdown(title, lead, tables))
     write_text(folder / "report.html", page)
+
+
+def _slug(heading: str) -> str:
+    """E.g. "auto-encoder-negative-elbo"."""
+    return "-".join(re.findall("[a-z0-9-]+", heading.lower()))
 
 
 def to_csv(records: Sequence[Mapping[str, Any]]) -> str:

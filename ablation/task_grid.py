@@ -98,6 +98,21 @@ class Cell(NamedTuple):
         return dict(json.loads(json.dumps(identity | {"rao_samples": RAO_SAMPLES})))
 
 
+class Comparison(NamedTuple):
+    """All runs on one task.
+
+    Attributes:
+        tried: results of the grid of every estimator.
+        chosen: the setting of every estimator.
+        runs: results of that setting, by seed.
+    """
+
+    task: Task
+    tried: Mapping[str, Mapping[Setting, Result]]
+    chosen: Mapping[str, Setting]
+    runs: Mapping[str, Mapping[int, Result]]
+
+
 def choose(results: Mapping[Setting, Result]) -> Setting:
     """The setting with the lowest finite "validation"; the first of them where no run was finite."""
 

@@ -19,8 +19,7 @@ from ablation import page
 from ablation.latent_tree import ListOps, majority
 from ablation.palette import colour
 from ablation.polynomial import Polynomial
-from ablation.task_grid import RAO_SAMPLES, Result, Setting, Task
-from ablation.tasks import Comparison
+from ablation.task_grid import RAO_SAMPLES, Comparison, Result, Setting, Task
 from ablation.vae import MnistVAE
 from nas.figures import INK, WIDTH, new_figure, styled
 from nas.plots import readable, spread

@@ -14,16 +14,16 @@ arXiv 2304.08612.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
 import estimators
+from ablation import task_report
 from ablation.latent_tree import ListOps
 from ablation.polynomial import Polynomial
-from ablation.task_grid import Cell, Result, Setting, Task, choose, complete
+from ablation.task_grid import Cell, Comparison, Result, Setting, Task, choose, complete
 from ablation.vae import MnistVAE, load_mnist
 from recipes.ablation import TasksOptions
 from recipes.errors import InputError, one_of
@@ -33,25 +33,8 @@ SHAPES = ((8, 4), (4, 24), (8, 16))  # classes, latent variables
 FAMILIES = ("polynomial", "listops", "vae")
 
 
-class Comparison(NamedTuple):
-    """All runs on one task.
-
-    Attributes:
-        tried: results of the grid of every estimator.
-        chosen: the setting of every estimator.
-        runs: results of that setting, by seed.
-    """
-
-    task: Task
-    tried: Mapping[str, Mapping[Setting, Result]]
-    chosen: Mapping[str, Setting]
-    runs: Mapping[str, Mapping[int, Result]]
-
-
 def run(options: TasksOptions) -> None:
     """Do what the options ask for, and write report.html, results.csv and results.md. Raises InputError."""
-    from ablation import task_report
-
     names, tasks = choose_estimators(options), choose_tasks(options)
     folder = Path(options.out or "runs/ablation-tasks")
     try:

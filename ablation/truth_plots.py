@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ablation.truth_statistics import running_deviation, tied
+from ablation.truth_statistics import agreement, running_deviation, tied
 from nas.figures import FAINT, INK, QUIET, WIDTH, new_figure, styled
 
 LINE, BAND, BEST = "#1c6fb4", "#a9cdec", "#c2255c"
@@ -156,7 +156,7 @@ def draw_references(accuracies: np.ndarray, references: Mapping[str, np.ndarray]
         )
         axes.axhline(accuracies.max(), color=FAINT, linewidth=0.8, zorder=0)
         axes.set(xlim=extent[:2], ylim=extent[2:])
-        axes.set_title(name)
+        axes.set_title(f"{name}, ρ = {agreement(accuracies, reference).spearman:.2f}")
         axes.set_xlabel("accuracy there, %")
         axes.tick_params(length=3)
         if i == 0:

@@ -146,7 +146,9 @@ def _pictures(found: Findings) -> list[page.Picture]:
     if found.references:
         columns = {name: reference.accuracies for name, reference in found.references.items()}
         figure: Figure = truth_plots.draw_references(found.accuracies, columns)
-        caption = "All cells but those among the lowest 3 % of either table."
+        caption = (
+            "Drawn without the lowest 3 % of either table; ρ is Spearman's rank correlation of all cells."
+        )
         pictures.append(page.Picture("Beside other tables", figure, caption))
     return pictures
 

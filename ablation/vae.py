@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from ablation.score_function import ScoreFunction
 from ablation.task_grid import Result, Setting, Task
 from estimators import Estimator
 from nas.compat import prepare_torchvision
+from nas.files import atomic_path
 from nas.seeding import derive_seed, generator
 from recipes import InputError, first_line
 
@@ -168,20 +171,33 @@ class Mnist(NamedTuple):
 
 @functools.cache
 def load_mnist(root: str, download: bool = False) -> Mnist:
-    """The images under `root`. Raises InputError where they are missing or damaged."""
+    """The images under `root`, unpacked beside their .gz files if need be.
+
+    Raises:
+        InputError: they are missing or damaged.
+    """
     prepare_torchvision()
     from torchvision.datasets import MNIST
 
     try:
+        _unpack(Path(root) / "MNIST" / "raw")
         train, test = (MNIST(root, train=part, download=download).data.flatten(1) for part in (True, False))
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, EOFError, zlib.error) as error:
         raise InputError(
-            f"MNIST is missing or damaged in {Path(root)}, expected the unpacked files MNIST/raw/*-ubyte: "
+            f"MNIST is missing or damaged in {Path(root)}, expected MNIST/raw/*-ubyte or *-ubyte.gz: "
             f"give --download, or --data FOLDER ({first_line(error)})"
         ) from None
     if len(train) <= VALIDATION:
         raise InputError(f"MNIST in {Path(root)} has {len(train)} training images, expected 60000")
     return Mnist(train[:-VALIDATION], train[-VALIDATION:], test)
+
+
+def _unpack(folder: Path) -> None:
+    """Unpack what is there only as .gz; torchvision does so with the very files that it fetched itself."""
+    for packed in folder.glob("*-ubyte.gz"):
+        if not packed.with_suffix("").exists():
+            with atomic_path(packed.with_suffix("")) as path:
+                path.write_bytes(gzip.decompress(packed.read_bytes()))
 
 
 @torch.no_grad()

@@ -16,6 +16,12 @@ class Schedule:
     start: float
     end: float
 
+    @staticmethod
+    def parse(text: str) -> Schedule:
+        """The schedule written as `START:END`, or as one number. Raises ValueError."""
+        start, separator, end = text.partition(":")
+        return Schedule(float(start), float(end if separator else start))
+
     def __call__(self, progress: float) -> float:
         """Temperature at `progress` in [0, 1], the fraction of the run that lies behind."""
         return (1.0 - progress) * self.start + progress * self.end

@@ -21,7 +21,7 @@ from recipes import InputError, first_line
 FORMAT = 2
 NEWEST, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint-previous.pt", "checkpoint-damaged.pt"
 # Epochs done, steps done in the next one, seconds spent in that, bytes of the logs, and what Job.state gives.
-PARTS = {"epoch", "step", "seconds", "logs", "state"}
+PARTS = {"epoch": int, "step": int, "seconds": float, "logs": dict, "state": dict}
 
 
 class DamageError(Exception):
@@ -85,7 +85,12 @@ def read(path: Path) -> dict[str, Any]:
         content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that something else has written makes of torch.load
         raise DamageError(f"is damaged ({first_line(error)})") from None
-    if not isinstance(content, dict) or set(content) != PARTS:
+    if (
+        not isinstance(content, dict)
+        or {name: type(part) for name, part in content.items()} != PARTS
+        or min(content["epoch"], content["step"], content["seconds"]) < 0
+        or not all(type(size) is int for size in content["logs"].values())
+    ):
         raise DamageError(f"is not a checkpoint of a run, expected {', '.join(sorted(PARTS))} in it")
     return content
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -15,9 +16,8 @@ def parse_derive(text: str) -> int:
     """Number of sampled architectures: 0 for `argmax`, K for `sample:K`. Raises InputError."""
     if text == "argmax":
         return 0
-    kind, _, count = text.partition(":")
-    if kind == "sample" and count.isdecimal() and 1 <= int(count) <= 100_000:
-        return int(count)
+    if (match := re.fullmatch("sample:([0-9]{1,6})", text)) and 1 <= int(match[1]) <= 100_000:
+        return int(match[1])
     raise InputError(f"--derive is '{text}', expected argmax or sample:K with K from 1 to 100000")
 
 

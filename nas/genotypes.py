@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
 import search_spaces
 from recipes import InputError, one_of
+from recipes.text_files import parse_json, read_text
 from search_spaces import Genotype, GenotypeError
 from search_spaces.zoo import PUBLISHED
 
@@ -28,7 +29,7 @@ def read_genotype(text: str, space_name: str | None = None) -> Genotype:
     if text in PUBLISHED:
         space, notation, _ = PUBLISHED[text]
         return _in_space(space, notation, space_name, f"the published cell '{text}'")
-    if _is_file(text):
+    if os.path.isfile(text):
         return _read_file(Path(text), space_name)
     if not any(mark in text for mark in "|("):
         one_of("published cell or genotype file", text, PUBLISHED)
@@ -51,24 +52,17 @@ def _in_space(space: str, notation: str, wanted: str | None, what: str) -> Genot
     return search_spaces.get(space).parse(notation)
 
 
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):
-        return False  # too long or otherwise impossible as a path
-
-
 def _read_file(path: Path, space_name: str | None) -> Genotype:
     try:
-        content = path.read_text(encoding="utf-8")
+        content = read_text(path)
         if not content.lstrip().startswith("{"):
             return _parse(content.strip(), space_name)
-        genotype = Genotype.from_json(json.loads(content))
+        genotype = Genotype.from_json(parse_json(content))
         one_of("search space", genotype.space, search_spaces.names())
         if space_name not in (None, genotype.space):
             raise InputError(
                 f"genotype belongs to the space '{genotype.space}', but --space is '{space_name}'"
             )
         return search_spaces.get(genotype.space).validate(genotype)
-    except (OSError, ValueError, RecursionError, InputError) as error:
+    except (OSError, ValueError, InputError) as error:
         raise InputError(f"{path}: {error}") from None

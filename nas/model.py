@@ -15,6 +15,8 @@ import search_spaces
 from nas.files import atomic_path
 from nas.genotypes import read_genotype
 from recipes import InputError, first_line
+from recipes.options import LARGEST
+from recipes.text_files import parse_json
 from search_spaces import Genotype
 from search_spaces.skeleton import Skeleton
 
@@ -94,13 +96,19 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Skeleton:
     """
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            description = json.loads(file.metadata()["nas"])
+            description = parse_json(file.metadata()["nas"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        model: Skeleton = nas_net(
-            genotype=Genotype.from_json(description["genotype"]),
-            **{key: description[key] for key in ("channels", "cells", "num_classes", "in_chans")},
-        )
-        model.load_state_dict(weights)
+        size = {key: description[key] for key in ("channels", "cells", "num_classes", "in_chans")}
+        for key, value in size.items():
+            if type(value) is not int or not 1 <= value <= LARGEST.get(key, 10**6):
+                raise ValueError(f"its {key} is not an integer from 1 to {LARGEST.get(key, 10**6)}")
+        with torch.device("meta"):  # whatever size it claims, the weights are those in the file
+            model: Skeleton = nas_net(genotype=Genotype.from_json(description["genotype"]), **size)
+        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
+        found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+        if wrong := sorted(dict(expected.items() ^ found.items())):
+            raise ValueError(f"the weights do not fit the description, {wrong[0]} first")
+        model.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"cannot load the network {path}: {first_line(error)}; expected a "

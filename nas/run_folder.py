@@ -18,6 +18,7 @@ from nas import checkpoint
 from nas.files import append, json_text, lock, remove_temporary, write_json
 from recipes import InputError, RunOptions
 from recipes.command_line import config_json
+from recipes.text_files import parse_json, read_text
 
 METRICS, TIMINGS, LOCK = "metrics.jsonl", "timings.jsonl", "lock"
 # What a run writes into its folder, and --overwrite deletes there: all but the lock and config.json, which
@@ -151,7 +152,7 @@ class RunFolder:
     def _is_run(self) -> bool:
         """Whether the configuration in the folder is that of a run."""
         try:
-            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            config = parse_json(read_text(self.path / "config.json"))
             return config["kind"] in ("search", "final")
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -203,7 +204,8 @@ class RunFolder:
 
     def _log_sizes(self) -> dict[str, int]:
         """Bytes of each log that belong to the checkpoint."""
-        return {METRICS: 0, TIMINGS: 0} if self.checkpoint is None else self.checkpoint["logs"]
+        logs = {} if self.checkpoint is None else self.checkpoint["logs"]
+        return {name: logs.get(name, 0) for name in (METRICS, TIMINGS)}
 
     def _require_logs(self) -> None:
         for name, size in self._log_sizes().items():

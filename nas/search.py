@@ -253,8 +253,7 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
         raise InputError(f"--draws is {options.draws}, '{family.name}' needs at least {family.fewest_draws}")
     try:
         if options.tau is not None:
-            start, _, end = options.tau.partition(":")
-            schedule = Schedule(float(start), float(end or start))
+            schedule = Schedule.parse(options.tau)
     except ValueError:
         raise InputError(f"--tau is '{options.tau}', expected a number or START:END") from None
     try:

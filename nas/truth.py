@@ -14,8 +14,10 @@ import csv
 import gzip
 import inspect
 import io
+import itertools
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +32,7 @@ from tqdm import tqdm
 from nas.files import atomic_path
 from recipes import InputError, one_of
 from recipes.errors import first_line
+from recipes.text_files import LARGEST_FILE, parse_json
 from search_spaces import Genotype
 from search_spaces.nasbench201 import DenseCellSpace, micro, nasbench201
 
@@ -40,7 +43,6 @@ DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16-120": "Ima
 """Columns of a table of published accuracies, and their names in the official APIs."""
 
 _DIGITS = 1797  # images of the data set `digits`
-_LARGEST = 100_000_000  # bytes of an unpacked table
 _NUMBER = re.compile(r"[0-9.eE+-]+")
 _AGAIN = "build it again with ablate.py truth, or take an undamaged copy"
 
@@ -203,8 +205,8 @@ def _columns(path: Path, space: str) -> tuple[str, dict[str, Callable[[], Truth]
     if text.lstrip()[:1] not in ("{", "["):
         return "cifar10", _csv_columns(path, SPACES[space], text)
     try:
-        table = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        table = parse_json(text)
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({first_line(error)}): {_AGAIN}") from None
     truth = from_table(table, str(path))
     if truth.space != space:
@@ -214,15 +216,17 @@ def _columns(path: Path, space: str) -> tuple[str, dict[str, Callable[[], Truth]
 
 def _text(path: Path) -> str:
     """The text of a file, decompressed. Raises InputError."""
-    if not path.is_file():
-        raise InputError(f"the table {path} {'is not a file' if path.exists() else 'does not exist'}")
+    if not os.path.isfile(path):
+        raise InputError(f"the table {path} {'is not a file' if os.path.exists(path) else 'does not exist'}")
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         with gzip.open(path) if packed else open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
-        if len(data) > _LARGEST:
-            raise InputError(f"{path} holds more than {_LARGEST:,} bytes: this is not a table of accuracies")
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise InputError(
+                f"{path} holds more than {LARGEST_FILE:,} bytes: this is not a table of accuracies"
+            )
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -241,7 +245,9 @@ def _csv_columns(path: Path, space: DenseCellSpace, text: str) -> dict[str, Call
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
-        records = [(reader.line_num, record) for record in reader if record]
+        # One line more than there are cells is as wrong as a million.
+        filled = ((reader.line_num, record) for record in reader if record)
+        records = list(itertools.islice(filled, space.size + 1))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error}): correct it") from None
     values = [name for name in names if name not in ("index", "arch")]

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import re
 import sys
 import typing
@@ -18,7 +19,8 @@ import tyro
 
 from recipes import presets
 from recipes.errors import InputError, InterruptionError, one_of
-from recipes.options import FinalOptions, RunOptions, SearchOptions
+from recipes.options import LARGEST, FinalOptions, RunOptions, SearchOptions
+from recipes.text_files import parse_json, read_text
 
 Options = TypeVar("Options", bound=RunOptions)
 Dataclass = TypeVar("Dataclass")
@@ -106,7 +108,7 @@ def parse(
         raise InputError(str(error)) from None
 
     stored: dict[str, Any] | None = None
-    if known.resume and known.out and (config := Path(known.out) / "config.json").is_file():
+    if known.resume and known.out and os.path.isfile(config := Path(known.out) / "config.json"):
         stored = read_config(options_class, config)
     if stored is not None:
         defaults = stored
@@ -155,7 +157,7 @@ def _attached(argv: Sequence[str]) -> list[str]:
 def read_config(options_class: type[RunOptions], path: Path) -> dict[str, Any]:
     """Fields of `options_class` stored in the JSON file `path`. Raises InputError."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from None
     if not isinstance(data, dict):
@@ -218,14 +220,13 @@ def check_numbers(options: Dataclass) -> Dataclass:
     for name in ("val_fraction", "test_fraction"):
         _require(options, name, lambda v: 0 < v < 1, "a number between 0 and 1")
     for field in dataclasses.fields(options):  # type: ignore[arg-type]
-        value = getattr(options, field.name)
-        if (
-            isinstance(value, str)
-            and not value.isascii()
-            and value.encode(errors="replace").decode() != value
-        ):
+        value, largest = getattr(options, field.name), LARGEST.get(field.name, 10**9)
+        if type(value) is int and value > largest:
+            raise InputError(f"--{field.name.replace('_', '-')} is {value}, expected at most {largest}")
+        if isinstance(value, str) and ("\0" in value or value.encode(errors="replace").decode() != value):
             raise InputError(
-                f"--{field.name.replace('_', '-')} is not valid UTF-8: rename the file or folder"
+                f"--{field.name.replace('_', '-')} is not valid UTF-8, or contains a zero byte: rename the "
+                "file or folder"
             )
     return options
 
@@ -255,7 +256,7 @@ def _require_same(options: RunOptions, stored: RunOptions) -> None:
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a JSON value has the annotated type."""
     if typing.get_origin(hint) is typing.Literal:
-        return value in typing.get_args(hint) and not isinstance(value, bool)
+        return any(type(value) is type(known) and value == known for known in typing.get_args(hint))
     if arguments := typing.get_args(hint):
         return any(_fits(value, argument) for argument in arguments)
     if hint is float:

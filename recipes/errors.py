@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 class InputError(Exception):
-    """Bad input: one line that says what was given, what was expected and what to do."""
+    """Bad input: one line that says what was given, what was expected and what to do.
+
+    What was given can be anything, so characters that cannot be printed are escaped and the middle of an
+    endless line is left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        super().__init__(line if len(line) <= 1000 else f"{line[:700]} ... {line[-250:]}")
 
 
 class InterruptionError(Exception):
@@ -30,6 +35,6 @@ def one_of(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     if name in known:
         return name
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name[:80], known, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise InputError(f"unknown {kind} '{name[:80]}', expected one of: {', '.join(known)}{hint}")

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+LARGEST = {
+    "seed": 2**63 - 1, "channels": 4096, "cells": 1000, "threads": 1024, "jobs": 1024, "seeds": 10_000,
+    "draws": 1_000_000, "problems": 1_000_000, "crop_padding": 4096, "cutout": 4096,
+}  # fmt: skip
+"""Integers that nobody means to exceed, and that could not be computed with; of other options: a billion."""
+
 
 @dataclass(kw_only=True)
 class RunOptions:

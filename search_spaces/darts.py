@@ -6,6 +6,7 @@ Source: Liu et al., 2019, "DARTS: Differentiable Architecture Search", arXiv 180
 from __future__ import annotations
 
 import ast
+import warnings
 from math import comb, prod
 
 import torch.nn.functional as F
@@ -73,13 +74,13 @@ class DartsSpace(SearchSpace):
         for position, pair in enumerate(pairs):
             target = self.inputs + position // self.edges_per_node
             if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-                raise GenotypeError(f"{str(pair)[:60]!r} in '{name}' is not an (operation, source) pair")
+                raise GenotypeError(f"item {position} of '{name}' is not an (operation, source) pair")
             operation, source = pair
             self._require_operation(operation, [o for o in self.operations if o != "none"])
             if type(source) is not int or not 0 <= source < target:
                 raise GenotypeError(
-                    f"source {str(source)[:20]} of pair {position} in '{name}' is not a node before "
-                    f"node {target}, expected 0 to {target - 1}"
+                    f"the source of pair {position} in '{name}' is not a node before node {target}, "
+                    f"expected 0 to {target - 1}"
                 )
             edges.append(Edge(source, target, operation))
         for target, pair in edges_by_target(edges).items():
@@ -238,7 +239,9 @@ def _read_call(text: str) -> dict[str, ast.expr]:
     try:
         if len(text) > _LONGEST_TEXT:
             raise ValueError
-        call = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of doubtful numbers and escapes
+            call = ast.parse(text.strip(), mode="eval").body
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args):
             raise ValueError
         fields = {str(keyword.arg): keyword.value for keyword in call.keywords}
@@ -261,6 +264,8 @@ def _literal(node: ast.expr) -> object:
 def _concat(node: ast.expr) -> tuple[int, ...]:
     """Nodes written as a list, a tuple or range(a, b)."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+        if node.keywords:
+            return ()
         bounds = [_literal(argument) for argument in node.args]
         ends = [b for b in bounds if isinstance(b, int) and 0 <= b <= 100]
         if len(ends) == len(bounds) == 2:
@@ -273,7 +278,7 @@ def _concat(node: ast.expr) -> tuple[int, ...]:
 
 
 def _format_concat(nodes: tuple[int, ...]) -> str:
-    if nodes == tuple(range(nodes[0], nodes[-1] + 1)):
+    if nodes and nodes == tuple(range(nodes[0], nodes[0] + len(nodes))):
         return f"range({nodes[0]}, {nodes[-1] + 1})"
     return str(list(nodes))
 

@@ -42,8 +42,11 @@ class Recorder:
         self._token: Tensor = _Products.apply(weights, self._tape)  # type: ignore[no-untyped-call]
 
     def edge(self, index: int, output: Tensor | None) -> None:
-        """Note the value of an edge, None for `none`."""
-        self._tape.outputs[index] = None if output is None else output.detach()
+        """Note the value of an edge, None for `none`. What has no weights is had again for nothing."""
+        tape = self._tape
+        chosen = tape.candidates[index][tape.chosen[tape.ends[index][2]]]
+        if output is not None and chosen.body:
+            tape.outputs[index] = output.detach()
 
     def node(self, index: int, total: Tensor) -> Tensor:
         """Note the value of a node; what it returns takes the place of it."""
@@ -53,8 +56,8 @@ class Recorder:
 
 @dataclass
 class _Tape:
-    """`states` are the values of the nodes, `outputs` those of the edges, `at_node` the gradients of the
-    loss at the nodes, as far as backward has reached them."""
+    """`states` are the values of the nodes, `outputs` those of edges with weights, `at_node` the gradients
+    of the loss at the nodes, as far as backward has reached them."""
 
     chosen: Sequence[int]
     ends: Sequence[tuple[int, int, int]]

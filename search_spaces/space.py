@@ -84,12 +84,9 @@ class SearchSpace(ABC):
         """Return `genotype` if it belongs to this space; raises GenotypeError otherwise."""
         if genotype.space != self.name:
             raise GenotypeError(f"genotype belongs to the space '{genotype.space}', expected '{self.name}'")
-        try:
-            parsed = self.parse(self.format(genotype))
-        except (LookupError, TypeError, ValueError) as error:
-            if isinstance(error, GenotypeError):
-                raise
-            raise GenotypeError(f"the cells of the genotype do not fit the space '{self.name}'") from None
+        if tuple(cell.name for cell in genotype.cells) != self.cell_names:
+            raise GenotypeError(f"the cells of the genotype do not fit the space '{self.name}'")
+        parsed = self.parse(self.format(genotype))
         for mine, theirs in zip(parsed.cells, genotype.cells, strict=True):
             same_edges = sorted(mine.edges, key=_position) == sorted(theirs.edges, key=_position)
             if (mine.name, mine.concat) != (theirs.name, theirs.concat) or not same_edges:

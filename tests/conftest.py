@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,21 @@ def shared_data():
 def run_environment():
     """Environment for subprocesses that run the entry points."""
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@contextmanager
+def little_memory(megabytes):
+    """Fails if the peak of the process's memory is more than `megabytes` above what it has now."""
+    status, peak = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not os.access(peak, os.W_OK):
+        yield
+        return
+
+    def read(name):
+        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) // 1024
+
+    peak.write_text("5")  # the peak is what there is now
+    before = read("VmRSS")
+    yield
+    assert read("VmHWM") - before < megabytes

@@ -198,9 +198,15 @@ def test_runs_of_another_configuration_are_refused(finished):
 
 def test_a_failing_run_is_named(tmp_path):
     options = GridOptions(
-        methods=("st",), seeds=1, search=f"{TOY} --lr 1e30 --clip 0", measure=0, out=str(tmp_path / "g")
+        methods=("st",),
+        seeds=1,
+        search=f"{TOY} --lr 1e30 --clip 0 --max-skipped-steps 0",
+        measure=0,
+        out=str(tmp_path / "g"),
     )
-    with pytest.raises(InputError, match=r"st-s0 failed \(2\): error: the loss is not finite"):
+    with pytest.raises(
+        InputError, match=r"st-s0 failed \(2\): error: the loss or its gradient was not finite"
+    ):
         grid.run(options)
 
 

@@ -355,8 +355,7 @@ def test_real_mnist(shared_data, tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for packed in (shared_data / "mnist" / "MNIST" / "raw").glob("*.gz"):
-        with gzip.open(packed, "rb") as source, open(raw / packed.stem, "wb") as target:
-            shutil.copyfileobj(source, target)
+        shutil.copy(packed, raw)
     images = load_mnist(str(tmp_path))
     assert [tuple(part.shape) for part in images] == [(50_000, 784), (10_000, 784), (10_000, 784)]
     assert float(images.train.float().mean()) == pytest.approx(33.3, abs=0.5)
@@ -574,6 +573,17 @@ def test_the_results_need_a_folder(tmp_path, capsys):
     assert "cannot be used as a folder" in capsys.readouterr().err
 
 
+def test_packed_files_are_unpacked_beside_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(vae, "VALIDATION", 10)
+    plain, packed = (_write_mnist(tmp_path / name, 40) for name in ("plain", "packed"))
+    for path in (packed / "MNIST" / "raw").iterdir():
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    for part, expected in zip(load_mnist(str(packed)), load_mnist(str(plain)), strict=True):
+        torch.testing.assert_close(part, expected)
+    assert len(list((packed / "MNIST" / "raw").iterdir())) == 8
+
+
 def test_damaged_files_are_named(tmp_path):
     _write_mnist(tmp_path, 40)
     with pytest.raises(InputError, match="has 40 training images, expected 60000"):
@@ -581,3 +591,8 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03")
     with pytest.raises(InputError, match="missing or damaged"):
         load_mnist(str(tmp_path))
+    (tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte").unlink()
+    (tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b\x08cut")
+    with pytest.raises(InputError, match="missing or damaged"):
+        load_mnist(str(tmp_path))
+    assert not (tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte").exists()

@@ -305,7 +305,7 @@ def break_folder(root, how):
         ("missing", "does not exist"),
         ("one class", "has 1 class folders, expected at least 2"),
         ("no test", "no test/"),
-        ("other classes", "differ: ant, asp"),
+        ("other classes", "differ, only under train: ant; only under test: asp"),
         ("empty class", "has no images"),
         ("truncated", "cannot read the image .*0.png"),
         ("not an image", "cannot read the image .*0.png"),

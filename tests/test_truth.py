@@ -260,7 +260,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_a_file_that_unpacks_to_too_much(tmp_path, monkeypatch):
-    monkeypatch.setattr(truth, "_LARGEST", 1000)
+    monkeypatch.setattr(truth, "LARGEST_FILE", 1000)
     (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(b"0" * 1001))
     refused(tmp_path / "bomb.csv.gz", "more than 1,000 bytes")
 
