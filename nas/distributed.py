@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from recipes import InputError
 
@@ -58,7 +59,11 @@ def group() -> Iterator[None]:
         return
     # The logits live on the CPU, whatever the device.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    store, own, ranks = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+    # torchrun keeps one store through all restarts; in it are the addresses of processes that have ended.
+    start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {ranks}"
+    store = dist.PrefixStore(start, store)
+    dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=own, world_size=ranks)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
             yield
@@ -222,18 +227,22 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.contiguous().clone()
+        total: Tensor = x.contiguous().clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _Sum.apply(grad)  # type: ignore[no-any-return, no-untyped-call]
+        total: Tensor = _Sum.apply(grad)  # type: ignore[no-untyped-call]
+        return total
 
 
 def mean_with_graph(tensor: Tensor) -> Tensor:
     """The mean over the ranks, through which autograd reaches those of all ranks."""
-    return tensor if world() == 1 else _Sum.apply(tensor) / world()  # type: ignore[no-untyped-call]
+    if world() == 1:
+        return tensor
+    total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+    return total / world()
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -246,7 +255,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """(B, C, H, W) to the same."""
         if not self.training or world() == 1:
             return super().forward(x)
-        z = x.float()
+        z = x if x.dtype == torch.float64 else x.float()
         variance, mean = torch.var_mean(z, (0, 2, 3), correction=0)
         # Every rank fills its own row: the means differ little, so that a sum of squares would lose digits.
         row = torch.stack([mean, variance]).unsqueeze(0)
@@ -262,7 +271,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         shift = -mean * scale
         if self.affine:
             shift = shift + self.bias
-        y = z * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+        y: Tensor = z * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
         return y.to(x.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:

@@ -39,7 +39,7 @@ def select_device(options: RunOptions) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if distributed.world() > 1 and name.startswith("cuda"):
         if name != "cuda":
-            raise InputError(f"--device is {name}, but every rank has a device of its own: give cuda, or auto")
+            raise InputError(f"--device is {name}, but every rank has a device of its own: give cuda or auto")
         name = f"cuda:{distributed.local_rank()}"
     try:
         device = torch.device(name)

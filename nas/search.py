@@ -215,7 +215,6 @@ class Search:
         }
         return loop.Outcome(genotype, result, [f"found {text}", *(f"warning: {w}" for w in warnings)])
 
-
     def save(self, folder: Path, outcome: loop.Outcome) -> None:
         """Write the architecture."""
         text = outcome.result["genotype"]
