@@ -123,8 +123,11 @@ def main(
     def run(options: BenchmarkOptions) -> None:
         import torch
 
+        Report(name, options).write()  # before hours of work: can it be written?
+
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        Report(name, options).write()  # a file that cannot be written is known before anything is measured
         report = benchmark(options)
         report.write()
         print(report.table())
@@ -142,8 +145,9 @@ def alternate(
     """
     numbers = {}
     for name, action in actions.items():
-        action(0)
         seconds = _clock(action, 0, 1, synchronize)
+        if seconds < 1:
+            seconds = _clock(action, 0, 1, synchronize)  # the first call also allocated
         numbers[name] = max(1, math.ceil(SHORTEST / max(seconds, 1e-9)))
         print(f"  {name}: {seconds:.3g} s", file=sys.stderr, flush=True)
     times: dict[str, list[float]] = {name: [] for name in actions}

@@ -124,6 +124,14 @@ def test_bad_input_ends_in_exit_code_2(capsys):
     assert ablate.main(["nas", "--methods", "reinmx"]) == 2
     assert "did you mean reinmax" in capsys.readouterr().err
     assert ablate.main(["nas", "--seeds", "0"]) == 2
+    capsys.readouterr()
+    for words in (
+        ["--search", "--epochs 3"],
+        ["--search=--epochs 3"],
+        ["--final", "-", "--search", "--epochs=3"],
+    ):
+        assert ablate.main(["nas", *words]) == 2
+        assert "--measure is 4, expected at most the 3 epochs" in capsys.readouterr().err
     assert ablate.main(["nass"]) == 2
     assert "unknown command 'nass'" in capsys.readouterr().err
 
@@ -198,9 +206,15 @@ def test_runs_of_another_configuration_are_refused(finished):
 
 def test_a_failing_run_is_named(tmp_path):
     options = GridOptions(
-        methods=("st",), seeds=1, search=f"{TOY} --lr 1e30 --clip 0", measure=0, out=str(tmp_path / "g")
+        methods=("st",),
+        seeds=1,
+        search=f"{TOY} --lr 1e30 --clip 0 --max-skipped-steps 0",
+        measure=0,
+        out=str(tmp_path / "g"),
     )
-    with pytest.raises(InputError, match=r"st-s0 failed \(2\): error: the loss is not finite"):
+    with pytest.raises(
+        InputError, match=r"st-s0 failed \(2\): error: the loss or its gradient was not finite"
+    ):
         grid.run(options)
 
 
