@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from nas.files import lock, write_json
 from recipes import InputError, RunOptions, command_line, first_line
-from recipes.ablation import GridOptions
+from recipes.ablation import LOCAL_JOBS, GridOptions
 
 GRACE = 60.0  # seconds that a run has for its last step and its checkpoint when it is asked to stop
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -179,7 +179,7 @@ def execute(runs: Sequence[Run], options: GridOptions) -> Generator[str | None]:
 
 def _local(runs: Sequence[Run], options: GridOptions) -> Generator[str | None]:
     children = Children()
-    pool = ThreadPoolExecutor(options.jobs or 2)
+    pool = ThreadPoolExecutor(options.jobs or LOCAL_JOBS)
     futures = [pool.submit(finish, run, options.retries, children) for run in runs]
     try:
         for future in as_completed(futures):

@@ -82,6 +82,9 @@ class TruthOptions(AblationOptions):
     """Table of the same space to compare with, such as published accuracies: CSV or JSON."""
 
 
+LOCAL_JOBS = 2  # runs at the same time on one machine, unless told otherwise
+
+
 @dataclass(kw_only=True)
 class GridOptions(AblationOptions):
     """Searches: estimators x seeds on a space and a data set, every found cell looked up or retrained."""

@@ -67,15 +67,23 @@ def _at_weight(x: Tensor, grad: Tensor, weight: Tensor, dilation: int) -> Tensor
     if dilation > 1:
         x, grad = _interleaved(x, dilation), _interleaved(grad, dilation)
     kernel = weight.shape[-1]
-    height, columns = kernel // 2, []
+    half, columns = kernel // 2, []
+    if kernel <= 3:
+        return _narrow(x, grad, weight, [half, half])
     for first in range(0, kernel, 3):  # columns first, first + 1 and first + 2 of the kernel
-        left = kernel // 2 - first  # pixels of padding before the first that they read; negative: to skip
-        _, at_three, _ = torch.ops.aten.convolution_backward(
-            grad, F.pad(x, (left, 2 - left)), weight[..., :3], None, [1, 1], [height, 0], [1, 1], False,
-            [0, 0], len(weight), [False, True, False],
-        )  # fmt: skip
+        left = half - first  # pixels of padding before the first that they read; negative: to skip
+        at_three = _narrow(F.pad(x, (left, 2 - left)), grad, weight[..., :3], [half, 0])
         columns.append(at_three[..., : kernel - first])
     return torch.cat(columns, -1)
+
+
+def _narrow(x: Tensor, grad: Tensor, weight: Tensor, padding: list[int]) -> Tensor:
+    """The gradient of weights of the shape of `weight`, at most 3 wide, with oneDNN's fast kernel."""
+    at_weight: Tensor
+    _, at_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], len(weight), [False, True, False]
+    )
+    return at_weight
 
 
 def _interleaved(x: Tensor, d: int) -> Tensor:
