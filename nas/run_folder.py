@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 
 from nas import checkpoint
-from nas.files import append, json_text, lock, remove_temporary, write_json
+from nas.files import append, json_text, lock, read_json_lines, remove_temporary, write_json
 from recipes import InputError, RunOptions
 from recipes.command_line import config_json
 from recipes.text_files import parse_json, read_text
@@ -160,8 +160,8 @@ class RunFolder:
     def _compare(self, environment: dict[str, Any]) -> None:
         """Say what is different from before the interruption and may change the last bits."""
         try:
-            before = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            before = dict(parse_json(read_text(self.path / "environment.json")))
+        except (OSError, ValueError, TypeError):
             return
         for name in ("torch", "device", "gpu", "threads"):
             if before.get(name) != environment[name]:
@@ -194,7 +194,7 @@ class RunFolder:
         path = self.path / name
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return read_json_lines(path)
 
     def save_checkpoint(self, epoch: int, step: int, seconds: float, state: dict[str, Any]) -> None:
         """Leave a checkpoint: at `position` (`epoch`, `step`, `seconds`), `state` determines the rest."""
