@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimators import Estimator
+from nas import distributed
 from nas.guard import guarded_step
 from search_spaces.mixed_edge import Draw
 
@@ -32,6 +33,15 @@ class StepResult:
     correct: Tensor
     images: int
     skipped: Tensor | None = None
+
+    def over_ranks(self, tensors: Sequence[Tensor]) -> StepResult:
+        """The result of the step on the slices of all ranks; `tensors` become their means, in place."""
+        ranks = distributed.world()
+        if ranks == 1:
+            return self
+        loss, correct = self.loss.float().clone(), self.correct.float()
+        distributed.average([*tensors, loss, correct])
+        return replace(self, loss=loss, correct=(correct * ranks).round(), images=self.images * ranks)
 
 
 class _Look(NamedTuple):
@@ -52,9 +62,11 @@ class Bilevel:
         estimator: turns logits into draws.
         draws: independent draws per architecture step, whose estimates are averaged; default: the
             estimator's.
-        draw_per_image: draw an architecture for every image of the batch instead, all in one pass over
-            all candidates. The images share only the normalisation statistics. The mean is the same;
-            the variance is less where the images agree, and more where their gradients would cancel.
+        draw_per: `step`: all ranks have the same draws. `rank`: every rank has its own, and their estimates
+            are averaged, which is an average over more draws. `image`: draw an architecture for every image
+            of the batch, all in one pass over all candidates. The images share only the normalisation
+            statistics. The mean is the same; the variance is less where the images agree, and more where
+            their gradients would cancel.
         order: 1, or 2 for the gradient through one unrolled weight step.
         clip, architecture_clip: largest norm of the gradient of the weights, of the logits; 0: any.
         autocast: precision of forward passes.
@@ -69,7 +81,7 @@ class Bilevel:
         weight_optimizer: torch.optim.Optimizer,
         architecture_optimizer: torch.optim.Optimizer,
         draws: int | None = None,
-        draw_per_image: bool = False,
+        draw_per: str = "step",
         order: int = 1,
         clip: float = 0.0,
         architecture_clip: float = 0.0,
@@ -79,30 +91,41 @@ class Bilevel:
         self.supernet, self.logits, self.estimator = supernet, logits, estimator
         self.weight_optimizer, self.architecture_optimizer = weight_optimizer, architecture_optimizer
         self.draws, self.order = draws or estimator.default_draws, order
-        self.draw_per_image = draw_per_image
+        self.draw_per = draw_per
         self.clip, self.architecture_clip = clip, architecture_clip
         self.autocast = autocast or nullcontext()
         self.unroll = unroll or unrolled_gradient
 
     def architecture_step(self, valid: Batch, train: Batch, generator: torch.Generator) -> StepResult:
-        """Move the logits down the gradient of the loss on `valid`; `train` serves order 2."""
-        estimator = self.estimator
-        count = len(valid[1]) if self.draw_per_image else self.draws
+        """Move the logits down the gradient of the loss on `valid`; `train` serves order 2.
+
+        With several ranks the batches are slices, and `generator` is the same on all of them unless every
+        rank has draws of its own.
+        """
+        estimator, per_image = self.estimator, self.draw_per == "image"
+        count = len(valid[1]) * distributed.world() if per_image else self.draws
         draws = estimator(self.logits.expand(count, *self.logits.shape), generator)
-        parts = [draws.detach()] if self.draw_per_image else list(draws.detach().unbind())
+        mine = draws.tensor_split(distributed.world())[distributed.rank()] if per_image else draws
+        parts = [mine.detach()] if per_image else list(mine.detach().unbind())
         with self.autocast:
             looks = [self._look(part, valid, train) for part in parts]
         if estimator.uses_loss:
             losses = torch.cat([look.losses for look in looks])
+            if self.draw_per == "step":
+                distributed.average([losses])
+            else:
+                losses = distributed.gather(losses)
+                draws = draws if per_image else distributed.gather(draws.detach())
             gradient = estimator.gradient(self.logits, draws, losses)
         else:
             at_draws = torch.stack([look.at_draw for look in looks if look.at_draw is not None])
-            (gradient,) = torch.autograd.grad(draws, self.logits, at_draws.view_as(draws) / len(parts))
-        self.logits.grad = gradient
+            (gradient,) = torch.autograd.grad(mine, self.logits, at_draws.view_as(mine) / len(parts))
         loss = torch.stack([look.result.loss for look in looks]).mean()
-        skipped = guarded_step(self.architecture_optimizer, loss, self.architecture_clip)
         correct = torch.stack([look.result.correct for look in looks]).sum()
-        return StepResult(loss, correct, len(looks) * len(valid[1]), skipped)
+        result = StepResult(loss, correct, len(looks) * len(valid[1])).over_ranks([gradient])
+        self.logits.grad = gradient
+        skipped = guarded_step(self.architecture_optimizer, result.loss, self.architecture_clip)
+        return replace(result, skipped=skipped)
 
     def _look(self, draw: Tensor, valid: Batch, train: Batch) -> _Look:
         """What a draw (E, K), or one per image (B, E, K), gives on `valid`."""
@@ -141,8 +164,10 @@ class Bilevel:
         loss, output = self.loss(self.draw(generator), train)
         self.weight_optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        skipped = guarded_step(self.weight_optimizer, loss, self.clip)
-        return replace(_result(loss, output, train[1]), skipped=skipped)
+        gradients = distributed.gradients(self.supernet.parameters(), union=self.draw_per == "rank")
+        result = _result(loss, output, train[1]).over_ranks(gradients)
+        skipped = guarded_step(self.weight_optimizer, result.loss, self.clip)
+        return replace(result, skipped=skipped)
 
     def draw(self, generator: torch.Generator) -> Draw:
         """A draw that nothing is learned from: the chosen indices, or a dense mixture."""
@@ -188,6 +213,7 @@ def unrolled_gradient(
 
     gradients = torch.autograd.grad(train_loss(draw.detach()), parameters, allow_unused=True)
     touched = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    distributed.average([g for _, g in touched])
     saved = [p.detach().clone() for p, _ in touched]
 
     def move(directions: Sequence[Tensor], scale: float | Tensor) -> None:
@@ -200,6 +226,7 @@ def unrolled_gradient(
         output = supernet(valid[0], draw)
         loss = F.cross_entropy(output, valid[1])
         direct, *vector = torch.autograd.grad(loss, [draw, *(p for p, _ in touched)])
+        distributed.average(vector)
         scale = epsilon / torch.stack([v.norm() for v in vector]).norm().clamp_min(1e-12)
         with frozen(supernet):
             move(vector, -scale)
@@ -222,7 +249,7 @@ def unrolled_gradient_exact(
     loss = F.cross_entropy(supernet(train[0], draw), train[1])
     gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True, allow_unused=True)
     moved = {
-        name: p if g is None else p - rate * g
+        name: p if g is None else p - rate * distributed.mean_with_graph(g)
         for (name, p), g in zip(weights.items(), gradients, strict=True)
     }
     output = torch.func.functional_call(supernet, moved, (valid[0], draw))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -129,6 +129,8 @@ class Batches:
             unaugmented, in batches of nearly equal size; their order is fixed but mixed, because a
             supernet normalises with the batch at hand, and files come sorted by class.
         seed: of order and augmentation, which are functions of (seed, epoch, batch).
+        part: (r, n) makes `epoch` and `endless` give only slice r of n of every batch, exactly as it is in
+            the whole batch.
     """
 
     def __init__(
@@ -138,7 +140,15 @@ class Batches:
         delivery: Delivery,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
+        rank, ranks = part
+        if ranks > 1 and (batch_size % ranks or batch_size < 2 * ranks):
+            raise InputError(
+                f"--batch-size is {batch_size}, expected a multiple of the {ranks} ranks and at least "
+                f"{2 * ranks}: they share every batch"
+            )
+        self.part = slice(rank * (batch_size // ranks), (rank + 1) * (batch_size // ranks))
         if augmentation is not None and len(images) < batch_size:
             advice = f"lower --batch-size to at most {len(images)}" if len(images) > 1 else "use more images"
             raise InputError(
@@ -165,9 +175,13 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches for evaluation: (B, C, H, W) float32 and labels (B,)."""
+        return self.evaluation(0, 1)
+
+    def evaluation(self, first: int, every: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each `every`-th batch for evaluation, from batch `first` on."""
         count = math.ceil(len(self.images) / max(self.batch_size, EVALUATION_BATCH))
         order = torch.randperm(len(self.images), generator=generator(self.seed, "evaluation order"))
-        for indices in order.to(self.home).tensor_split(count):
+        for indices in order.to(self.home).tensor_split(count)[first::every]:
             yield self._finish(self._read(indices)), self._move(self.images.labels[indices])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -178,10 +192,8 @@ class Batches:
         rng = torch.Generator(self.home)
         for step in range(start, len(self)):
             rng.manual_seed(derive_seed(self.seed, "augmentation", epoch, step))
-            if self.augmentation.policy is not None:
-                seed_everything(self.seed, "image policy", epoch, step)  # it draws from the global ones
-            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self._augmented(indices, self.augmentation, rng)
+            indices = order[step * self.batch_size : (step + 1) * self.batch_size][self.part]
+            yield self._augmented(indices, self.augmentation, rng, (epoch, step))
 
     def endless(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of epoch after epoch, from batch number `step` on."""
@@ -191,19 +203,34 @@ class Batches:
             epoch, start = epoch + 1, 0
 
     def _augmented(
-        self, indices: Tensor, augmentation: Augmentation, rng: torch.Generator
+        self, indices: Tensor, augmentation: Augmentation, rng: torch.Generator, position: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         pixels = self._read(indices)
         if augmentation.policy is not None:
-            pixels = _apply_policy(pixels, augmentation.policy)
-        x = self._finish(_crop_and_flip(pixels, augmentation, rng))
+            pixels = self._apply_policy(pixels, augmentation.policy, position)
+        noise = _Noise(self.batch_size, self.part, rng)
+        x = self._finish(_crop_and_flip(pixels, augmentation, noise))
         if augmentation.cutout:
-            x = x * _cutout_mask(x, augmentation.cutout, rng).to(x.device)
+            x = x * _cutout_mask(x, augmentation.cutout, noise).to(x.device)
         return x, self._move(self.images.labels[indices])
 
     def _read(self, indices: Tensor) -> Tensor:
         """Pixels (B, H, W, C) uint8 of the images."""
         return self.images.pixels.permute(0, 2, 3, 1).index_select(0, indices)
+
+    def _apply_policy(self, pixels: Tensor, policy: Policy, position: tuple[int, int]) -> Tensor:
+        """(B, H, W, C) uint8, one by one through PIL."""
+        from PIL import Image
+
+        out = []
+        for i, image in enumerate(pixels.cpu().numpy(), self.part.start):
+            seed_everything(self.seed, "image policy", *position, i)  # it draws from the global generators
+            picture = Image.fromarray(image if image.shape[2] == 3 else np.repeat(image, 3, 2))
+            try:
+                out.append(np.asarray(policy(picture))[:, :, : image.shape[2]])
+            except (ValueError, TypeError, OSError) as error:
+                raise InputError(f"the policy of --auto-augment fails on these images: {error}") from None
+        return torch.from_numpy(np.stack(out)).to(pixels.device)
 
     def _finish(self, pixels: Tensor) -> Tensor:
         """(B, H, W, C) uint8 to normalised (B, C, H, W) float32."""
@@ -217,16 +244,33 @@ class Batches:
         return x.pin_memory().to(self.delivery.device, non_blocking=True)
 
 
-def _crop_and_flip(pixels: Tensor, augmentation: Augmentation, rng: torch.Generator) -> Tensor:
+class _Noise(NamedTuple):
+    """Random numbers for the images of a batch, of which a slice is wanted."""
+
+    size: int
+    part: slice
+    rng: torch.Generator
+
+    def uniform(self, count: int) -> Tensor:
+        """(count, b, 1) in [0, 1)."""
+        return torch.rand(count, self.size, 1, generator=self.rng, device=self.rng.device)[:, self.part]
+
+    def integers(self, end: int, count: int) -> Tensor:
+        """(count, b, 1) from 0 to end - 1."""
+        shape = (count, self.size, 1)
+        return torch.randint(0, end, shape, generator=self.rng, device=self.rng.device)[:, self.part]
+
+
+def _crop_and_flip(pixels: Tensor, augmentation: Augmentation, noise: _Noise) -> Tensor:
     """Random crop of the padded image, then mirrored or not: (B, H, W, C) to the same."""
     b, h, w, c = pixels.shape
     pad, device = augmentation.crop_padding, pixels.device
     high, wide = h + 2 * pad, w + 2 * pad
     version = top = left = torch.zeros(b, dtype=torch.long, device=device)
     if augmentation.flip:
-        version = (torch.rand(b, generator=rng, device=device) < 0.5).long()
+        version = (noise.uniform(1)[0, :, 0] < 0.5).long()
     if pad:
-        top, left = torch.randint(0, 2 * pad + 1, (2, b), generator=rng, device=device)
+        top, left = noise.integers(2 * pad + 1, 2).squeeze(2)
     # All images, padded, then all of them mirrored. A crop is the window that begins at one of the pixels.
     padded = pixels.new_zeros(1 + augmentation.flip, b, high, wide, c)
     inner = padded[:, :, pad : pad + h, pad : pad + w]
@@ -240,32 +284,17 @@ def _crop_and_flip(pixels: Tensor, augmentation: Augmentation, rng: torch.Genera
     return windows.index_select(0, begin).view(b, h, w, c)
 
 
-def _cutout_mask(x: Tensor, side: int, rng: torch.Generator) -> Tensor:
+def _cutout_mask(x: Tensor, side: int, noise: _Noise) -> Tensor:
     """(B, C, H, W) in channels-last order, 0 in a square around a random pixel (DeVries & Taylor, arXiv
     1708.04552)."""
     b, c, h, w = x.shape
-    centre = torch.rand(2, b, 1, generator=rng, device=rng.device)
     inside = []
-    for at, size, repeats in zip(centre, (h, w), (1, c), strict=True):
+    for at, size, repeats in zip(noise.uniform(2), (h, w), (1, c), strict=True):
         start = (at * size).long() - side // 2
-        position = torch.arange(size, device=rng.device).repeat_interleave(repeats)
+        position = torch.arange(size, device=at.device).repeat_interleave(repeats)
         inside.append(((position >= start) & (position < start + side)).float())
     keep: Tensor = 1 - inside[0].unsqueeze(2) * inside[1].unsqueeze(1)
     return keep.view(b, h, w, c).permute(0, 3, 1, 2)
-
-
-def _apply_policy(pixels: Tensor, policy: Policy) -> Tensor:
-    """(B, H, W, C) uint8, one by one through PIL."""
-    from PIL import Image
-
-    out = []
-    for image in pixels.cpu().numpy():
-        picture = Image.fromarray(image if image.shape[2] == 3 else np.repeat(image, 3, 2))
-        try:
-            out.append(np.asarray(policy(picture))[:, :, : image.shape[2]])
-        except (ValueError, TypeError, OSError) as error:
-            raise InputError(f"the policy of --auto-augment fails on these images: {error}") from None
-    return torch.from_numpy(np.stack(out)).to(pixels.device)
 
 
 def split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -21,13 +22,12 @@ from torch.optim import SGD, Adam, AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
 import search_spaces
-from nas import data, loop, runtime
+from nas import data, distributed, loop, runtime
 from nas.bilevel import StepResult
 from nas.data import Batches
 from nas.genotypes import read_genotype
 from nas.guard import KeptBuffers, guarded_step
 from nas.model import save
-from nas.run_folder import RunFolder
 from nas.runtime import Mean
 from nas.seeding import seed_everything
 from recipes import FinalOptions, InputError, one_of
@@ -62,10 +62,12 @@ class Training:
                 f"--drop-path and --auxiliary-weight are for the space 'darts', this is '{space.name}'"
             )
         self.device = runtime.select_device(options)
-        dataset = data.load(options)
+        with distributed.one_first():
+            dataset = data.load(options)
         delivery = data.delivery(dataset, options, self.device)
         augmentation = replace(dataset.augmentation, policy=image_policy(options.auto_augment))
-        self.train = Batches(dataset.train, options.batch_size, delivery, augmentation, options.seed)
+        share = (distributed.rank(), distributed.world())
+        self.train = Batches(dataset.train, options.batch_size, delivery, augmentation, options.seed, share)
         self.steps = len(self.train)
         self.mean = Mean()  # of the current epoch
         self.test = Batches(dataset.test, options.batch_size, delivery)
@@ -129,6 +131,8 @@ class Training:
             auxiliary=options.auxiliary_weight > 0,
             drop_path_rate=options.drop_path,
         )
+        if options.sync_batch_norm:
+            distributed.synchronise(model)
         return runtime.place(model, options, self.device)
 
     @property
@@ -146,8 +150,9 @@ class Training:
         if options.drop_path:
             self.model.set_drop_path(options.drop_path * epoch / options.epochs)
         self.model.train()
+        own = (distributed.rank(),) if distributed.rank() else ()  # masks and mixing are each rank's own
         for step, batch in enumerate(self.train.epoch(epoch, start), epoch * self.steps + start):
-            seed_everything(options.seed, "step", step)
+            seed_everything(options.seed, "step", step, *own)
             self.mean.add(self.step(*batch))
             yield
 
@@ -173,11 +178,16 @@ class Training:
                     objective = loss + options.auxiliary_weight * extra
             self.optimizer.zero_grad(set_to_none=True)
             objective.backward()
+            objective = objective.detach()
+            statistics = [b for b in self.model.buffers() if b.is_floating_point()]
+            shared = [*distributed.gradients(self.model.parameters()), *statistics, objective]
+            result = StepResult(loss.detach(), (output.argmax(1) == labels).sum(), len(labels))
+            result = result.over_ranks(shared)
             skipped = guarded_step(self.optimizer, objective, options.clip)
             kept.restore(skipped)
         if self.ema is not None:
             self.ema.update(self.model)
-        return StepResult(loss.detach(), (output.argmax(1) == labels).sum(), len(labels), skipped)
+        return replace(result, skipped=skipped)
 
     def test_now(self) -> tuple[float, float]:
         """Loss and accuracy (%) on the test images."""
@@ -224,13 +234,11 @@ class Training:
         known = ((name, metrics[f"{name}_accuracy"]) for name in ("train", "test"))
         return ", ".join(f"{name} {value:.2f} %" for name, value in known if value is not None)
 
-    def conclude(self, folder: RunFolder) -> loop.Outcome:
-        """Test the network of the last epoch and save it."""
+    def conclude(self) -> loop.Outcome:
+        """Test the network of the last epoch."""
         loss, accuracy = self.test_now()
         network = self.tested
         shape = (self.description["in_chans"], *self.description["image_size"])
-        path = folder.path / "model.safetensors"
-        save(path, network, self.description | {"test_accuracy": accuracy})
         counted = (p.numel() for n, p in network.named_parameters() if not n.startswith("auxiliary."))
         result = {
             "kind": "final",
@@ -245,7 +253,13 @@ class Training:
             "warnings": [],
         }
         tested = f"test accuracy {accuracy:.2f} % (of the last epoch, {len(self.test.images)} images)"
-        return loop.Outcome(self.genotype, result, [tested, f"network {path}"])
+        return loop.Outcome(self.genotype, result, [tested])
+
+    def save(self, folder: Path, outcome: loop.Outcome) -> None:
+        """Write the network."""
+        path = folder / "model.safetensors"
+        save(path, self.tested, self.description | {"test_accuracy": outcome.result["test_accuracy"]})
+        outcome.messages.append(f"network {path}")
 
 
 def build_mixup(options: FinalOptions, num_classes: int) -> Mixup | None:

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -14,10 +15,10 @@ from typing import IO, Any
 
 import torch
 
-from nas import checkpoint
+from nas import checkpoint, distributed
 from nas.files import append, json_text, lock, read_json_lines, remove_temporary, write_json
 from recipes import InputError, RunOptions
-from recipes.command_line import config_json
+from recipes.command_line import config_json, read_config, require_same
 from recipes.text_files import parse_json, read_text
 
 METRICS, TIMINGS, LOCK = "metrics.jsonl", "timings.jsonl", "lock"
@@ -49,8 +50,7 @@ class RunFolder:
     """
 
     def __init__(self, options: RunOptions, name: str) -> None:
-        slug = options.dataset.rstrip("/").rpartition("/")[2].replace(":", "-")
-        self.path = Path(options.out or Path("runs") / f"{name}-{slug}-s{options.seed}")
+        self.path = path_of(options, name)
         self.options = options
         self.checkpoint: dict[str, Any] | None = None
         self.finished = False
@@ -62,6 +62,9 @@ class RunFolder:
             return
         if not self._is_run():
             raise InputError(f"{self.path} is not empty and not a run folder: give another --out")
+        if self._is_of_this_job():
+            require_same(options, read_config(type(options), self.path / "config.json"))
+            self.options = options = replace(options, resume=True, overwrite=False)
         if not options.resume and not options.overwrite:
             raise InputError(
                 f"{self.path} holds a run already: give --resume to continue it, --overwrite to "
@@ -157,13 +160,23 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
+    def _is_of_this_job(self) -> bool:
+        """Whether the run was begun by the job of torchrun that has started this process again."""
+        job = distributed.job()
+        return job is not None and self._environment_before().get("job") == job
+
+    def _environment_before(self) -> dict[str, Any]:
+        """What the run ran on so far, as far as it is known."""
+        try:
+            before = parse_json(read_text(self.path / "environment.json"))
+        except (OSError, ValueError):
+            return {}
+        return before if isinstance(before, dict) else {}
+
     def _compare(self, environment: dict[str, Any]) -> None:
         """Say what is different from before the interruption and may change the last bits."""
-        try:
-            before = dict(parse_json(read_text(self.path / "environment.json")))
-        except (OSError, ValueError, TypeError):
-            return
-        for name in ("torch", "device", "gpu", "threads"):
+        before = self._environment_before()
+        for name in ("torch", "device", "gpu", "threads", "ranks") if before else ():
             if before.get(name) != environment[name]:
                 print(
                     f"note: resumed with {name} {environment[name]} instead of {before.get(name)}; results "
@@ -196,6 +209,11 @@ class RunFolder:
             return []
         return read_json_lines(path)
 
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that were skipped in the epochs that have ended."""
+        return sum(line["skipped_steps"] for line in self.lines(METRICS))
+
     def save_checkpoint(self, epoch: int, step: int, seconds: float, state: dict[str, Any]) -> None:
         """Leave a checkpoint: at `position` (`epoch`, `step`, `seconds`), `state` determines the rest."""
         logs = {name: _size(self.path / name) for name in (METRICS, TIMINGS)}
@@ -214,6 +232,37 @@ class RunFolder:
                     f"{self.path / name} has lost lines that were written before the checkpoint: restore it, "
                     "or start again with --overwrite"
                 )
+
+
+class Bystander(RunFolder):
+    """What the ranks other than 0 have in place of the run folder: they know where the run stands, and write
+    nothing."""
+
+    def __init__(self, options: RunOptions, finished: bool, checkpoint: dict[str, Any] | None) -> None:
+        self.options, self.finished, self.checkpoint = options, finished, checkpoint
+        self._lock = None
+
+    def create(self, device: torch.device) -> None:
+        """Nothing: rank 0 does it."""
+
+    def require_unchanged(self, file: str, content: Any) -> None:
+        """Nothing: rank 0 does it."""
+
+    def log(self, metrics: dict[str, Any], seconds: float) -> None:
+        """Nothing: rank 0 does it."""
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """None: rank 0 has them."""
+        return []
+
+    def save_checkpoint(self, epoch: int, step: int, seconds: float, state: dict[str, Any]) -> None:
+        """Nothing: rank 0 does it."""
+
+
+def path_of(options: RunOptions, name: str) -> Path:
+    """The folder that the options mean; `name` begins the default one."""
+    slug = options.dataset.rstrip("/").rpartition("/")[2].replace(":", "-")
+    return Path(options.out or Path("runs") / f"{name}-{slug}-s{options.seed}")
 
 
 def _size(path: Path) -> int:
@@ -238,6 +287,8 @@ def _environment(device: torch.device) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "ranks": distributed.world(),
+        "job": distributed.job(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 

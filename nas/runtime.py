@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas import distributed
 from nas.bilevel import StepResult
 from nas.data import Batches
 from recipes import InputError, RunOptions
@@ -36,6 +37,10 @@ def select_device(options: RunOptions) -> torch.device:
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if distributed.world() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise InputError(f"--device is {name}, but every rank has a device of its own: give cuda or auto")
+        name = f"cuda:{distributed.local_rank()}"
     try:
         device = torch.device(name)
         usable = device.type == "cpu" or (
@@ -118,6 +123,13 @@ class Mean:
             return None, None
         return float(self.loss) / float(self.images), 100.0 * float(self.correct) / float(self.images)
 
+    def sum_over_ranks(self) -> None:
+        """Add up what the ranks have seen. Waits for the device."""
+        names = list(vars(self))
+        sums = torch.tensor([float(getattr(self, name)) for name in names], dtype=torch.float64)
+        for name, value in zip(names, distributed.gather(sums.unsqueeze(0)).sum(0).tolist(), strict=True):
+            setattr(self, name, value)
+
     def state(self) -> dict[str, float]:
         """The sums, for a checkpoint. Waits for the device."""
         return {name: float(value) for name, value in vars(self).items()}
@@ -139,12 +151,13 @@ def evaluate(
     was_training = model.training
     model.eval()
     mean = Mean()
-    for images, labels in batches:
+    for images, labels in batches.evaluation(distributed.rank(), distributed.world()):
         with precision:
             output = model(images) if draw is None else model(images, draw)
         loss = F.cross_entropy(output.float(), labels)
         mean.add(StepResult(loss, (output.argmax(1) == labels).sum(), len(labels)))
     model.train(was_training)
+    mean.sum_over_ranks()
     loss_value, accuracy = mean.read()
     assert loss_value is not None
     assert accuracy is not None

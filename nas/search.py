@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +13,11 @@ from torch import Tensor, nn
 import estimators
 import search_spaces
 from estimators import Estimator, Schedule
-from nas import data, derive, loop, runtime
+from nas import data, derive, distributed, loop, runtime
 from nas.bilevel import Bilevel, unrolled_gradient, unrolled_gradient_exact
 from nas.data import Batches
 from nas.files import write_json
 from nas.measure import GradientMeasure
-from nas.run_folder import RunFolder
 from nas.runtime import Mean
 from nas.seeding import generator, seed_everything
 from recipes import InputError, SearchOptions, one_of
@@ -38,15 +38,17 @@ class Search:
         estimator, self.schedule = build_estimator(options)
         self.samples = derive.parse_derive(options.derive)
         self.device = runtime.select_device(options)
-        dataset = data.load(options)
+        with distributed.one_first():
+            dataset = data.load(options)
         parts = data.split(dataset.train.labels, options.val_fraction, options.seed)
         self.documents = {"splits.json": {"train": parts[0].tolist(), "valid": parts[1].tolist()}}
         train, valid = (dataset.train[part] for part in parts)
         common = (options.batch_size, data.delivery(dataset, options, self.device))
-        self.train = Batches(train, *common, dataset.augmentation, options.seed)
+        share = (distributed.rank(), distributed.world())
+        self.train = Batches(train, *common, dataset.augmentation, options.seed, share)
         self.steps = len(self.train)
         self.train_mean, self.valid_mean = Mean(), Mean()  # of the current epoch
-        self.valid = Batches(valid, *common, data.Augmentation(), options.seed + 1)
+        self.valid = Batches(valid, *common, data.Augmentation(), options.seed + 1, share)
 
         seed_everything(options.seed, "initial weights")
         supernet = self.space.supernet(
@@ -56,6 +58,8 @@ class Search:
             in_channels=dataset.in_channels,
             edge_gradient=options.edge_gradient,
         )
+        if options.sync_batch_norm:
+            distributed.synchronise(supernet)
         self.supernet = runtime.place(supernet, options, self.device)
         self.logits = nn.Parameter(1e-3 * torch.randn(self.space.num_edges, len(self.space.operations)))
         self.weight_optimizer = torch.optim.SGD(
@@ -77,7 +81,7 @@ class Search:
             self.weight_optimizer,
             self.architecture_optimizer,
             options.draws,
-            options.draw_per == "image",
+            options.draw_per,
             options.order,
             options.clip,
             options.arch_clip,
@@ -96,12 +100,17 @@ class Search:
         for step, train_batch in enumerate(self.train.epoch(epoch, start), first):
             self.bilevel.estimator.tau = self.schedule.at(step, self.options.epochs * self.steps)
             if epoch >= warmup:
-                draws = generator(seed, "architecture draw", step)
+                draws = generator(seed, "architecture draw", *self.draw_position(step))
                 valid_batch = next(valid_batches)
                 self.valid_mean.add(self.bilevel.architecture_step(valid_batch, train_batch, draws))
-            draws = generator(seed, "weight draw", step)
+            draws = generator(seed, "weight draw", *self.draw_position(step))
             self.train_mean.add(self.bilevel.weight_step(train_batch, draws))
             yield
+
+    def draw_position(self, step: int) -> tuple[int, ...]:
+        """What the draws of a step are seeded by: equal on all ranks, unless each has its own."""
+        own = self.options.draw_per == "rank" and distributed.rank() > 0
+        return (step, distributed.rank()) if own else (step,)
 
     def skipped(self) -> int:
         """Steps of this epoch that were skipped."""
@@ -188,12 +197,11 @@ class Search:
         """The current cell, for the progress bar."""
         return str(metrics["genotype"])[:80]
 
-    def conclude(self, folder: RunFolder) -> loop.Outcome:
-        """Derive the architecture and write it."""
+    def conclude(self) -> loop.Outcome:
+        """Derive the architecture."""
         genotype = self.derive()
         text = self.space.format(genotype)
         warnings = derive.collapse_warnings(genotype)
-        write_json(folder.path / "genotype.json", genotype.to_json() | {"text": text})
         result = {
             "kind": "search",
             "space": self.space.name,
@@ -206,6 +214,11 @@ class Search:
             "warnings": warnings,
         }
         return loop.Outcome(genotype, result, [f"found {text}", *(f"warning: {w}" for w in warnings)])
+
+    def save(self, folder: Path, outcome: loop.Outcome) -> None:
+        """Write the architecture."""
+        text = outcome.result["genotype"]
+        write_json(folder / "genotype.json", outcome.genotype.to_json() | {"text": text})
 
 
 def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
@@ -225,6 +238,14 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
         ):
             if given:
                 raise InputError(f"{name} does not go with --draw-per image: drop one of the two")
+    if options.draw_per == "rank":
+        for name, given in (
+            ("--order 2", options.order == 2),
+            ("--sync-batch-norm", options.sync_batch_norm),
+            ("--estimator softmax, which draws nothing,", options.estimator == "softmax"),
+        ):
+            if given:
+                raise InputError(f"{name} does not go with --draw-per rank: drop one of the two")
     if options.order == 2 and family.uses_loss:
         raise InputError(f"--order 2 needs an estimator that differentiates, not '{family.name}'")
     if options.draws is not None and options.draws < family.fewest_draws:

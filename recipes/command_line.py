@@ -38,9 +38,17 @@ def main(options_class: type[Options], job: Callable[[Options], None], argv: Seq
     """Parse `argv`, do `job`, return the exit code: 0, 2 after one line about bad input, 75 where a signal
     has ended the work in good order, or 130 where Ctrl-C came when there was nothing to save."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    return _exit_code(
-        lambda: job(parse(options_class, argv)), "continue at the last checkpoint with --resume --out FOLDER"
-    )
+
+    def do() -> None:
+        try:
+            options = parse(options_class, argv)
+        except InputError:
+            if os.environ.get("RANK", "0") != "0":  # all processes of torchrun read the same: one says so
+                sys.exit(2)
+            raise
+        job(options)
+
+    return _exit_code(do, "continue at the last checkpoint with --resume --out FOLDER")
 
 
 def main_of(
@@ -124,7 +132,7 @@ def parse(
     defaults = {k: v for k, v in defaults.items() if k not in ("resume", "overwrite")}
     options = check(_parse_all(options_class, argv, options_class(**defaults)))
     if stored is not None:
-        _require_same(options, options_class(**stored))
+        require_same(options, stored)
     return options
 
 
@@ -244,9 +252,11 @@ def _require(options: object, name: str, valid: Callable[[Any], bool], expected:
         raise InputError(f"--{name.replace('_', '-')} is {value}, expected {expected}")
 
 
-def _require_same(options: RunOptions, stored: RunOptions) -> None:
+def require_same(options: RunOptions, stored: Mapping[str, Any]) -> None:
+    """Raise InputError if a run whose configuration was `stored` cannot go on with `options`."""
+    before = type(options)(**stored)
     for field in dataclasses.fields(options):
-        was, now = getattr(stored, field.name), getattr(options, field.name)
+        was, now = getattr(before, field.name), getattr(options, field.name)
         if field.name not in FREE_ON_RESUME and was != now:
             raise InputError(
                 f"the run in {options.out} has another configuration: --{field.name.replace('_', '-')} "

@@ -49,7 +49,9 @@ class RunOptions:
     epochs: int = 30
     """Passes over the training images."""
     batch_size: int = 64
-    """Images a step."""
+    """Images a step, all processes of a torchrun job together."""
+    sync_batch_norm: bool = False
+    """Normalise with the statistics of the whole batch, not of the slice of each process; slower."""
     channels: int = 16
     """Channels of the first cells (C)."""
     cells: int | None = None
@@ -114,10 +116,11 @@ class SearchOptions(RunOptions):
     """Gradient of the draws: lean (exact), dense (exact, plain autograd) or surrogate (GDAS)."""
     draws: int | None = None
     """Independent draws per architecture step, averaged (default: 1, for reinforce_loo 4)."""
-    draw_per: Literal["step", "image"] = "step"
-    """step: an architecture step draws for the whole batch; image: every image draws its own
-    architecture, in one pass over all candidates (the same mean; less variance only where the images
-    agree; the memory of all candidates)."""
+    draw_per: Literal["step", "rank", "image"] = "step"
+    """step: a step draws for the whole batch; rank: every process of a torchrun job draws its own
+    architecture, and the gradients are averaged; image: in architecture steps every image draws its own,
+    in one pass over all candidates (the same mean; less variance only where the images agree; the
+    memory of all candidates)."""
     order: Literal[1, 2] = 1
     """1: weights are held fixed in architecture steps; 2: one unrolled weight step (DARTS)."""
     nesterov: bool = True
