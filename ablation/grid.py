@@ -7,7 +7,6 @@ grid.
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import threading
@@ -26,6 +25,7 @@ from ablation import grid_report
 from ablation.build_truth import RECIPE as FINAL_RECIPE
 from ablation.executors import Run, execute
 from nas import truth
+from nas.files import read_json, read_json_lines
 from nas.truth import Truth
 from recipes import (
     FinalOptions,
@@ -244,7 +244,7 @@ def retrain(cells: Sequence[Cell], options: GridOptions) -> list[float]:
         final = replace(parsed, seed=cell.seed, out=out, tensorboard=False)
         finals.append(Cell(cell.method, cell.seed, _threaded(final, options)))
     work(finals, "train_final", "retraining", options)
-    return [_read(final.folder / "result.json")["test_accuracy"] for final in finals]
+    return [read_json(final.folder / "result.json")["test_accuracy"] for final in finals]
 
 
 # Reading the runs
@@ -252,7 +252,7 @@ def retrain(cells: Sequence[Cell], options: GridOptions) -> list[float]:
 
 def record(cell: Cell) -> dict[str, Any]:
     """What a finished search tells of itself, for its row of results.csv."""
-    result = _read(cell.folder / "result.json")
+    result = read_json(cell.folder / "result.json")
     return {
         "method": cell.method,
         "seed": cell.seed,
@@ -267,7 +267,7 @@ def record(cell: Cell) -> dict[str, Any]:
 
 def look_up(cell: Cell, known: Truth, evaluations: int | None) -> dict[str, Any]:
     """What is known about the cell that a search found; `evaluations` as in GridOptions."""
-    found = known.lookup(_genotype(cell, _read(cell.folder / "result.json")["genotype"]))
+    found = known.lookup(_genotype(cell, read_json(cell.folder / "result.json")["genotype"]))
     evaluations = evaluations or fair_evaluations(cell, known)
     return {
         "accuracy": found.accuracy,
@@ -328,10 +328,4 @@ def _genotype(cell: Cell, text: str) -> Genotype:
 
 
 def _metrics(cell: Cell) -> list[dict[str, Any]]:
-    lines = (cell.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return read_json_lines(cell.folder / "metrics.jsonl")

@@ -20,7 +20,7 @@ import estimators
 from estimators import Estimator
 from estimators.gumbel_rao import GumbelRao
 from estimators.reinmax_rao import ReinMaxRao
-from nas.files import write_json
+from nas.files import read_json, write_json
 
 RAO_SAMPLES = 10  # draws of the Rao-Blackwellised estimators; with their default of 100 they take the time
 Result = dict[str, Any]
@@ -128,7 +128,7 @@ def stored(cell: Cell, folder: Path) -> Result | None:
     path = cell.path(folder)
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     return dict(content["result"]) if content["identity"] == cell.identity() else None
 
 

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new one, never half of it."""
+"""Writing files so that a reader sees the old content or the new one, never half of it; and reading them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import fcntl
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+from recipes import InputError, first_line
+
+Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
@@ -83,6 +87,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Replace `path` by `data` as indented JSON, atomically."""
     write_text(path, json_text(data))
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` left in a file. Raises InputError where that is missing or damaged."""
+    return _undamaged(path, json.loads)
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """What is in a file with JSON in every line. Raises InputError where that is missing or damaged."""
+    return _undamaged(path, lambda text: [json.loads(line) for line in text.splitlines()])
+
+
+def _undamaged(path: Path, parse: Callable[[str], Result]) -> Result:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is missing or damaged ({first_line(error)}): restore it, or delete it with all that "
+            "belongs to it and run the same command again"
+        ) from None
 
 
 def json_text(data: Any) -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import search_spaces
 from nas import cell_picture, figures, plots
-from nas.files import atomic_path, write_text
+from nas.files import atomic_path, read_json, read_json_lines, write_text
 from search_spaces import Genotype
 
 # Recipes of the publications for their data, which a cell found there is to be retrained with.
@@ -42,11 +42,9 @@ class Picture(NamedTuple):
 def render_report(folder: Path) -> None:
     """Write `report.html` into the folder of a finished run, from the other files in it."""
     config, result, machine, genotype_json = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("config", "result", "environment", "genotype")
+        read_json(folder / f"{name}.json") for name in ("config", "result", "environment", "genotype")
     )
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    metrics = [json.loads(line) for line in lines]
+    metrics = read_json_lines(folder / "metrics.jsonl")
     space = search_spaces.get(genotype_json["space"])
     genotype = space.validate(Genotype.from_json(genotype_json))
     search = result["kind"] == "search"

@@ -16,7 +16,7 @@ from typing import IO, Any
 import torch
 
 from nas import checkpoint, distributed
-from nas.files import append, json_text, lock, remove_temporary, write_json
+from nas.files import append, json_text, lock, read_json_lines, remove_temporary, write_json
 from recipes import InputError, RunOptions
 from recipes.command_line import config_json, read_config, require_same
 from recipes.text_files import parse_json, read_text
@@ -168,7 +168,7 @@ class RunFolder:
     def _environment_before(self) -> dict[str, Any]:
         """What the run ran on so far, as far as it is known."""
         try:
-            before = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+            before = parse_json(read_text(self.path / "environment.json"))
         except (OSError, ValueError):
             return {}
         return before if isinstance(before, dict) else {}
@@ -207,7 +207,7 @@ class RunFolder:
         path = self.path / name
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return read_json_lines(path)
 
     @property
     def skipped_steps(self) -> int:

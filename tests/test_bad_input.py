@@ -38,6 +38,7 @@ import search_spaces
 from ablation import grid, vae
 from nas import checkpoint, data, derive, final, genotypes, model, runtime, truth
 from nas import search as nas_search
+from nas.report import render_report
 from nas.run_folder import RunFolder
 from recipes import FinalOptions, InputError, SearchOptions, command_line
 from recipes.ablation import GridOptions
@@ -771,3 +772,28 @@ def test_a_table_of_millions_of_lines(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"arch,cifar10\n" + b"a,1\n" * 4_000_000, 1))
     with pytest.raises(InputError, match="'a' is not a cell"), little_memory(150):
         truth.read(path, "micro")
+
+
+@pytest.mark.parametrize("name", ["config", "result", "environment", "genotype", "metrics"])
+def test_damaged_results_are_named(name: str, tmp_path: Path) -> None:
+    """The report of a finished run is made from its files, and so is a grid's."""
+    path = tmp_path / f"{name}.json{'l' * (name == 'metrics')}"
+    files = dict.fromkeys(("config.json", "result.json", "environment.json", "genotype.json"), "{}")
+    for content in (None, '{"a": ', "[" * 100_000, "\0", b"\xff"):
+        for other, text in (files | {"metrics.jsonl": "{}\n{}\n"}).items():
+            (tmp_path / other).write_text(text)
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(InputError, match=f"{path.name} is missing or damaged"):
+            render_report(tmp_path)
+
+
+def test_damaged_results_of_a_grid_are_named(tmp_path: Path) -> None:
+    (cell,) = grid.plan(GridOptions(methods=("st",), seeds=1), tmp_path)
+    cell.folder.mkdir(parents=True)
+    for name, read in (("result.json", grid.record), ("metrics.jsonl", grid._metrics)):
+        (cell.folder / name).write_text('{"genotype": "|none~0|"}\n{"')
+        with pytest.raises(InputError, match=f"{name} is missing or damaged"):
+            read(cell)
