@@ -1,6 +1,6 @@
 """Runs that are killed with SIGKILL at random moments and must end as if nothing had happened.
 
-`python tests/fault_test.py --search 60 --final 60 --grid 20` kills so often; under pytest there are a few
+`python tests/fault_test.py --search 50 --final 50 --grid 30` kills so often; under pytest there are a few
 kills, and with `-m slow` more than a hundred. The killed processes run the real entry points. Those of
 searches and final trainings are forked from this one after its imports, which take longer than such a run; a
 grid starts its own.
@@ -78,6 +78,7 @@ class Killer:
         assert wait(start(whole)) == 0, log_of(whole).read_text()
         duration = time.monotonic() - began
         end = self.kills + kills
+        seen: set[Path] = set()
         while self.kills < end:
             self.runs += 1
             broken = folder / f"broken-{self.runs}"
@@ -85,7 +86,9 @@ class Killer:
             began = time.monotonic()
             while self.kills < end and (victims := self.strike(process, self.rng.uniform(0, duration))):
                 self.kills += 1
-                self.in_save += any(broken.rglob(".*.tmp"))
+                halves = set(broken.rglob(".*.tmp")) - seen
+                self.in_save += bool(halves)
+                seen |= halves
                 if process in victims:
                     wait(process)
                     process = start(broken)
@@ -257,7 +260,7 @@ def test_a_few_kills():
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_more_than_a_hundred_kills():
-    assert run_script("--search", "60", "--final", "60", "--grid", "20").endswith("all identical\n")
+    assert run_script("--search", "50", "--final", "50", "--grid", "30").endswith("all identical\n")
 
 
 if __name__ == "__main__":
