@@ -211,7 +211,7 @@ class Batches:
         noise = _Noise(self.batch_size, self.part, rng)
         x = self._finish(_crop_and_flip(pixels, augmentation, noise))
         if augmentation.cutout:
-            x = x * _cutout_mask(x, augmentation.cutout, noise).to(x.device)
+            x *= _cutout_mask(x, augmentation.cutout, noise).to(x.device)
         return x, self._move(self.images.labels[indices])
 
     def _read(self, indices: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ class Batches:
     def _finish(self, pixels: Tensor) -> Tensor:
         """(B, H, W, C) uint8 to normalised (B, C, H, W) float32."""
         x = self._move(pixels).float()
-        x = torch.addcmul(self.shift, x, self.scale).permute(0, 3, 1, 2)
+        x = torch.addcmul(self.shift, x, self.scale, out=x).permute(0, 3, 1, 2)
         return x if self.delivery.channels_last else x.contiguous()
 
     def _move(self, x: Tensor) -> Tensor:
@@ -271,12 +271,12 @@ def _crop_and_flip(pixels: Tensor, augmentation: Augmentation, noise: _Noise) ->
         version = (noise.uniform(1)[0, :, 0] < 0.5).long()
     if pad:
         top, left = noise.integers(2 * pad + 1, 2).squeeze(2)
-    # All images, padded, then all of them mirrored. A crop is the window that begins at one of the pixels.
+    # All images, padded, then all of them mirrored. A crop is a window that begins at one of the pixels.
     padded = pixels.new_zeros(1 + augmentation.flip, b, high, wide, c)
     inner = padded[:, :, pad : pad + h, pad : pad + w]
     inner[0] = pixels
     if augmentation.flip:
-        inner[1] = pixels.permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
+        inner[1] = pixels.flip(2)
         left = torch.where(version == 1, 2 * pad - left, left)
     begin = ((version * b + torch.arange(b, device=device)) * high + top) * wide + left
     beginnings = padded.numel() // c - (h - 1) * wide - w + 1
