@@ -62,7 +62,7 @@ def group() -> Iterator[None]:
     store, own, ranks = next(iter(rendezvous("env://", timeout=TIMEOUT)))
     # torchrun keeps one store through all restarts; in it are the addresses of processes that have ended.
     start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {ranks}"
-    store = dist.PrefixStore(start, store)
+    store = dist.PrefixStore(start, store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=own, world_size=ranks)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
