@@ -1,29 +1,43 @@
 # `make demo` and `make test` work on a fresh clone with Python 3.11 or newer and nothing else.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-oldest lint audit clean
 
-demo: .venv/installed
+demo: $(VENV)/installed
 	$(BIN)/python -m nas.demo
 
-test: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term
 
-test-slow: .venv/installed
+test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 -m slow
 
-lint: .venv/installed
+# Every dependency in the oldest version that pyproject.toml allows (PYTHON: 3.11). With another Python:
+# make test VENV=.venv-3.12 PYTHON=python3.12
+test-oldest:
+	sed -n 's/^    "\([a-z0-9-]*\)>=\([0-9.]*\)",$$/\1==\2/p' pyproject.toml > .venv-oldest.txt
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=.venv-oldest.txt
+
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Known vulnerabilities of the pinned versions; needs the network, and an index that has advisories.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install -q --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
 # torch goes first: its CPU or CUDA build decides what everything else finds installed.
-.venv/installed: constraints.txt pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+$(VENV)/installed: $(CONSTRAINTS) pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
 	touch $@
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .venv-* runs build *.egg-info

@@ -41,6 +41,11 @@ def style(method: str, everyone: Sequence[str]) -> tuple[str, str, Any]:
     return colour(method), _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)]
 
 
+def _width(names: Sequence[str], size: float) -> float:
+    """Inches that the longest of `names` takes in letters of `size` points, with a little room."""
+    return 0.2 + 0.0088 * size * max(map(len, names))
+
+
 def by_epoch(
     rows: Records, chosen: Callable[[Mapping[str, Any]], bool], name: str
 ) -> tuple[list[int], np.ndarray]:
@@ -64,7 +69,7 @@ def draw_answer(records: Records, known: Truth | None) -> Figure:
     random search would find.
     """
     names = sorted(methods(records), key=lambda m: -np.mean(values(records, m, "accuracy")))
-    top, row, bottom, left, right = 0.1, 0.42, 0.5, 2.3, 1.1
+    top, row, bottom, left, right = 0.1, 0.42, 0.5, max(1.6, _width(names, 9)), 1.1
     above = 0 if known is None else 1.1
     height = top + above + row * len(names) + bottom
     figure = new_figure(WIDTH, height)
@@ -157,32 +162,34 @@ def _draw_space(axes: Axes, rows: Axes, known: Truth, records: Records, low: flo
 @styled
 def draw_anytime(curves: Records, known: Truth, evaluations: int) -> Figure:
     """True accuracy of the cell that would have been derived after every epoch, and the entropy."""
-    figure = new_figure(WIDTH, 4.1)
-    (left, right) = figure.subplots(
-        1, 2, gridspec_kw={"left": 0.065, "right": 0.865, "top": 0.9, "bottom": 0.12, "wspace": 0.62}
-    )
-    names = methods(curves)
+    names, chance_name = methods(curves), f"best of {evaluations} random"
+    margin = _width([*names, chance_name], 8)
+    figure = new_figure(WIDTH, 6.6)
+    (upper, lower) = figure.subplots(
+        2, 1, sharex=True,
+        gridspec_kw={"left": 0.06, "right": 1 - margin / WIDTH, "top": 0.95, "bottom": 0.07, "hspace": 0.16},
+    )  # fmt: skip
     ends: dict[str, list[tuple[float, str]]] = {"accuracy": [], "entropy": []}
-    for axes, what in ((left, "accuracy"), (right, "entropy")):
+    for axes, what in ((upper, "accuracy"), (lower, "entropy")):
         for name in names:
             shade, _, line = style(name, names)
             x, y = by_epoch(curves, lambda row, name=name: row["method"] == name, what)  # type: ignore[misc]
-            axes.fill_between(x, y[:, 1], y[:, 2], color=shade, alpha=0.1, linewidth=0)
+            axes.fill_between(x, y[:, 1], y[:, 2], color=shade, alpha=0.08, linewidth=0)
             axes.plot(x, y[:, 0], color=shade, linestyle=line)
             ends[what].append((float(y[-1, 0]), name))
-        axes.set(xlabel="epoch", xlim=(min(x), max(x)))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.tick_params(length=3)
+    lower.set(xlabel="epoch", xlim=(min(x), max(x)))
+    lower.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     every = np.array([row["accuracy"] for row in curves])
     optimum, chance = known.optimum[1].accuracy, known.best_of(evaluations)
     low = min(float(np.quantile(every, 0.15)), chance - 0.3 * (optimum - chance))
-    left.set_ylim(low - 0.03 * (optimum - low), optimum + 0.06 * (optimum - low))
-    left.set_title("true accuracy of the derived cell (%)")
-    right.set_title("entropy of an edge (nats)")
-    ends["accuracy"] += [(optimum, "optimum"), (chance, f"best of {evaluations} random")]
-    left.axhline(optimum, color=INK, linewidth=1)
-    left.axhline(chance, color=QUIET, linewidth=1, linestyle=(0, (3, 2)))
-    for axes, what in ((left, "accuracy"), (right, "entropy")):
+    upper.set_ylim(low - 0.03 * (optimum - low), optimum + 0.06 * (optimum - low))
+    upper.set_title("true accuracy of the derived cell (%)")
+    lower.set_title("entropy of an edge (nats)")
+    ends["accuracy"] += [(optimum, "optimum"), (chance, chance_name)]
+    upper.axhline(optimum, color=INK, linewidth=1)
+    upper.axhline(chance, color=QUIET, linewidth=1, linestyle=(0, (3, 2)))
+    for axes, what in ((upper, "accuracy"), (lower, "entropy")):
         _name_ends(axes, ends[what])
     return figure
 

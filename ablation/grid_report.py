@@ -95,7 +95,7 @@ def _pictures(
             page.Picture(
                 "Over the search",
                 grid_plots.draw_anytime(curves, known, evaluations),
-                "Left: what the search would have found if it had stopped after an epoch. Right: how "
+                "Above: what the search would have found if it had stopped after an epoch. Below: how "
                 "undecided it was. Means over the seeds with 95 % bootstrap intervals.",
             )
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gzip
 import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,7 +181,7 @@ def load_mnist(root: str, download: bool = False) -> Mnist:
     try:
         _unpack(Path(root) / "MNIST" / "raw")
         train, test = (MNIST(root, train=part, download=download).data.flatten(1) for part in (True, False))
-    except (RuntimeError, OSError, ValueError, EOFError, zlib.error) as error:
+    except Exception as error:  # torchvision may end in any of them on a damaged file
         raise InputError(
             f"MNIST is missing or damaged in {Path(root)}, expected MNIST/raw/*-ubyte or *-ubyte.gz: "
             f"give --download, or --data FOLDER ({first_line(error)})"

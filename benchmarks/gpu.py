@@ -195,11 +195,11 @@ def search_time(report: Report, name: str, search: Search, target: str, seconds:
 def epochs(search: Search, seconds: float) -> Iterator[float]:
     """Seconds of one epoch after another, at least two, after one to warm up."""
     end = time.perf_counter() + seconds
-    search.epoch(0, lambda: None)
+    subjects.whole_epoch(search, 0)
     number = 1
     while number < 3 or time.perf_counter() < end:
         start = time.perf_counter()
-        search.epoch(number, lambda: None)
+        subjects.whole_epoch(search, number)
         yield time.perf_counter() - start
         number += 1
 
@@ -235,7 +235,7 @@ def one_of_many(sender: Any, together: Any, options: GpuOptions, seed: int, seco
     """Send the seconds of both steps of a search that runs beside others."""
     try:
         search = build_search(options, "nasbench201-gdas", seed)
-        search.epoch(0, lambda: None)
+        subjects.whole_epoch(search, 0)
         together.wait(timeout=120)
         sender.send(statistics.median(epochs(search, seconds / 2)) / search.steps)
     except BaseException:

@@ -39,6 +39,13 @@ def search(options: SearchOptions, dataset: DataSet) -> Search:
         return Search(options)
 
 
+def whole_epoch(search: Search, number: int) -> None:
+    """An epoch, with what a run asks after each step and at the end; an evaluation only if it is due."""
+    for _ in search.epoch(number, 0):
+        search.skipped()
+    search.describe(number)
+
+
 def training(options: FinalOptions, dataset: DataSet) -> Training:
     """The training that train_final.py would run on `dataset`."""
     with mock.patch.object(data, "load", return_value=dataset):

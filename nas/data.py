@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -158,13 +157,17 @@ class Batches:
             )
         self.batch_size, self.augmentation, self.seed = batch_size, augmentation, seed
         self.delivery, device = delivery, delivery.device
+        # Channels last, so that a row of an image is a run of bytes.
+        pixels, labels = images.pixels.contiguous(memory_format=torch.channels_last), images.labels
         if delivery.resident:
-            images = Images(images.pixels.to(device), images.labels.to(device))
-        self.images = images
-        self.home = images.pixels.device
-        scale = [1 / (255 * s) for s in delivery.std]
-        shift = [-m / s for m, s in zip(delivery.mean, delivery.std, strict=True)]
-        self.scale, self.shift = torch.tensor(scale, device=device), torch.tensor(shift, device=device)
+            pixels, labels = pixels.to(device), labels.to(device)
+        self.images = Images(pixels, labels)
+        self.home = pixels.device
+        # Per value of an image (H, W, C): a short last dimension to broadcast over would be slow.
+        _, c, h, w = pixels.shape
+        scale = torch.tensor([1 / (255 * s) for s in delivery.std])
+        shift = torch.tensor([-m / s for m, s in zip(delivery.mean, delivery.std, strict=True)])
+        self.scale, self.shift = (x.expand(h, w, c).contiguous().to(device) for x in (scale, shift))
 
     def __len__(self) -> int:
         """Batches in an epoch of training."""
@@ -179,10 +182,7 @@ class Batches:
         count = math.ceil(len(self.images) / max(self.batch_size, EVALUATION_BATCH))
         order = torch.randperm(len(self.images), generator=generator(self.seed, "evaluation order"))
         for indices in order.to(self.home).tensor_split(count)[first::every]:
-            yield (
-                self._finish(self.images.pixels[indices].permute(0, 2, 3, 1)),
-                self._move(self.images.labels[indices]),
-            )
+            yield self._finish(self._read(indices)), self._move(self.images.labels[indices])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The shuffled, augmented batches of `epoch` from batch `start` on, as in `__iter__`."""
@@ -205,7 +205,7 @@ class Batches:
     def _augmented(
         self, indices: Tensor, augmentation: Augmentation, rng: torch.Generator, position: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        pixels = self.images.pixels[indices]
+        pixels = self._read(indices)
         if augmentation.policy is not None:
             pixels = self._apply_policy(pixels, augmentation.policy, position)
         noise = _Noise(self.batch_size, self.part, rng)
@@ -214,22 +214,27 @@ class Batches:
             x = x * _cutout_mask(x, augmentation.cutout, noise).to(x.device)
         return x, self._move(self.images.labels[indices])
 
+    def _read(self, indices: Tensor) -> Tensor:
+        """Pixels (B, H, W, C) uint8 of the images."""
+        return self.images.pixels.permute(0, 2, 3, 1).index_select(0, indices)
+
     def _apply_policy(self, pixels: Tensor, policy: Policy, position: tuple[int, int]) -> Tensor:
+        """(B, H, W, C) uint8, one by one through PIL."""
         from PIL import Image
 
         out = []
-        for i, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy(), self.part.start):
+        for i, image in enumerate(pixels.cpu().numpy(), self.part.start):
             seed_everything(self.seed, "image policy", *position, i)  # it draws from the global generators
             picture = Image.fromarray(image if image.shape[2] == 3 else np.repeat(image, 3, 2))
             try:
                 out.append(np.asarray(policy(picture))[:, :, : image.shape[2]])
             except (ValueError, TypeError, OSError) as error:
                 raise InputError(f"the policy of --auto-augment fails on these images: {error}") from None
-        return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).to(pixels.device)
+        return torch.from_numpy(np.stack(out)).to(pixels.device)
 
     def _finish(self, pixels: Tensor) -> Tensor:
         """(B, H, W, C) uint8 to normalised (B, C, H, W) float32."""
-        x = self._move(pixels.contiguous()).float()
+        x = self._move(pixels).float()
         x = torch.addcmul(self.shift, x, self.scale).permute(0, 3, 1, 2)
         return x if self.delivery.channels_last else x.contiguous()
 
@@ -257,31 +262,39 @@ class _Noise(NamedTuple):
 
 
 def _crop_and_flip(pixels: Tensor, augmentation: Augmentation, noise: _Noise) -> Tensor:
-    """One gather that crops and mirrors: (B, C, H, W) to (B, H, W, C)."""
-    b, _, h, w = pixels.shape
+    """Random crop of the padded image, then mirrored or not: (B, H, W, C) to the same."""
+    b, h, w, c = pixels.shape
     pad, device = augmentation.crop_padding, pixels.device
-    rows = torch.arange(h, device=device).expand(b, h)
-    columns = torch.arange(w, device=device).expand(b, w)
+    high, wide = h + 2 * pad, w + 2 * pad
+    version = top = left = torch.zeros(b, dtype=torch.long, device=device)
     if augmentation.flip:
-        mirrored = noise.uniform(1)[0] < 0.5
-        columns = torch.where(mirrored, w - 1 - columns, columns)
+        version = (noise.uniform(1)[0, :, 0] < 0.5).long()
     if pad:
-        pixels = F.pad(pixels, (pad, pad, pad, pad))
-        offset = noise.integers(2 * pad + 1, 2)
-        rows, columns = rows + offset[0], columns + offset[1]
-    image = torch.arange(b, device=device).view(b, 1, 1)
-    return pixels.permute(0, 2, 3, 1)[image, rows.unsqueeze(2), columns.unsqueeze(1)]
+        top, left = noise.integers(2 * pad + 1, 2).squeeze(2)
+    # All images, padded, then all of them mirrored. A crop is the window that begins at one of the pixels.
+    padded = pixels.new_zeros(1 + augmentation.flip, b, high, wide, c)
+    inner = padded[:, :, pad : pad + h, pad : pad + w]
+    inner[0] = pixels
+    if augmentation.flip:
+        inner[1] = pixels.permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
+        left = torch.where(version == 1, 2 * pad - left, left)
+    begin = ((version * b + torch.arange(b, device=device)) * high + top) * wide + left
+    beginnings = padded.numel() // c - (h - 1) * wide - w + 1
+    windows = padded.as_strided((beginnings, h, w * c), (c, wide * c, 1))
+    return windows.index_select(0, begin).view(b, h, w, c)
 
 
 def _cutout_mask(x: Tensor, side: int, noise: _Noise) -> Tensor:
-    """(B, 1, H, W), 0 in a square around a random pixel (DeVries & Taylor, arXiv 1708.04552)."""
+    """(B, C, H, W) in channels-last order, 0 in a square around a random pixel (DeVries & Taylor, arXiv
+    1708.04552)."""
+    b, c, h, w = x.shape
     inside = []
-    for c, size in zip(noise.uniform(2), x.shape[-2:], strict=True):
-        start = (c * size).long() - side // 2
-        position = torch.arange(size, device=c.device)
-        inside.append((position >= start) & (position < start + side))
-    blank: Tensor = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
-    return (~blank).unsqueeze(1).float()
+    for at, size, repeats in zip(noise.uniform(2), (h, w), (1, c), strict=True):
+        start = (at * size).long() - side // 2
+        position = torch.arange(size, device=at.device).repeat_interleave(repeats)
+        inside.append(((position >= start) & (position < start + side)).float())
+    keep: Tensor = 1 - inside[0].unsqueeze(2) * inside[1].unsqueeze(1)
+    return keep.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
 def split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

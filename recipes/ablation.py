@@ -8,9 +8,15 @@ from typing import ClassVar, Literal
 
 @dataclass(kw_only=True)
 class AblationOptions:
-    """Options that all levels share."""
+    """Options that all levels share.
+
+    Attributes:
+        command: the word on the command line that chooses the level.
+        quoted: options whose value is a command line itself.
+    """
 
     command: ClassVar[str]
+    quoted: ClassVar[tuple[str, ...]] = ()
 
     out: str | None = None
     """Folder of the results; by default runs/ablation-COMMAND."""
@@ -81,6 +87,7 @@ class GridOptions(AblationOptions):
     """Searches: estimators x seeds on a space and a data set, every found cell looked up or retrained."""
 
     command: ClassVar[str] = "nas"
+    quoted: ClassVar[tuple[str, ...]] = ("--search", "--final")
 
     space: str = "micro"
     """Search space: micro, nasbench201 or darts (the last only with --evaluate retrain)."""

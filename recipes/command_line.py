@@ -67,7 +67,8 @@ def main_of(
 
     def do() -> None:
         options_class, job = commands[one_of("command", argv[0], commands)]
-        job(check_numbers(_parse_all(options_class, argv[1:], options_class(), f"{program} {argv[0]}")))
+        words = _joined(argv[1:], options_class.quoted)
+        job(check_numbers(_parse_all(options_class, words, options_class(), f"{program} {argv[0]}")))
 
     return _exit_code(do, "finished parts are kept, the same command goes on")
 
@@ -142,7 +143,7 @@ def _parse_all(
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(options_class, prog=program, args=_attached(argv), default=default)
+            return tyro.cli(options_class, prog=program, args=list(argv), default=default)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -150,12 +151,12 @@ def _parse_all(
         raise InputError(re.split(r" (?:Argument|For full) helptext", words)[0] + "; see --help") from None
 
 
-def _attached(argv: Sequence[str]) -> list[str]:
-    """`--search '--epochs 3'` as `--search='--epochs 3'`: a word with a space in it is a value, even if it
-    begins like an option."""
+def _joined(argv: Sequence[str], names: Sequence[str]) -> list[str]:
+    """`argv` with `--name`, `value` as one word `--name=value`, so that the values of the options `names`
+    may begin with dashes."""
     words: list[str] = []
     for word in argv:
-        if words and word.startswith("--") and " " in word.partition("=")[0]:
+        if words and words[-1] in names:
             words[-1] += f"={word}"
         else:
             words.append(word)

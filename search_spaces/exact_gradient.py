@@ -75,16 +75,13 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, total: Tensor, token: Tensor, tape: _Tape, index: int) -> Tensor:
-        ctx.tape, ctx.index, ctx.order = tape, index, torch.contiguous_format
-        if total.is_contiguous(memory_format=torch.channels_last):
-            ctx.order = torch.channels_last
+        ctx.tape, ctx.index = tape, index
         return total.view_as(total)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
-        # Behind a concatenation it is a slice, which a dozen passes over it would be slow to read.
-        ctx.tape.at_node[ctx.index] = grad = grad.contiguous(memory_format=ctx.order)
+        ctx.tape.at_node[ctx.index] = grad
         return grad if ctx.needs_input_grad[0] else None, None, None, None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,7 @@ class Cell(nn.Module):
             total = _sum(terms) if terms else self._nothing(target, states)
             states.append(total if recorder is None else recorder.node(target, total))
         if self.plan.concat:
-            return torch.cat([states[node] for node in self.plan.concat], 1)
+            return torch.cat([dense_gradient(states[node]) for node in self.plan.concat], 1)
         return states[-1]
 
     def _run(
@@ -147,6 +147,25 @@ class Cell(nn.Module):
         ends = [(edge.source, edge.target, edge.row) for edge in self.plan.edges]
         candidates = [edge.parts for edge in edges]
         return Recorder(choice.weights, choice.chosen, ends, candidates, inputs)
+
+
+class _DenseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.order = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous(memory_format=ctx.order)
+
+
+def dense_gradient(x: Tensor) -> Tensor:
+    """x (B, C, H, W), with a gradient in the memory order of x.
+
+    The gradient of a part of a concatenation is a slice, which the layers before it are slow to read.
+    """
+    return _DenseGradient.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _sum(terms: Sequence[Tensor]) -> Tensor:

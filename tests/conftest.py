@@ -14,6 +14,8 @@ import torch  # noqa: E402
 
 import nas  # noqa: E402, F401
 
+torch.set_num_threads(1)  # before the fixture below, for what modules share
+
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 

@@ -124,6 +124,14 @@ def test_bad_input_ends_in_exit_code_2(capsys):
     assert ablate.main(["nas", "--methods", "reinmx"]) == 2
     assert "did you mean reinmax" in capsys.readouterr().err
     assert ablate.main(["nas", "--seeds", "0"]) == 2
+    capsys.readouterr()
+    for words in (
+        ["--search", "--epochs 3"],
+        ["--search=--epochs 3"],
+        ["--final", "-", "--search", "--epochs=3"],
+    ):
+        assert ablate.main(["nas", *words]) == 2
+        assert "--measure is 4, expected at most the 3 epochs" in capsys.readouterr().err
     assert ablate.main(["nass"]) == 2
     assert "unknown command 'nass'" in capsys.readouterr().err
 

@@ -136,7 +136,7 @@ def test_draws_per_image_have_the_same_mean(estimator):
     valid = batch(1, dtype)
     estimates = {}
     for per_image in (False, True):
-        bilevel = setup(estimator=estimator, dtype=dtype, draw_per_image=per_image)
+        bilevel = setup(estimator=estimator, dtype=dtype, draw_per="image" if per_image else "step")
         without_normalisation(bilevel.supernet)
         start = bilevel.logits.detach().clone()
         rows = []

@@ -128,6 +128,37 @@ def test_crops_and_flips_are_pieces_of_the_padded_image():
     assert 15 < mirrored < 50
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_augmentation_does_to_each_image_what_was_drawn(channels_last):
+    """Image by image: pad, crop, mirror, normalise, blank, bit for bit; the draws in this order."""
+    pad, side, (h, w) = 2, 3, (5, 7)
+    pixels = torch.randint(0, 256, (48, 3, h, w), dtype=torch.uint8)
+    source = Images(pixels, torch.arange(48) % 2)
+    mean, std = [0.1, 0.5, 0.9], [0.2, 0.3, 0.4]
+    delivery = Delivery(torch.device("cpu"), mean, std, channels_last=channels_last)
+    augmentation = Augmentation(crop_padding=pad, flip=True, cutout=side)
+    x, _ = next(Batches(source, 48, delivery, augmentation, seed=5).epoch(3))
+    assert x.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+    rng = data.generator(5, "augmentation", 3, 0)
+    mirrored = torch.rand(48, generator=rng) < 0.5
+    offset = torch.randint(0, 2 * pad + 1, (2, 48), generator=rng)
+    centre = torch.rand(2, 48, generator=rng)
+    order = torch.randperm(48, generator=data.generator(5, "order", 3))
+    for i, image in enumerate(pixels[order]):
+        top, left = offset[:, i].tolist()
+        crop = torch.nn.functional.pad(image, (pad,) * 4)[:, top : top + h, left : left + w]
+        crop = crop.flip(2) if mirrored[i] else crop
+        values = [
+            torch.addcmul(torch.tensor(-m / s), c.float(), torch.tensor(1 / (255 * s)))
+            for c, m, s in zip(crop, mean, std, strict=True)
+        ]
+        expected = torch.stack(values)
+        row, column = (int(centre[k, i] * size) - side // 2 for k, size in enumerate((h, w)))
+        expected[:, max(row, 0) : row + side, max(column, 0) : column + side] = 0
+        assert torch.equal(x[i], expected)
+
+
 def test_cutout_blanks_one_square():
     source = Images(torch.full((200, 1, 12, 12), 255, dtype=torch.uint8), torch.zeros(200).long())
     x, _ = next(plain(source, 200, Augmentation(cutout=4)).epoch(0))

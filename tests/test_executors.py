@@ -128,7 +128,8 @@ def test_closing_the_executor_stops_what_runs_and_starts_nothing_else(monkeypatc
     commands = iter([["true"], *[[sys.executable, "-c", script]] * 9])
     monkeypatch.setattr(Run, "command", lambda self: next(commands))
     started = time.monotonic()
-    ends = execute([Run("train_search", SearchOptions(out="a-run"))] * 9, replace(GRID, jobs=2))
+    runs = [Run("train_search", SearchOptions(out=f"run-{i}")) for i in range(9)]
+    ends = execute(runs, replace(GRID, jobs=2))
     assert next(ends) is None
     wait_for(lambda: (tmp_path / "journal").exists() and (tmp_path / "journal").stat().st_size == 2)
     ends.close()

@@ -248,7 +248,7 @@ def test_validation_changes_nothing_silently():
     moved = replace(normal, edges=(*normal.edges[:2], replace(normal.edges[2], target=2), *normal.edges[3:]))
     with pytest.raises(GenotypeError, match="does not fit"):
         DARTS.validate(replace(genotype, cells=(moved, genotype.cells[1])))
-    with pytest.raises(GenotypeError, match="do not fit"):
+    with pytest.raises(GenotypeError, match="must name distinct nodes"):
         DARTS.validate(replace(genotype, cells=(replace(normal, concat=()), genotype.cells[1])))
 
 

@@ -172,18 +172,6 @@ def test_a_grid_passes_a_signal_on_and_goes_on(tmp_path, capsys):
     assert not (out / "runs" / "st-s1").exists()
 
 
-def test_a_run_that_was_told_to_stop_stops_its_grid(tmp_path, monkeypatch, capsys):
-    """It ends with 75; what waits is not started."""
-    fake = tmp_path / "python"
-    fake.write_text(f"#!/bin/sh\necho started >> {tmp_path}/started\nexit 75\n")
-    fake.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(fake))
-    words = ["--methods", "st", "--seeds", "3", "--jobs", "1", "--out", str(tmp_path / "grid")]
-    assert ablate.main(["nas", *words]) == 75
-    assert "st-s0 is saved, the same command goes on" in capsys.readouterr().err
-    assert (tmp_path / "started").read_text() == "started\n"
-
-
 # Checkpoints
 
 

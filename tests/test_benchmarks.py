@@ -1,0 +1,221 @@
+"""Every benchmark at toy size: its table is complete, its ratios are ratios, and its bounds hold."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, run_environment
+
+from benchmarks import data, estimators, final, gpu, search, step, timing
+from benchmarks.timing import BenchmarkOptions, Report, Row
+
+QUICK = ["--repeats", "1", "--threads", "1"]
+TOY = ["--channels", "4", "--cells", "3", "--batch-size", "4"]
+
+
+def rows_of(module, options_class, arguments, capsys, path):
+    """The rows that the benchmark leaves in its JSON file, by (what, to), after checking its table."""
+    name = module.__name__.rpartition(".")[2]
+    assert timing.main(name, options_class, module.run, [*arguments, "--json", str(path)]) == 0
+    document = json.loads(path.read_text())
+    assert document["benchmark"] == name
+    assert document["machine"]["torch"] == torch.__version__
+    table = capsys.readouterr().out
+    values = {row["what"]: row["value"] for row in document["rows"]}
+    for row in document["rows"]:
+        assert row["what"] in table
+        assert row["ratio"] is None or (row["ratio"] > 0 and row["to"])
+    return values, document
+
+
+@pytest.mark.parametrize("space", ["nasbench201", "darts"])
+def test_step(space, capsys, tmp_path):
+    arguments = ["--space", space, *TOY, *QUICK, "--no-memory"]
+    values, document = rows_of(step, step.StepOptions, arguments, capsys, tmp_path / "s.json")
+    assert len(document["rows"]) == 14
+    assert values["architecture step"] < values["architecture step, second order"]
+    assert 0 < values["two batches"] < values["architecture step"]
+
+
+def test_the_public_step_and_ours_move_the_same_logits():
+    """What is timed against each other computes the same gradient."""
+    options = step.StepOptions(channels=4, cells=1, batch_size=8)
+    ours, dense = step.build(options, "lean"), step.build(options, "dense", public=True)
+    batch = step.one_batch(ours)
+    for call in range(3):
+        ours.bilevel.architecture_step(batch, batch, step.draws(call))
+        step.public_architecture_step(dense, batch, call)
+        clipped = ours.logits.grad  # the product clips the logits' gradient to norm 1
+        expected = dense.logits.grad
+        torch.testing.assert_close(clipped, expected / expected.norm().clamp_min(1), rtol=1e-3, atol=1e-5)
+
+
+def test_the_network_alone_computes_what_the_supernet_does():
+    options = step.StepOptions(space="darts", channels=4, cells=3, batch_size=4)
+    ours = step.build(options, "lean")
+    network, optimizer = step.alone(ours, 0)
+    assert optimizer.defaults == ours.weight_optimizer.defaults
+    chosen = ours.bilevel.estimator(ours.logits.detach(), step.draws(0)).argmax(-1).tolist()
+    for mine, its in zip(network.cells, ours.supernet.cells, strict=True):
+        mine.preprocess_0.load_state_dict(its.preprocess_0.state_dict())
+        mine.preprocess_1.load_state_dict(its.preprocess_1.state_dict())
+        for edge, mixed, planned in zip(mine.cell.edges, its.cell.edges, its.cell.plan.edges, strict=True):
+            edge.load_state_dict(mixed.operations[chosen[planned.row]].state_dict())
+    network.stem.load_state_dict(ours.supernet.stem.state_dict())
+    network.classifier.load_state_dict(ours.supernet.classifier.state_dict())
+    images, _ = step.one_batch(ours)
+    torch.testing.assert_close(network(images), ours.supernet(images, chosen), rtol=1e-4, atol=1e-5)
+
+
+def test_estimators(capsys, tmp_path):
+    arguments = [*QUICK, "--largest", "14"]
+    _, document = rows_of(estimators, estimators.EstimatorsOptions, arguments, capsys, tmp_path / "e.json")
+    assert len(document["rows"]) == 2 * 10  # torch's and nine that differentiate, for two shapes
+
+
+def test_final(capsys, tmp_path):
+    arguments = ["--channels", "4", "--cells", "3", "--batch-size", "4", *QUICK, "--no-memory"]
+    values, _ = rows_of(final, final.FinalStepOptions, arguments, capsys, tmp_path / "f.json")
+    assert list(values) == ["NCHW, float32", "channels-last, float32", "channels-last, bfloat16"]
+
+
+def test_data(capsys, tmp_path):
+    arguments = [*QUICK, "--images", "512"]
+    values, _ = rows_of(data, data.DataOptions, arguments, capsys, tmp_path / "d.json")
+    assert values["batched"] > 2 * values["DataLoader of torchvision"]
+
+
+def test_search(capsys, tmp_path, monkeypatch):
+    """Without processes of their own, which would import everything anew."""
+    costs = []
+
+    def here(function, *arguments):
+        start = time.perf_counter()
+        function(*arguments)
+        costs.append(timing.Cost(time.perf_counter() - start, 2**20 * (len(costs) + 1)))
+        return costs[-1]
+
+    monkeypatch.setattr(timing, "in_fresh_process", here)
+    arguments = [*QUICK, "--images", "64", "--digits-epochs", "1", "--points", "2", "--factors", "candidates"]
+    path = tmp_path / "s.json"
+    _, document = rows_of(search, search.WholeSearchOptions, arguments, capsys, path)
+    names = ["digits", "random images", "random images, dense", "candidates 2", "candidates 4"]
+    assert [row["what"] for row in document["rows"]] == [*names, *(f"peak memory, {n}" for n in names)]
+    assert [row["value"] for row in document["rows"][5:]] == [1, 2, 3, 4, 5]
+    assert path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_gpu_logic_on_the_cpu(capsys, tmp_path):
+    arguments = ["--device", "cpu", *TOY, *QUICK, "--steps", "2", "--seeds", "1", "--no-compile"]
+    path = tmp_path / "g.json"
+    values, document = rows_of(gpu, gpu.GpuOptions, [*arguments, "--budget-minutes", "0.02"], capsys, path)
+    per_step = values["nasbench201, 250 epochs: both steps"]
+    epoch = values["nasbench201, 250 epochs: epoch"]
+    assert epoch == pytest.approx(per_step * (25_000 // 4))
+    total = 250 * epoch + 50 * values["nasbench201, 250 epochs: evaluation of the cell"]
+    assert values["nasbench201, 250 epochs: extrapolated"] == pytest.approx(total / 60)
+    assert values["darts, 50 epochs: waits within a step"] is None  # only a GPU can be waited for
+    assert len(document["profile"]) == 3
+    assert all(0 < line["share"] < 1 for lines in document["profile"].values() for line in lines)
+
+
+def test_work_of_a_product_is_counted():
+    a, b = torch.ones(3, 4), torch.ones(4, 5)
+    with gpu.WorkCounter() as work:
+        (a @ b).t()
+    assert (work.operations, work.bytes) == (2 * 3 * 4 * 5, 4 * (3 * 4 + 4 * 5 + 3 * 5))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("preset", ["nasbench201-gdas", "darts-first-order"])
+def test_no_step_waits_for_the_gpu(preset):
+    both = gpu.both_steps(gpu.build_search(gpu.GpuOptions(channels=4, cells=3, batch_size=8), preset))
+    row = gpu.synchronises(preset, both, torch.device("cuda"))
+    assert row.value == 0, row.to
+
+
+def test_alternation():
+    """Actions take turns; short ones are repeated within a round; every call has its number."""
+    calls = []
+
+    def slow(call):
+        calls.append(("slow", call))
+        time.sleep(0.03)
+
+    times = timing.alternate({"slow": slow, "fast": lambda call: calls.append(("fast", call))}, 3)
+    assert [call for name, call in calls if name == "slow"] == [0, 0, 0, 1, 2]
+    fast = [call for name, call in calls if name == "fast"][2:]
+    assert fast == list(range(len(fast)))
+    assert len(fast) > 30
+    assert calls.index(("slow", 1)) > calls.index(("fast", 5))
+    assert all(0.03 <= t < 0.3 for t in times["slow"])
+
+
+def test_ratio_is_the_median_of_the_rounds():
+    """A round in which the machine was slow counts as one, whatever its size."""
+    times = {"ours": [1.0, 50.0, 1.2], "reference": [2.0, 100.0, 2.0]}
+    assert timing.ratio(times, "ours", "reference") == 0.5
+
+
+def test_memory_of_a_fresh_process():
+    size = 150 * 2**20
+    small, large = (timing.in_fresh_process(bytearray, n).bytes for n in (0, size))
+    assert 0.95 * size < large - small < 1.05 * size
+    with pytest.raises(RuntimeError, match="bytearray failed"):
+        timing.in_fresh_process(bytearray, -1)
+
+
+def test_rows_are_on_disk_when_known(tmp_path, capsys):
+    path = tmp_path / "r.json"
+    report = Report("partial", BenchmarkOptions(json=str(path)))
+    report.add(Row("first", 1.0, "s"))
+    assert [row["what"] for row in json.loads(path.read_text())["rows"]] == ["first"]
+    for arguments, words in (
+        (["--repeats", "0"], "--repeats is 0"),
+        (["--space", "micro"], "unknown search space 'micro'"),
+        (["--json", str(tmp_path / "no" / "r.json")], "cannot write --json"),
+    ):
+        assert timing.main("step", step.StepOptions, step.run, arguments) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+
+
+def test_relative_speed():
+    """Generous bounds, so that nobody loses a factor of two unnoticed; a noisy machine has a second try."""
+    options = step.StepOptions(channels=16, cells=1, batch_size=16, repeats=5)
+    names = (
+        "weight step", "sampled network alone", "architecture step", "weight step, dense",
+        "architecture step, dense",
+    )  # fmt: skip
+    actions = {name: action for name, action in step.actions(options).items() if name in names}
+    for attempt in range(2):
+        times = timing.alternate(actions, options.repeats)
+        pair = [a + b for a, b in zip(times["architecture step"], times["weight step"], strict=True)]
+        bounds = {
+            "weight step": timing.ratio(times, "weight step", "weight step, dense") / 0.3,
+            "architecture step": timing.ratio(times, "architecture step", "architecture step, dense") / 0.45,
+            "network alone": timing.ratio(times, "weight step", "sampled network alone") / 1.5,
+            "bookkeeping": next(step.outside(options, pair)).ratio / 0.05,
+        }
+        if max(bounds.values()) <= 1 or attempt == 1:
+            break
+    assert max(bounds.values()) <= 1, bounds
+
+
+@pytest.mark.parametrize("command", ["train_search.py", "train_final.py", "ablate.py", "ablate.py nas"])
+def test_help_comes_at_once(command):
+    """Seconds of processor time, which other work on the machine does not add to."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    script, *rest = command.split()
+    shown = subprocess.run(
+        [sys.executable, str(ROOT / script), *rest, "--help"], capture_output=True, env=run_environment()
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert shown.returncode == 0
+    assert b"usage" in shown.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 2.5
