@@ -141,6 +141,7 @@ def metrics(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # each starts up to four jobs of two processes
 def test_torchrun_finds_what_one_process_finds(torchrun, tmp_path):
     arguments = [*SEARCH, "--epochs", "4", "--sync-batch-norm"]
     out, errors = end(torchrun([*arguments, "--out", str(tmp_path / "two")]))
@@ -156,6 +157,7 @@ def test_torchrun_finds_what_one_process_finds(torchrun, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # each starts up to four jobs of two processes
 @pytest.mark.parametrize("arguments", [SEARCH, [*FINAL, "--mixup", "0.2"]])
 @pytest.mark.parametrize("victim", [0, 1])
 def test_torchrun_restarts_after_the_loss_of_a_worker(arguments, victim, torchrun, tmp_path):
@@ -173,6 +175,7 @@ def test_torchrun_restarts_after_the_loss_of_a_worker(arguments, victim, torchru
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # each starts up to four jobs of two processes
 def test_a_lost_rank_ends_the_job_which_can_be_resumed(torchrun, tmp_path):
     arguments = [*SEARCH, "--epochs", "8"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -195,6 +198,7 @@ def test_a_lost_rank_ends_the_job_which_can_be_resumed(torchrun, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # each starts up to four jobs of two processes
 @pytest.mark.parametrize("whom", ["torchrun", "rank 1"])
 def test_a_signal_to_one_stops_all_at_the_same_step(whom, torchrun, tmp_path):
     arguments = [*SEARCH, "--epochs", "8"]
@@ -212,6 +216,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(whom, torchrun, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # each starts up to four jobs of two processes
 def test_bad_input_is_one_line_for_all_ranks(torchrun, tmp_path):
     for words, expected in (
         (["--batch-size", "15"], "--batch-size is 15, expected a multiple of the 2 ranks"),
