@@ -15,7 +15,7 @@ from ablation.comparison import Paired, estimate, paired
 from ablation.grid_plots import Records, methods, values
 from nas.files import write_text
 from nas.truth import Truth
-from recipes.ablation import GridOptions
+from recipes.ablation import LOCAL_JOBS, GridOptions
 
 
 def write(
@@ -69,8 +69,15 @@ def _lead(records: Records, known: Truth | None, options: GridOptions) -> str:
     return (
         f"{options.seeds} search{'es'[: 2 * (options.seeds > 1)]} with each of {len(options.methods)} "
         f"method{'s'[: len(options.methods) != 1]}, {how}. torch {torch.__version__}, "
-        f"{platform.machine()}, {options.jobs} run{'s'[: options.jobs != 1]} at a time."
+        f"{platform.machine()}, {_place(options)}."
     )
+
+
+def _place(options: GridOptions) -> str:
+    """Where the runs were done, and how many at once where that is known."""
+    jobs = options.jobs or (LOCAL_JOBS if options.executor == "local" else None)
+    where = "" if options.executor == "local" else f" on {options.executor.capitalize()}"
+    return f"runs{where}" if jobs is None else f"{jobs} run{'s'[: jobs != 1]} at a time{where}"
 
 
 def _pictures(

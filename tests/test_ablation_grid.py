@@ -152,6 +152,19 @@ def finished(tmp_path_factory):
     return folder, options
 
 
+@pytest.mark.parametrize(
+    ("executor", "jobs", "words"),
+    [
+        ("local", None, "2 runs at a time"),
+        ("local", 1, "1 run at a time"),
+        ("ray", 8, "8 runs at a time on Ray"),
+        ("slurm", None, "runs on Slurm"),
+    ],
+)
+def test_the_report_says_where_the_runs_were_done(executor, jobs, words):
+    assert grid_report._place(GridOptions(executor=executor, jobs=jobs)) == words
+
+
 def test_everything_is_written(finished):
     folder, _ = finished
     rows = read_csv(folder / "results.csv")
