@@ -97,7 +97,7 @@ def actions(options: StepOptions) -> dict[str, Action]:
             mixture.supernet(batch[0], uniform)
 
     def weights_frozen(call: int) -> None:
-        with frozen(dense.supernet):
+        with frozen(dense.supernet.parameters()):
             public_architecture_step(dense, public_batch, call)
 
     def architecture_step(search: Search) -> Action:

@@ -6,7 +6,7 @@ w* = argmin over w of  E[ L_train(w, D) ]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -90,6 +90,7 @@ class Bilevel:
     ) -> None:
         self.supernet, self.logits, self.estimator = supernet, logits, estimator
         self.weight_optimizer, self.architecture_optimizer = weight_optimizer, architecture_optimizer
+        self.parameters = [p for group in weight_optimizer.param_groups for p in group["params"]]
         self.draws, self.order = draws or estimator.default_draws, order
         self.draw_per = draw_per
         self.clip, self.architecture_clip = clip, architecture_clip
@@ -148,7 +149,7 @@ class Bilevel:
         """Loss of a draw (E, K), or one per image (B, E, K), on `batch`, output (B, classes), and the
         exact gradient at the draw, of its shape; weights are held fixed."""
         draw.requires_grad_()
-        with frozen(self.supernet):
+        with frozen(self.parameters):
             loss, output = self.loss(draw, batch)
             (at_draw,) = torch.autograd.grad(loss, draw)
         return loss.detach(), output.detach(), at_draw
@@ -164,7 +165,7 @@ class Bilevel:
         loss, output = self.loss(self.draw(generator), train)
         self.weight_optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        gradients = distributed.gradients(self.supernet.parameters(), union=self.draw_per == "rank")
+        gradients = distributed.gradients(self.parameters, union=self.draw_per == "rank")
         result = _result(loss, output, train[1]).over_ranks(gradients)
         skipped = guarded_step(self.weight_optimizer, result.loss, self.clip)
         return replace(result, skipped=skipped)
@@ -176,15 +177,15 @@ class Bilevel:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Keep autograd from computing gradients of the module's parameters."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    for p in parameters:
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Keep autograd from computing gradients of parameters."""
+    held = [p for p in parameters if p.requires_grad]
+    for p in held:
         p.requires_grad_(False)
     try:
         yield
     finally:
-        for p in parameters:
+        for p in held:
             p.requires_grad_(True)
 
 
@@ -228,7 +229,7 @@ def unrolled_gradient(
         direct, *vector = torch.autograd.grad(loss, [draw, *(p for p, _ in touched)])
         distributed.average(vector)
         scale = epsilon / torch.stack([v.norm() for v in vector]).norm().clamp_min(1e-12)
-        with frozen(supernet):
+        with frozen(supernet.parameters()):
             move(vector, -scale)
             (above,) = torch.autograd.grad(train_loss(draw), draw)
             move(vector, scale)

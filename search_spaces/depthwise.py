@@ -1,13 +1,15 @@
-"""A depthwise convolution whose backward pass is as fast on the CPU as its forward pass.
+"""Layers that treat every channel by itself, as fast on the CPU as it allows.
 
 oneDNN has fast kernels for the gradient of a depthwise convolution only where it is not dilated and, for the
 weights, at most 3 wide; elsewhere it takes ten times as long as the forward pass. Both gradients can be had
 from the fast kernels: that of the input is a convolution with the mirrored kernel, that of the weights falls
 into columns, three at a time, of which each set is the gradient of a narrower kernel on a shifted input.
+An average over 3x3 pixels is such a convolution too, and faster than a pooling in channels-last order.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,13 +33,58 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
         slow = self.kernel_size[1] > 3 or self.dilation[0] > 1
-        here = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
-        if not (slow and here and self.stride == (1, 1) and torch.is_grad_enabled()):
+        if not (slow and _here(x) and self.stride == (1, 1) and torch.is_grad_enabled()):
             return super().forward(x)
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             return _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.dilation[0])  # type: ignore
         return _Depthwise.apply(x, self.weight, self.dilation[0])  # type: ignore
+
+
+class AvgPool3x3(nn.AvgPool2d):
+    """The average of the 3x3 pixels around each one, those outside the image not counted.
+
+    Args:
+        stride: 1 or 2.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__(3, stride, padding=1, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
+        if self.stride == 1 and _here(x):
+            return _Average.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+        return super().forward(x)
+
+
+def _here(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+
+
+class _Average(torch.autograd.Function):
+    """Sums over 3x3 pixels, divided by their numbers. Its backward can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _sums(x).mul_(_shares(x.shape[1:], x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        shared = grad * _shares(grad.shape[1:], grad.dtype)
+        return _sums(shared.contiguous(memory_format=torch.channels_last))
+
+
+def _sums(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return _convolve(x, torch.ones(x.shape[1], 1, 3, 3, dtype=x.dtype), 1)
+
+
+@cache
+def _shares(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """One over the number of pixels that an average is over, (1, C, H, W) in channels-last order."""
+    ones = torch.ones(1, *shape).contiguous(memory_format=torch.channels_last)
+    return (1 / _sums(ones)).to(dtype)
 
 
 class _Depthwise(torch.autograd.Function):

@@ -9,8 +9,10 @@ has no weights: a ReLU, a pooling.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,33 +40,78 @@ class Recorder:
         candidates: Sequence[Sequence[Parts]],
         inputs: Sequence[Tensor],
     ) -> None:
-        self._tape = _Tape(chosen, ends, candidates, [x.detach() for x in inputs], [None] * len(ends), {})
+        sources = [_Source(x.detach(), {}, {}) for x in inputs]
+        self._tape = _Tape(chosen, ends, candidates, sources, {}, {})
         self._token: Tensor = _Products.apply(weights, self._tape)  # type: ignore[no-untyped-call]
 
-    def edge(self, index: int, output: Tensor | None) -> None:
-        """Note the value of an edge, None for `none`. What has no weights is had again for nothing."""
+    def edge(self, index: int, x: Tensor, stems: dict[tuple[object, ...], Tensor]) -> Tensor:
+        """The value of the chosen candidate of an edge for its source x, whose `stems` are shared; notes
+        how its own product will be had."""
         tape = self._tape
-        chosen = tape.candidates[index][tape.chosen[tape.ends[index][2]]]
-        if output is not None and chosen.body:
-            tape.outputs[index] = output.detach()
+        source, _, row = tape.ends[index]
+        chosen = tape.candidates[index][tape.chosen[row]]
+        y = chosen.before_norm(x, stems)
+        if chosen.norm is not None:
+            y = _Normalise.apply(y, self._token, tape, row, chosen.norm.eps)  # type: ignore[no-untyped-call]
+        # What the graph keeps anyway is not computed again.
+        kept = {key: stem.detach() for key, stem in stems.items() if key[0] is nn.ReLU}
+        tape.sources[source].stems.update(kept)
+        return y
 
     def node(self, index: int, total: Tensor) -> Tensor:
         """Note the value of a node; what it returns takes the place of it."""
-        self._tape.states.append(total.detach())
+        self._tape.sources.append(_Source(total.detach(), {}, {}))
         return _Node.apply(total, self._token, self._tape, index)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Pixels:
+    """A feature map (B, C, H, W), and what products need of its channels as vectors over all pixels."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.map = x
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """(parts, pixels / parts, C); products of several parts at once keep all cores busy."""
+        return _rows(self.map).view(math.gcd(len(self.map), 8), -1, self.map.shape[1])
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """(C,)"""
+        return self.rows.mean(1).mean(0)
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """(C, C)"""
+        return self.centred_products(self) / (self.map.numel() // len(self.mean))
+
+    def centred_products(self, other: _Pixels) -> Tensor:
+        """(C, C'), the inner products of its channels with those of the other, less the means of both."""
+        pixels = self.map.numel() // len(self.mean)
+        products = torch.bmm(self.rows.transpose(1, 2), other.rows).sum(0)
+        return products.addr(self.mean, other.mean, alpha=-pixels)
+
+
+@dataclass
+class _Source:
+    """The value of a node, with the stems that its edges share, as they are and as pixels."""
+
+    value: Tensor
+    stems: dict[tuple[object, ...], Tensor]
+    pixels: dict[tuple[object, ...], _Pixels]
 
 
 @dataclass
 class _Tape:
-    """`states` are the values of the nodes, `outputs` those of edges with weights, `at_node` the gradients
-    of the loss at the nodes, as far as backward has reached them."""
+    """`sources` are the nodes, `at_node` the gradients of the loss at the nodes and `products` the inner
+    products of chosen candidates, as far as backward has reached them."""
 
     chosen: Sequence[int]
     ends: Sequence[tuple[int, int, int]]
     candidates: Sequence[Sequence[Parts]]
-    states: list[Tensor]
-    outputs: list[Tensor | None]
-    at_node: dict[int, Tensor]
+    sources: list[_Source]
+    at_node: dict[int, _Pixels]
+    products: dict[tuple[int, int], Tensor]
 
 
 class _Node(torch.autograd.Function):
@@ -81,8 +128,32 @@ class _Node(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
-        ctx.tape.at_node[ctx.index] = grad
+        ctx.tape.at_node[ctx.index] = _Pixels(grad)
         return grad if ctx.needs_input_grad[0] else None, None, None, None
+
+
+class _Normalise(torch.autograd.Function):
+    """Normalisation of the chosen candidate of an edge, which keeps its result instead of its input.
+
+    The gradient of a scale behind it is <dL/dy, y>, channel by channel. Like `_Node` it depends on the token.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, token: Tensor, tape: _Tape, row: int, eps: float) -> Tensor:
+        y, mean, inverse = torch.native_batch_norm(z, None, None, None, None, True, 0.0, eps)
+        ctx.save_for_backward(y, torch.zeros_like(mean), torch.ones_like(mean), inverse)
+        ctx.tape, ctx.row, ctx.eps = tape, row, eps
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        y, zeros, ones, inverse = ctx.saved_tensors
+        at_z, at_scale, _ = torch.ops.aten.native_batch_norm_backward(
+            grad, y, inverse, None, None, zeros, ones, True, ctx.eps, [ctx.needs_input_grad[0], True, False]
+        )
+        ctx.tape.products[ctx.row, ctx.tape.chosen[ctx.row]] = at_scale.sum()
+        return at_z, None, None, None, None
 
 
 class _Products(torch.autograd.Function):
@@ -103,56 +174,78 @@ class _Products(torch.autograd.Function):
         tape: _Tape = ctx.tape
         with torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False):
             products = _products(tape)
-        zero = tape.states[0].new_zeros((), dtype=ctx.dtype)
+        zero = tape.sources[0].value.new_zeros((), dtype=ctx.dtype)
         rows, columns = ctx.shape
         flat = [products.get((row, k), zero).to(ctx.dtype) for row in range(rows) for k in range(columns)]
-        tape.states, tape.outputs, tape.at_node = [], [], {}
+        tape.sources, tape.at_node, tape.products = [], {}, {}
         return torch.stack(flat).view(rows, columns), None
 
 
 def _products(tape: _Tape) -> dict[tuple[int, int], Tensor]:
     """The inner product of every row and candidate that can be other than zero."""
-    products = {}
-    stems: list[dict[tuple[object, ...], Tensor]] = [{} for _ in tape.states]
-    for (source, target, row), output, candidates in zip(
-        tape.ends, tape.outputs, tape.candidates, strict=True
-    ):
+    products = tape.products
+    for (source, target, row), candidates in zip(tape.ends, tape.candidates, strict=True):
         if target not in tape.at_node:
             continue  # the loss does not depend on this node
         grad = tape.at_node[target]
         for k, candidate in enumerate(candidates):
-            if k == tape.chosen[row] and output is not None:
-                products[row, k] = inner_product(grad, output)
-            elif Zero not in map(type, candidate.body):
-                z = candidate.before_norm(tape.states[source], stems[source])
-                if candidate.norm is None:
-                    products[row, k] = inner_product(grad, z)
-                else:
-                    products[row, k] = normalised_inner_product(grad, z, candidate.norm)
+            if (row, k) not in products and Zero not in map(type, candidate.body):
+                products[row, k] = _product(grad, candidate, tape.sources[source])
     return products
+
+
+def _product(grad: _Pixels, candidate: Parts, source: _Source) -> Tensor:
+    """<grad, o(x)> of a candidate o and the value x of its source."""
+    if candidate.norm is None:
+        return inner_product(grad.map, candidate.before_norm(source.value, source.stems))
+    x = candidate.before_pointwise(source.value, source.stems)
+    if candidate.pointwise is None:
+        return normalised_inner_product(grad.map, x, candidate.norm)
+    if not _plain(grad.map, x):
+        return normalised_inner_product(grad.map, candidate.pointwise(x), candidate.norm)
+    pixels = _Pixels(x)
+    if not candidate.body:  # x is a stem
+        pixels = source.pixels.setdefault(candidate.key, pixels)
+    return pointwise_product(grad, pixels, candidate.pointwise.weight, candidate.norm.eps)
+
+
+def _plain(a: Tensor, b: Tensor) -> bool:
+    return a.device.type == "cpu" and a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64)
+
+
+def pointwise_product(grad: _Pixels, x: _Pixels, weight: Tensor, eps: float) -> Tensor:
+    """<grad, norm(z)> of z the 1x1 convolution of x with `weight` (O, C, 1, 1), without computing z."""
+    weight = weight.flatten(1)
+    variance = ((weight @ x.covariance) * weight).sum(1)
+    products = (weight * grad.centred_products(x)).sum(1)
+    return torch.dot(products, (variance + eps).rsqrt())
 
 
 def inner_product(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> of two tensors (B, C, H, W), on the CPU without a temporary."""
-    if a.device.type == "cpu" and a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64):
+    if _plain(a, b):
         return torch.dot(_rows(a).view(-1), _rows(b).view(-1))
+    if a.device.type == "cpu" and a.dtype == b.dtype:
+        zeros = torch.zeros(a.shape[1])
+        return _at_scale(a, b, zeros, torch.ones_like(zeros)).sum()
     return (a * b).sum(dtype=torch.promote_types(a.dtype, torch.float32))
 
 
 def normalised_inner_product(grad: Tensor, z: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """<grad, norm(z)>, on the CPU without computing norm(z).
-
-    It is the sum of the gradients that a scale behind the normalisation would get.
-    """
+    """<grad, norm(z)>, on the CPU without computing norm(z)."""
     if z.device.type != "cpu":
         return inner_product(grad, norm(z))
     mean, variance = torch.batch_norm_update_stats(z, None, None, 0.0)
-    at_scale: Tensor
-    _, at_scale, _ = torch.ops.aten.native_batch_norm_backward(
-        grad.to(z.dtype), z, torch.ones_like(mean), None, None, mean, (variance + norm.eps).rsqrt(), True,
-        norm.eps, [False, True, False],
-    )  # fmt: skip
-    return at_scale.sum()
+    return _at_scale(grad.to(z.dtype), z, mean, (variance + norm.eps).rsqrt()).sum()
+
+
+def _at_scale(grad: Tensor, z: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+    """(C,), the sums of grad * (z - mean) * inverse: what a scale behind a normalisation would get."""
+    result: Tensor
+    _, result, _ = torch.ops.aten.native_batch_norm_backward(
+        grad, z, torch.ones_like(mean), None, None, mean, inverse, True, 0.0, [False, True, False]
+    )
+    return result
 
 
 def _rows(x: Tensor) -> Tensor:

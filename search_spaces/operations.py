@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.depthwise import DepthwiseConv2d
+from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d
 
 Norm = Callable[[int], nn.Module]
 
@@ -136,7 +136,7 @@ _OPERATIONS: dict[str, Callable[[int, int, Norm], nn.Module]] = {
     "skip_connect": _skip_connect,
     "nor_conv_1x1": lambda c, stride, norm: relu_conv_norm(c, c, 1, stride, norm),
     "nor_conv_3x3": lambda c, stride, norm: relu_conv_norm(c, c, 3, stride, norm),
-    "avg_pool_3x3": lambda c, stride, norm: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
+    "avg_pool_3x3": lambda c, stride, norm: AvgPool3x3(stride),
     "max_pool_3x3": lambda c, stride, norm: nn.MaxPool2d(3, stride, 1),
     "sep_conv_3x3": partial(_sep_conv, kernel=3),
     "sep_conv_5x5": partial(_sep_conv, kernel=5),
@@ -152,17 +152,19 @@ def build(name: str, channels: int, stride: int, norm: Norm) -> nn.Module:
 
 @dataclass(frozen=True)
 class Parts:
-    """An operation taken apart: o(x) = norm(body(stem(x))), each of which may be missing.
+    """An operation taken apart: o(x) = norm(pointwise(body(stem(x)))), each of which may be missing.
 
     Attributes:
         stem: the first layer if it has no weights, so that operations on the same input can share it;
             `key` is equal for equal ones.
+        pointwise: a 1x1 convolution right before `norm`.
         norm: the last layer if it only normalises, with the batch at hand.
     """
 
     stem: nn.Module | None
     key: tuple[object, ...]
     body: tuple[nn.Module, ...]
+    pointwise: nn.Conv2d | None
     norm: nn.BatchNorm2d | None
 
     @staticmethod
@@ -170,15 +172,19 @@ class Parts:
         """The parts of a candidate operation."""
         layers = list(operation) if isinstance(operation, nn.Sequential) else [operation]
         stem, norm, last = None, None, layers[-1]
+        pointwise: nn.Conv2d | None = None
         if type(last) is nn.BatchNorm2d and not last.affine and last.running_mean is None:
             norm = last
             layers.pop()
+            if layers and isinstance(layers[-1], nn.Conv2d) and _is_pointwise(layers[-1]):
+                pointwise = layers[-1]
+                layers.pop()
         if layers and isinstance(layers[0], _SHARED):
             stem = layers.pop(0)
         settings = (getattr(stem, name, None) for name in ("kernel_size", "stride", "padding"))
-        return Parts(stem, (type(stem), *settings), tuple(layers), norm)
+        return Parts(stem, (type(stem), *settings), tuple(layers), pointwise, norm)
 
-    def before_norm(self, x: Tensor, stems: dict[tuple[object, ...], Tensor]) -> Tensor:
+    def before_pointwise(self, x: Tensor, stems: dict[tuple[object, ...], Tensor]) -> Tensor:
         """body(stem(x)); `stems` holds the stems of x so far, and is added to."""
         if self.stem is not None:
             if self.key not in stems:
@@ -188,10 +194,20 @@ class Parts:
             x = layer(x)
         return x
 
+    def before_norm(self, x: Tensor, stems: dict[tuple[object, ...], Tensor]) -> Tensor:
+        """pointwise(body(stem(x)))."""
+        x = self.before_pointwise(x, stems)
+        return x if self.pointwise is None else self.pointwise(x)
+
     def __call__(self, x: Tensor, stems: dict[tuple[object, ...], Tensor]) -> Tensor:
-        """The operation on x, see `before_norm`."""
+        """The operation on x, see `before_pointwise`."""
         x = self.before_norm(x, stems)
         return x if self.norm is None else self.norm(x)
 
 
 _SHARED = (nn.ReLU, nn.AvgPool2d, nn.MaxPool2d)
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    plain = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)
+    return plain and conv.groups == 1 and conv.bias is None

@@ -99,11 +99,9 @@ class Cell(nn.Module):
             terms = []
             for i, edge in enumerate(self.plan.edges):
                 if edge.target == target:
-                    y = self._run(i, states[edge.source], stems[edge.source], choice)
+                    y = self._run(i, states[edge.source], stems[edge.source], choice, recorder)
                     if y is not None:
                         terms.append(y)
-                    if recorder is not None:
-                        recorder.edge(i, y)
             total = _sum(terms) if terms else self._nothing(target, states)
             states.append(total if recorder is None else recorder.node(target, total))
         if self.plan.concat:
@@ -111,7 +109,12 @@ class Cell(nn.Module):
         return states[-1]
 
     def _run(
-        self, i: int, x: Tensor, stems: dict[tuple[object, ...], Tensor], choice: Choice | None
+        self,
+        i: int,
+        x: Tensor,
+        stems: dict[tuple[object, ...], Tensor],
+        choice: Choice | None,
+        recorder: Recorder | None,
     ) -> Tensor | None:
         """The value of edge i for its source x, whose `stems` all edges share; None for zero."""
         module, row = self.edges[i], self.plan.edges[i].row
@@ -127,7 +130,9 @@ class Cell(nn.Module):
             return module(x, choice, row)  # type: ignore[no-any-return]
         assert choice.chosen is not None
         chosen = choice.chosen[row]
-        return None if isinstance(module.operations[chosen], Zero) else module.parts[chosen](x, stems)
+        if isinstance(module.operations[chosen], Zero):
+            return None
+        return module.parts[chosen](x, stems) if recorder is None else recorder.edge(i, x, stems)
 
     def _nothing(self, target: int, states: Sequence[Tensor]) -> Tensor:
         """The value of a node that only `none` leads to."""

@@ -248,7 +248,7 @@ def test_counting_macs_is_exact_and_moves_nothing():
     stem = 27 * 4 * 64
     reductions = sum(9 * c * 2 * c * p + 9 * 4 * c * c * p + 2 * c * c * p for c, p in ((4, 16), (8, 4)))
     cells = 16 * 64 + 64 * 16 + 256 * 4
-    assert count_macs(model.train(), (3, 8, 8), torch.device("cpu")) == stem + reductions + cells + 16 * 10
+    assert count_macs(model.train(), (3, 8, 8)) == stem + reductions + cells + 16 * 10
     assert model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
@@ -256,7 +256,7 @@ def test_counting_macs_is_exact_and_moves_nothing():
 def test_multiply_accumulates_of_darts_v2_have_their_order_of_magnitude():
     """A guard against counting twice or leaving out the grouped convolutions."""
     model = timm.create_model("nas_net", genotype="darts_v2")
-    assert round(count_macs(model, (3, 32, 32), torch.device("cpu")) / 1e6) in range(520, 560)
+    assert round(count_macs(model, (3, 32, 32)) / 1e6) in range(520, 560)
 
 
 def test_derivation_samples_follow_the_distribution():
