@@ -4,6 +4,7 @@ oneDNN has fast kernels for the gradient of a depthwise convolution only where i
 weights, at most 3 wide; elsewhere it takes ten times as long as the forward pass. Both gradients can be had
 from the fast kernels: that of the input is a convolution with the mirrored kernel, that of the weights falls
 into columns, three at a time, of which each set is the gradient of a narrower kernel on a shifted input.
+Stride 2 with dilation 2 reads every second pixel only, whose own map needs neither.
 An average over 3x3 pixels is such a convolution too, and faster than a pooling in channels-last order.
 """
 
@@ -32,13 +33,14 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
-        slow = self.kernel_size[1] > 3 or self.dilation[0] > 1
-        if not (slow and _here(x) and self.stride == (1, 1) and torch.is_grad_enabled()):
+        stride, dilation = self.stride[0], self.dilation[0]
+        slow = self.kernel_size[1] > 3 or dilation > 1
+        if not (slow and _here(x) and stride in (1, dilation) and torch.is_grad_enabled()):
             return super().forward(x)
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            return _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.dilation[0])  # type: ignore
-        return _Depthwise.apply(x, self.weight, self.dilation[0])  # type: ignore
+        if stride == 2:
+            (x,), dilation = every_second(x, 0), 1
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        return _Depthwise.apply(x.to(dtype), self.weight.to(dtype), dilation)  # type: ignore
 
 
 class AvgPool3x3(nn.AvgPool2d):
@@ -85,6 +87,30 @@ def _shares(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """One over the number of pixels that an average is over, (1, C, H, W) in channels-last order."""
     ones = torch.ones(1, *shape).contiguous(memory_format=torch.channels_last)
     return (1 / _sums(ones)).to(dtype)
+
+
+def every_second(x: Tensor, *firsts: int) -> tuple[Tensor, ...]:
+    """Every second pixel of every second row of x (B, C, H, W), once from each of `firsts` (0 or 1) on.
+
+    The gradient of a slice would have another memory order than x.
+    """
+    return _EverySecond.apply(x, *firsts)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _EverySecond(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *firsts: int) -> tuple[Tensor, ...]:
+        ctx.firsts, ctx.shape = firsts, x.shape
+        ctx.order = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        return tuple(x[:, :, f::2, f::2].contiguous(memory_format=ctx.order) for f in firsts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        like = grads[0]
+        at_x = torch.empty(ctx.shape, dtype=like.dtype, device=like.device, memory_format=ctx.order).zero_()
+        for first, grad in zip(ctx.firsts, grads, strict=True):
+            at_x[:, :, first::2, first::2] = grad
+        return at_x, *(None for _ in grads)
 
 
 class _Depthwise(torch.autograd.Function):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d
+from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d, every_second
 
 Norm = Callable[[int], nn.Module]
 
@@ -47,14 +47,15 @@ class FactorizedReduce(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, norm: Norm) -> None:
         super().__init__()
         half = channels_out // 2
-        self.conv_1 = nn.Conv2d(channels_in, half, 1, stride=2, bias=False)
+        self.conv_1 = nn.Conv2d(channels_in, half, 1, bias=False)
         self.conv_2 = nn.Conv2d(channels_in, channels_out - half, 1, bias=False)
         self.norm = norm(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] % 2 or x.shape[-2] % 2:
             x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
-        out: Tensor = self.norm(torch.cat([self.conv_1(x), self.conv_2(x[:, :, 1::2, 1::2])], 1))
+        first, second = every_second(x, 0, 1)
+        out: Tensor = self.norm(torch.cat([self.conv_1(first), self.conv_2(second)], 1))
         return out
 
 
