@@ -66,7 +66,7 @@ KINDS = {
     "palette gif": (palette(), "gif", (10, 20, 30)),
     "16 bit": (Image.fromarray(np.full((8, 8), 90 * 257, np.uint16)), "png", GREY),
     "16 bit tiff": (Image.fromarray(np.full((8, 8), 90 * 257, np.uint16)), "tiff", GREY),
-    "16 bit pgm": (Image.fromarray(np.full((8, 8), 90 * 257, np.uint16)), "pgm", GREY),
+    "16 bit pgm": (Image.new("I", (8, 8), 90 * 257), "pgm", GREY),
     "CMYK": (Image.new("CMYK", (8, 8), (245, 235, 225, 0)), "tif", (10, 20, 30)),
     "CMYK jpeg": (Image.new("CMYK", (8, 8), (165, 165, 165, 0)), "jpg", GREY),
     "YCbCr": (Image.new("YCbCr", (8, 8), (90, 128, 128)), "jpg", GREY),
