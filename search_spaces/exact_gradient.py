@@ -64,7 +64,7 @@ class Recorder:
         return _Node.apply(total, self._token, self._tape, index)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _Pixels:
+class Pixels:
     """A feature map (B, C, H, W), and what products need of its channels as vectors over all pixels."""
 
     def __init__(self, x: Tensor) -> None:
@@ -85,7 +85,7 @@ class _Pixels:
         """(C, C)"""
         return self.centred_products(self) / (self.map.numel() // len(self.mean))
 
-    def centred_products(self, other: _Pixels) -> Tensor:
+    def centred_products(self, other: Pixels) -> Tensor:
         """(C, C'), the inner products of its channels with those of the other, less the means of both."""
         pixels = self.map.numel() // len(self.mean)
         products = torch.bmm(self.rows.transpose(1, 2), other.rows).sum(0)
@@ -98,7 +98,7 @@ class _Source:
 
     value: Tensor
     stems: dict[tuple[object, ...], Tensor]
-    pixels: dict[tuple[object, ...], _Pixels]
+    pixels: dict[tuple[object, ...], Pixels]
 
 
 @dataclass
@@ -110,7 +110,7 @@ class _Tape:
     ends: Sequence[tuple[int, int, int]]
     candidates: Sequence[Sequence[Parts]]
     sources: list[_Source]
-    at_node: dict[int, _Pixels]
+    at_node: dict[int, Pixels]
     products: dict[tuple[int, int], Tensor]
 
 
@@ -128,7 +128,7 @@ class _Node(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
-        ctx.tape.at_node[ctx.index] = _Pixels(grad)
+        ctx.tape.at_node[ctx.index] = Pixels(grad)
         return grad if ctx.needs_input_grad[0] else None, None, None, None
 
 
@@ -194,7 +194,7 @@ def _products(tape: _Tape) -> dict[tuple[int, int], Tensor]:
     return products
 
 
-def _product(grad: _Pixels, candidate: Parts, source: _Source) -> Tensor:
+def _product(grad: Pixels, candidate: Parts, source: _Source) -> Tensor:
     """<grad, o(x)> of a candidate o and the value x of its source."""
     if candidate.norm is None:
         return inner_product(grad.map, candidate.before_norm(source.value, source.stems))
@@ -203,7 +203,7 @@ def _product(grad: _Pixels, candidate: Parts, source: _Source) -> Tensor:
         return normalised_inner_product(grad.map, x, candidate.norm)
     if not _plain(grad.map, x):
         return normalised_inner_product(grad.map, candidate.pointwise(x), candidate.norm)
-    pixels = _Pixels(x)
+    pixels = Pixels(x)
     if not candidate.body:  # x is a stem
         pixels = source.pixels.setdefault(candidate.key, pixels)
     return pointwise_product(grad, pixels, candidate.pointwise.weight, candidate.norm.eps)
@@ -213,7 +213,7 @@ def _plain(a: Tensor, b: Tensor) -> bool:
     return a.device.type == "cpu" and a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64)
 
 
-def pointwise_product(grad: _Pixels, x: _Pixels, weight: Tensor, eps: float) -> Tensor:
+def pointwise_product(grad: Pixels, x: Pixels, weight: Tensor, eps: float) -> Tensor:
     """<grad, norm(z)> of z the 1x1 convolution of x with `weight` (O, C, 1, 1), without computing z."""
     weight = weight.flatten(1)
     variance = ((weight @ x.covariance) * weight).sum(1)

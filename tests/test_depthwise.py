@@ -1,10 +1,10 @@
-"""The depthwise convolution against the plain one."""
+"""The layers with fast paths against the plain ones."""
 
 import pytest
 import torch
 from torch import nn
 
-from search_spaces.depthwise import DepthwiseConv2d
+from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d, every_second
 
 GRADIENTS = "x", "weight"
 
@@ -13,15 +13,20 @@ def gradients(run, x, weight, upstream):
     return dict(zip(GRADIENTS, torch.autograd.grad(run(x), [x, weight], upstream), strict=True))
 
 
+def channels_last(*shape):
+    return torch.randn(*shape, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+
+
 @pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)])
 @pytest.mark.parametrize("size", [(8, 8), (9, 10), (7, 5), (3, 4)])
-def test_equals_plain_convolution(kernel, dilation, size):
+def test_equals_plain_convolution(kernel, stride, dilation, size):
     torch.manual_seed(0)
-    layer = DepthwiseConv2d(4, kernel, 1, dilation).double()
-    x = torch.randn(2, 4, *size, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    layer = DepthwiseConv2d(4, kernel, stride, dilation).double()
+    x = channels_last(2, 4, *size)
     y = layer(x)
-    assert (kernel == 3 and dilation == 1) or "Depthwise" in y.grad_fn.name()
+    fast = stride == dilation if stride == 2 else kernel == 5 or dilation > 1
+    assert ("Depthwise" in y.grad_fn.name()) == fast
     torch.testing.assert_close(y, nn.Conv2d.forward(layer, x))
     upstream = torch.randn_like(y)
     mine = gradients(layer, x, layer.weight, upstream)
@@ -29,13 +34,54 @@ def test_equals_plain_convolution(kernel, dilation, size):
     torch.testing.assert_close(mine, plain)
 
 
-def test_can_be_differentiated_twice():
+@pytest.mark.parametrize("stride", [1, 2])
+def test_can_be_differentiated_twice(stride):
     torch.manual_seed(0)
-    layer = DepthwiseConv2d(2, 5, 1, 2).double()
-    x = torch.randn(1, 2, 5, 5, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    layer = DepthwiseConv2d(2, 5, stride, 2).double()
     assert torch.autograd.gradgradcheck(
-        lambda x, w: torch.func.functional_call(layer, {"weight": w}, x), (x, layer.weight)
+        lambda x, w: torch.func.functional_call(layer, {"weight": w}, x),
+        (channels_last(1, 2, 5, 5), layer.weight),
     )
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 2), (1, 5), (1, 1), (2, 2)])
+def test_average_equals_plain_pooling(size):
+    torch.manual_seed(0)
+    x = channels_last(2, 4, *size)
+    layer = AvgPool3x3(1)
+    y = layer(x)
+    plain = nn.AvgPool2d.forward(layer, x)
+    torch.testing.assert_close(y, plain)
+    upstream = torch.randn_like(y)
+    at_x = torch.autograd.grad(y, x, upstream)
+    torch.testing.assert_close(at_x, torch.autograd.grad(plain, x, upstream))
+    assert torch.autograd.gradgradcheck(layer, channels_last(1, 2, *size))
+
+
+def test_average_keeps_the_precision_that_it_gets():
+    x = torch.rand(2, 4, 6, 6).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert AvgPool3x3(1)(x).dtype == torch.float32
+        low = AvgPool3x3(1)(x.bfloat16())
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), AvgPool3x3(1)(x), rtol=0.02, atol=0.02)
+    assert AvgPool3x3(2)(x).shape == (2, 4, 3, 3)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(6, 6), (5, 4)])
+def test_every_second_pixel_and_its_gradient(order, size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size, dtype=torch.float64).contiguous(memory_format=order).requires_grad_()
+    found, expected = every_second(x, 0, 1), (x[:, :, ::2, ::2], x[:, :, 1::2, 1::2])
+    torch.testing.assert_close(found, expected)
+    upstream = [torch.randn_like(y) for y in found]
+    (at_x,) = torch.autograd.grad(found, x, upstream)
+    torch.testing.assert_close(at_x, *torch.autograd.grad(expected, x, upstream))
+    assert at_x.is_contiguous(memory_format=order)
+    (at_x,) = torch.autograd.grad(every_second(x, 0, 1)[1].sum(), x)  # the other one is not used
+    torch.testing.assert_close(at_x, *torch.autograd.grad(x[:, :, 1::2, 1::2].sum(), x))
+    assert torch.autograd.gradgradcheck(lambda x: every_second(x, 1), x)
 
 
 def test_strides_autocast_and_frozen_weights():

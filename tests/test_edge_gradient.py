@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import estimators
 import search_spaces
 from nas.bilevel import frozen
+from search_spaces.exact_gradient import Pixels, inner_product, normalised_inner_product, pointwise_product
 from search_spaces.mixed_edge import MixedEdge, read_draw
 from search_spaces.skeleton import Cell
 
@@ -89,6 +90,34 @@ def test_unreached_nodes_and_edges_of_nothing(space_name):
             found += torch.autograd.grad(F.cross_entropy(supernet(x, draw), y), draw)
         torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
         assert seed or found[0].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_products_equal_those_of_what_they_do_not_compute(dtype, order):
+    g = torch.Generator().manual_seed(0)
+    grad, x = (torch.randn(6, 16, 9, 9, generator=g, dtype=torch.float64) for _ in range(2))
+    x = (x + torch.arange(16).view(16, 1, 1) / 4).relu()  # far from a mean of 0
+    weight = torch.randn(8, 16, 1, 1, generator=g, dtype=torch.float64)
+    norm = torch.nn.BatchNorm2d(8, affine=False, track_running_stats=False)
+
+    def close(found, a, b):
+        assert (
+            abs(found - (a * b).sum())
+            < {torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype] * a.norm() * b.norm()
+        )
+
+    lower = [t.to(dtype).contiguous(memory_format=order) for t in (grad[:, :8], grad, x)]
+    close(inner_product(lower[1], lower[2]), grad, x)
+    z = F.conv2d(x, weight)
+    close(
+        normalised_inner_product(lower[0], z.to(dtype).contiguous(memory_format=order), norm),
+        grad[:, :8],
+        norm(z),
+    )
+    if dtype == torch.float32:
+        found = pointwise_product(Pixels(lower[0]), Pixels(lower[2]), weight.float(), norm.eps)
+        close(found, grad[:, :8], norm(z))
 
 
 def test_surrogate_is_the_wrong_gradient_that_it_is_named_for():
