@@ -88,7 +88,10 @@ class Training:
 
         self.model: Any = self.build()
         self.ema = ModelEmaV3(self.model, options.ema_decay) if options.ema_decay else None
-        self.forward: nn.Module = torch.compile(self.model) if options.compile else self.model  # type: ignore[assignment]
+        self.forward: nn.Module = self.model
+        if options.compile:
+            runtime.require_compiler(self.device, "--compile")
+            self.forward = torch.compile(self.model)  # type: ignore[assignment]
         self.precision = runtime.autocast(options, self.device)
         try:
             name = one_of("optimizer", options.optimizer, list_optimizers())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import resource
+import shutil
 import sys
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -56,6 +58,17 @@ def select_device(options: RunOptions) -> torch.device:
     if device.type == "cpu":
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+
+
+def require_compiler(device: torch.device, option: str) -> None:
+    """Raises InputError where torch.compile, which `option` asks for, has nothing to compile with."""
+    if device.type == "cuda":
+        found, what = importlib.util.find_spec("triton") is not None, "the package triton"
+    else:
+        compiler = os.environ.get("CXX", "g++")
+        found, what = shutil.which(compiler) is not None, f"a C++ compiler, and there is no '{compiler}'"
+    if not found:
+        raise InputError(f"{option} needs {what}: install it, or leave the option out")
 
 
 def peak_memory(device: torch.device) -> int:

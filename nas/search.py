@@ -58,6 +58,8 @@ class Search:
             in_channels=dataset.in_channels,
             edge_gradient=options.edge_gradient,
         )
+        if options.edge_gradient == "compiled":
+            runtime.require_compiler(self.device, "--edge-gradient compiled")
         if options.sync_batch_norm:
             distributed.synchronise(supernet)
         self.supernet = runtime.place(supernet, options, self.device)
@@ -225,15 +227,18 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
     """The estimator and its temperature schedule. Raises InputError."""
     family = estimators.family(one_of("estimator", options.estimator, estimators.names()))
     schedule = family.default_schedule
-    if options.edge_gradient == "surrogate" and not family.discrete:
-        raise InputError(
-            f"--edge-gradient surrogate needs an estimator that draws, '{family.name}' mixes all"
-        )
+    edge_gradient = f"--edge-gradient {options.edge_gradient}"
+    if options.edge_gradient in ("compiled", "surrogate") and not family.discrete:
+        raise InputError(f"{edge_gradient} needs an estimator that draws, '{family.name}' mixes all")
+    if options.edge_gradient == "compiled" and family.uses_loss:
+        raise InputError(f"{edge_gradient} needs an estimator that differentiates, not '{family.name}'")
+    if options.edge_gradient == "compiled" and options.sync_batch_norm:
+        raise InputError(f"{edge_gradient} does not go with --sync-batch-norm: drop one of the two")
     if options.draw_per == "image":
         for name, given in (
             ("--draws", options.draws is not None),
             ("--order 2", options.order == 2),
-            ("--edge-gradient surrogate", options.edge_gradient == "surrogate"),
+            (edge_gradient, options.edge_gradient in ("compiled", "surrogate")),
             ("--estimator softmax, which draws nothing,", options.estimator == "softmax"),
         ):
             if given:

@@ -112,8 +112,9 @@ class SearchOptions(RunOptions):
     dirichlet, reinforce or reinforce_loo."""
     tau: str | None = None
     """Temperature: a number, or START:END for a linear schedule (default: the estimator's own)."""
-    edge_gradient: Literal["lean", "dense", "surrogate"] = "lean"
-    """Gradient of the draws: lean (exact), dense (exact, plain autograd) or surrogate (GDAS)."""
+    edge_gradient: Literal["lean", "compiled", "dense", "surrogate"] = "lean"
+    """Gradient of the draws: lean (exact), compiled (the same by torch.compile, for GPUs), dense (exact,
+    plain autograd) or surrogate (GDAS)."""
     draws: int | None = None
     """Independent draws per architecture step, averaged (default: 1, for reinforce_loo 4)."""
     draw_per: Literal["step", "rank", "image"] = "step"

@@ -55,7 +55,7 @@ class AvgPool3x3(nn.AvgPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
-        if self.stride == 1 and _here(x):
+        if self.stride == 1 and _here(x) and not torch.compiler.is_compiling():
             return _Average.apply(x)  # type: ignore[no-any-return, no-untyped-call]
         return super().forward(x)
 
@@ -85,7 +85,7 @@ def _sums(x: Tensor) -> Tensor:
 @cache
 def _shares(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """One over the number of pixels that an average is over, (1, C, H, W) in channels-last order."""
-    ones = torch.ones(1, *shape).contiguous(memory_format=torch.channels_last)
+    ones = torch.ones(1, *shape, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     return (1 / _sums(ones)).to(dtype)
 
 
@@ -94,6 +94,8 @@ def every_second(x: Tensor, *firsts: int) -> tuple[Tensor, ...]:
 
     The gradient of a slice would have another memory order than x.
     """
+    if torch.compiler.is_compiling():
+        return tuple(x[:, :, f::2, f::2] for f in firsts)
     return _EverySecond.apply(x, *firsts)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -5,14 +5,17 @@ candidate k, chosen or not. Only the chosen path runs with a graph. Its backward
 nodes of a cell; then the other candidates of the cell are evaluated without a graph, and all that is kept of
 them is the inner product. This happens cell by cell, so that edges which leave the same node share what
 has no weights: a ReLU, a pooling.
+
+Compiled, all candidates of a cell are evaluated, the chosen ones too, so that this is one static function of
+the nodes and their gradients: a few large kernels for a GPU that small ones keep waiting.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -30,6 +33,7 @@ class Recorder:
         ends: source, target and row of every edge of the cell.
         candidates: of every edge.
         inputs: the input nodes.
+        compiled: whether the candidates are evaluated by a compiled function.
     """
 
     def __init__(
@@ -39,9 +43,10 @@ class Recorder:
         ends: Sequence[tuple[int, int, int]],
         candidates: Sequence[Sequence[Parts]],
         inputs: Sequence[Tensor],
+        compiled: bool = False,
     ) -> None:
         sources = [_Source(x.detach(), {}, {}) for x in inputs]
-        self._tape = _Tape(chosen, ends, candidates, sources, {}, {})
+        self._tape = _Tape(chosen, ends, candidates, compiled, sources, {}, {})
         self._token: Tensor = _Products.apply(weights, self._tape)  # type: ignore[no-untyped-call]
 
     def edge(self, index: int, x: Tensor, stems: dict[tuple[object, ...], Tensor]) -> Tensor:
@@ -109,6 +114,7 @@ class _Tape:
     chosen: Sequence[int]
     ends: Sequence[tuple[int, int, int]]
     candidates: Sequence[Sequence[Parts]]
+    compiled: bool
     sources: list[_Source]
     at_node: dict[int, Pixels]
     products: dict[tuple[int, int], Tensor]
@@ -173,7 +179,7 @@ class _Products(torch.autograd.Function):
         device, dtype, enabled = ctx.autocast
         tape: _Tape = ctx.tape
         with torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False):
-            products = _products(tape)
+            products = _static_products(tape) if tape.compiled else _products(tape)
         zero = tape.sources[0].value.new_zeros((), dtype=ctx.dtype)
         rows, columns = ctx.shape
         flat = [products.get((row, k), zero).to(ctx.dtype) for row in range(rows) for k in range(columns)]
@@ -192,6 +198,43 @@ def _products(tape: _Tape) -> dict[tuple[int, int], Tensor]:
             if (row, k) not in products and Zero not in map(type, candidate.body):
                 products[row, k] = _product(grad, candidate, tape.sources[source])
     return products
+
+
+def _static_products(tape: _Tape) -> dict[tuple[int, int], Tensor]:
+    """What `_products` returns, from one compiled function."""
+    values = [source.value for source in tape.sources]
+    grads = [tape.at_node[i].map if i in tape.at_node else x.new_zeros(x.shape) for i, x in enumerate(values)]
+    kept = [
+        [(k, c) for k, c in enumerate(parts) if Zero not in map(type, c.body)] for parts in tape.candidates
+    ]
+    edges = [(s, t, [c for _, c in parts]) for (s, t, _), parts in zip(tape.ends, kept, strict=True)]
+    places = [(row, k) for (_, _, row), parts in zip(tape.ends, kept, strict=True) for k, _ in parts]
+    return dict(zip(places, _compiled()(edges, values, grads).unbind(), strict=True))
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(_all_products, dynamic=False)
+
+
+def _all_products(
+    edges: Sequence[tuple[int, int, Sequence[Parts]]], values: Sequence[Tensor], grads: Sequence[Tensor]
+) -> Tensor:
+    """The inner products of all candidates of edges (source, target, candidates), one after the other."""
+    stems: list[dict[tuple[object, ...], Tensor]] = [{} for _ in values]
+    products = []
+    for source, target, candidates in edges:
+        for candidate in candidates:
+            z = candidate.before_norm(values[source], stems[source])
+            dtype = torch.promote_types(z.dtype, torch.float32)
+            grad, z = grads[target].to(dtype), z.to(dtype)
+            if candidate.norm is None:
+                products.append((grad * z).sum())
+            else:
+                variance, mean = torch.var_mean(z, (0, 2, 3), correction=0, keepdim=True)
+                scaled = (grad * (z - mean)).sum((0, 2, 3), keepdim=True)
+                products.append((scaled * (variance + candidate.norm.eps).rsqrt()).sum())
+    return torch.stack(products)
 
 
 def _product(grad: Pixels, candidate: Parts, source: _Source) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from search_spaces.operations import Parts, Zero
 
-EDGE_GRADIENTS = ("lean", "dense", "surrogate")
+EDGE_GRADIENTS = ("lean", "compiled", "dense", "surrogate")
+RECORDED = EDGE_GRADIENTS[:2]
 Draw = Tensor | Sequence[int]
 
 
@@ -57,8 +58,8 @@ class MixedEdge(nn.Module):
 
     Attributes:
         edge_gradient: where the gradient of one-hot weights comes from: `lean`, the cell adds it (see
-            `exact_gradient`); `dense`, plain autograd through all candidates; `surrogate`, the
-            approximation of GDAS.
+            `exact_gradient`); `compiled`, likewise, by a compiled function; `dense`, plain autograd
+            through all candidates; `surrogate`, the approximation of GDAS.
     """
 
     edge_gradient = "lean"
@@ -75,7 +76,7 @@ class MixedEdge(nn.Module):
 
     def mixes(self, choice: Choice) -> bool:
         """Whether the value of the edge is more than that of the chosen candidate."""
-        return choice.chosen is None or (choice.weights is not None and self.edge_gradient != "lean")
+        return choice.chosen is None or (choice.weights is not None and self.edge_gradient not in RECORDED)
 
     def forward(self, x: Tensor, choice: Choice, row: int) -> Tensor:
         """The value of an edge that mixes, by its row of the choice."""

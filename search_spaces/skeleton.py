@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from search_spaces import operations
 from search_spaces.exact_gradient import Recorder
-from search_spaces.mixed_edge import EDGE_GRADIENTS, Choice, Draw, MixedEdge, read_draw
+from search_spaces.mixed_edge import EDGE_GRADIENTS, RECORDED, Choice, Draw, MixedEdge, read_draw
 from search_spaces.operations import DropPath, Norm, Parts, Zero
 
 
@@ -147,11 +147,12 @@ class Cell(nn.Module):
             return None
         edges = [module for module in self.edges if isinstance(module, MixedEdge)]
         wanted = torch.is_grad_enabled() and choice.weights.requires_grad
-        if not wanted or edges[0].edge_gradient != "lean":
+        if not wanted or edges[0].edge_gradient not in RECORDED:
             return None
         ends = [(edge.source, edge.target, edge.row) for edge in self.plan.edges]
         candidates = [edge.parts for edge in edges]
-        return Recorder(choice.weights, choice.chosen, ends, candidates, inputs)
+        compiled = edges[0].edge_gradient == "compiled"
+        return Recorder(choice.weights, choice.chosen, ends, candidates, inputs, compiled)
 
 
 class _DenseGradient(torch.autograd.Function):

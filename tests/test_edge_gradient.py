@@ -1,5 +1,7 @@
 """The gradient of the draws: exact in both implementations, at no hidden cost."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,13 @@ import torch.nn.functional as F
 import estimators
 import search_spaces
 from nas.bilevel import frozen
-from search_spaces.exact_gradient import Pixels, inner_product, normalised_inner_product, pointwise_product
+from search_spaces.exact_gradient import (
+    Pixels,
+    _compiled,
+    inner_product,
+    normalised_inner_product,
+    pointwise_product,
+)
 from search_spaces.mixed_edge import MixedEdge, read_draw
 from search_spaces.skeleton import Cell
 
@@ -50,6 +58,50 @@ def test_lean_equals_dense(space_name, estimator, dtype, tolerance):
         supernet.set_edge_gradient("lean")
         torch.testing.assert_close(lean, dense, rtol=tolerance, atol=tolerance)
         assert dense[1].abs().max() > 1e-4
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile without a compiler: the function is traced, and what was traced is run."""
+    torch._dynamo.reset()
+    _compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
+    yield
+    _compiled.cache_clear()
+
+
+@pytest.mark.parametrize("space_name", SPACES)
+def test_compiled_equals_dense(space_name, traced):
+    space, supernet = build(space_name)
+    supernet = supernet.to(memory_format=torch.channels_last)
+    x, y = data()
+    x = x.contiguous(memory_format=torch.channels_last)
+    k = len(space.operations)
+    for seed in range(2):
+        g = torch.Generator().manual_seed(seed)
+        choice = torch.randint(0, k, (space.num_edges,), generator=g)
+        choice[torch.rand(space.num_edges, generator=g) < 0.4 * seed] = 0  # nodes without a gradient
+        found = []
+        for mode in ("compiled", "dense"):
+            supernet.set_edge_gradient(mode)
+            draw = F.one_hot(choice, k).double().requires_grad_()
+            found += torch.autograd.grad(F.cross_entropy(supernet(x, draw), y), draw)
+        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_compiled_for_real(precision):
+    torch._dynamo.reset()
+    _compiled.cache_clear()
+    space, supernet = build("nasbench201", "compiled", torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+        found = gradient_of_logits(space, supernet, "reinmax", dtype=torch.float32)[1]
+        supernet.set_edge_gradient("dense")
+        dense = gradient_of_logits(space, supernet, "reinmax", dtype=torch.float32)[1]
+    tolerance = 1e-5 if precision == torch.float32 else 0.05
+    assert (found - dense).norm() / dense.norm() < tolerance
 
 
 def test_every_candidate_gets_the_inner_product_with_its_output():
