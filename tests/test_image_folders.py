@@ -6,6 +6,7 @@ import struct
 import subprocess
 import tempfile
 import zlib
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -240,14 +241,14 @@ def test_files_are_decoded_a_few_at_a_time(tmp_path, monkeypatch):
 
 
 def test_loading_takes_the_memory_of_the_images_once(tmp_path):
-    """600 images of 320 x 320 are 184 MB."""
+    """600 images of 320 x 320 are 184 MB. safetensors before 0.8 copies what it writes."""
     root = tmp_path / "p"
     for name in ("ant", "bee"):
         (root / name).mkdir(parents=True)
         Image.new("RGB", (16, 16), "red").save(root / name / "0.jpg")
         for i in range(1, 300):
             os.link(root / name / "0.jpg", root / name / f"{i}.jpg")
-    with little_memory(250):
+    with little_memory(250 if tuple(map(int, version("safetensors").split(".")[:2])) >= (0, 8) else 450):
         pixels = data._read(root, data._class_folders(root), 320).pixels
     assert pixels.shape == (600, 3, 320, 320)
     assert pixels[:, 0].min() > 250
