@@ -204,11 +204,11 @@ def _static_products(tape: _Tape) -> dict[tuple[int, int], Tensor]:
     """What `_products` returns, from one compiled function."""
     values = [source.value for source in tape.sources]
     grads = [tape.at_node[i].map if i in tape.at_node else x.new_zeros(x.shape) for i, x in enumerate(values)]
-    kept = [
-        [(k, c) for k, c in enumerate(parts) if Zero not in map(type, c.body)] for parts in tape.candidates
-    ]
-    edges = [(s, t, [c for _, c in parts]) for (s, t, _), parts in zip(tape.ends, kept, strict=True)]
-    places = [(row, k) for (_, _, row), parts in zip(tape.ends, kept, strict=True) for k, _ in parts]
+    edges, places = [], []
+    for (source, target, row), candidates in zip(tape.ends, tape.candidates, strict=True):
+        kept = [k for k, candidate in enumerate(candidates) if Zero not in map(type, candidate.body)]
+        edges.append((source, target, [candidates[k] for k in kept]))
+        places += [(row, k) for k in kept]
     return dict(zip(places, _compiled()(edges, values, grads).unbind(), strict=True))
 
 
@@ -259,7 +259,7 @@ def _plain(a: Tensor, b: Tensor) -> bool:
 def pointwise_product(grad: Pixels, x: Pixels, weight: Tensor, eps: float) -> Tensor:
     """<grad, norm(z)> of z the 1x1 convolution of x with `weight` (O, C, 1, 1), without computing z."""
     weight = weight.flatten(1)
-    variance = ((weight @ x.covariance) * weight).sum(1)
+    variance = ((weight @ x.covariance) * weight).sum(1).clamp_min(0)
     products = (weight * grad.centred_products(x)).sum(1)
     return torch.dot(products, (variance + eps).rsqrt())
 
