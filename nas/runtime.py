@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import os
 import resource
-import shutil
+import subprocess
 import sys
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -66,9 +66,16 @@ def require_compiler(device: torch.device, option: str) -> None:
         found, what = importlib.util.find_spec("triton") is not None, "the package triton"
     else:
         compiler = os.environ.get("CXX", "g++")
-        found, what = shutil.which(compiler) is not None, f"a C++ compiler, and there is no '{compiler}'"
+        found, what = _answers(compiler), f"a C++ compiler, and '{compiler}' is none"
     if not found:
         raise InputError(f"{option} needs {what}: install it, or leave the option out")
+
+
+def _answers(command: str) -> bool:
+    try:
+        return subprocess.run([command, "--version"], capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def peak_memory(device: torch.device) -> int:

@@ -10,7 +10,7 @@ An average over 3x3 pixels is such a convolution too, and faster than a pooling 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -39,7 +39,8 @@ class DepthwiseConv2d(nn.Conv2d):
             return super().forward(x)
         if stride == 2:
             (x,), dilation = every_second(x, 0), 1
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        lower = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+        dtype = torch.get_autocast_dtype("cpu") if lower else x.dtype
         return _Depthwise.apply(x.to(dtype), self.weight.to(dtype), dilation)  # type: ignore
 
 
@@ -82,11 +83,12 @@ def _sums(x: Tensor) -> Tensor:
         return _convolve(x, torch.ones(x.shape[1], 1, 3, 3, dtype=x.dtype), 1)
 
 
-@cache
+@lru_cache(maxsize=64)
 def _shares(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """One over the number of pixels that an average is over, (1, C, H, W) in channels-last order."""
-    ones = torch.ones(1, *shape, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
-    return (1 / _sums(ones)).to(dtype)
+    with torch.inference_mode(False):
+        ones = torch.ones(1, *shape, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+        return (1 / _sums(ones)).to(dtype)
 
 
 def every_second(x: Tensor, *firsts: int) -> tuple[Tensor, ...]:

@@ -81,20 +81,19 @@ class Pixels:
         return _rows(self.map).view(math.gcd(len(self.map), 8), -1, self.map.shape[1])
 
     @cached_property
-    def mean(self) -> Tensor:
-        """(C,)"""
-        return self.rows.mean(1).mean(0)
+    def centred(self) -> Tensor:
+        """The rows less their mean; not left to the products, which would lose digits by it."""
+        return self.rows - self.rows.mean(1).mean(0)
 
     @cached_property
     def covariance(self) -> Tensor:
         """(C, C)"""
-        return self.centred_products(self) / (self.map.numel() // len(self.mean))
+        return _products_of_columns(self.centred, self.centred) / self.centred[..., 0].numel()
 
-    def centred_products(self, other: Pixels) -> Tensor:
-        """(C, C'), the inner products of its channels with those of the other, less the means of both."""
-        pixels = self.map.numel() // len(self.mean)
-        products = torch.bmm(self.rows.transpose(1, 2), other.rows).sum(0)
-        return products.addr(self.mean, other.mean, alpha=-pixels)
+
+def _products_of_columns(a: Tensor, b: Tensor) -> Tensor:
+    """(C, C'), the inner products of the columns of a (parts, n, C) and b (parts, n, C')."""
+    return torch.bmm(a.transpose(1, 2), b).sum(0)
 
 
 @dataclass
@@ -178,6 +177,8 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, _: None) -> tuple[Tensor, None]:
         device, dtype, enabled = ctx.autocast
         tape: _Tape = ctx.tape
+        if not tape.sources:
+            raise RuntimeError("the gradient of this draw was computed already: run the supernet again")
         with torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False):
             products = _static_products(tape) if tape.compiled else _products(tape)
         zero = tape.sources[0].value.new_zeros((), dtype=ctx.dtype)
@@ -203,7 +204,11 @@ def _products(tape: _Tape) -> dict[tuple[int, int], Tensor]:
 def _static_products(tape: _Tape) -> dict[tuple[int, int], Tensor]:
     """What `_products` returns, from one compiled function."""
     values = [source.value for source in tape.sources]
-    grads = [tape.at_node[i].map if i in tape.at_node else x.new_zeros(x.shape) for i, x in enumerate(values)]
+    # Of one memory order, and no tensor twice: each difference would be compiled for.
+    order = torch.contiguous_format if values[0].is_contiguous() else torch.channels_last
+    values = [x.contiguous(memory_format=order) for x in values]
+    grads = [tape.at_node[i].map if i in tape.at_node else torch.zeros_like(x) for i, x in enumerate(values)]
+    grads = [grad.contiguous(memory_format=order).view_as(grad) for grad in grads]
     edges, places = [], []
     for (source, target, row), candidates in zip(tape.ends, tape.candidates, strict=True):
         kept = [k for k, candidate in enumerate(candidates) if Zero not in map(type, candidate.body)]
@@ -214,6 +219,8 @@ def _static_products(tape: _Tape) -> dict[tuple[int, int], Tensor]:
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
+    """Compiled anew for every shape of a cell, with and without frozen weights."""
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(_all_products, dynamic=False)
 
 
@@ -259,8 +266,8 @@ def _plain(a: Tensor, b: Tensor) -> bool:
 def pointwise_product(grad: Pixels, x: Pixels, weight: Tensor, eps: float) -> Tensor:
     """<grad, norm(z)> of z the 1x1 convolution of x with `weight` (O, C, 1, 1), without computing z."""
     weight = weight.flatten(1)
-    variance = ((weight @ x.covariance) * weight).sum(1).clamp_min(0)
-    products = (weight * grad.centred_products(x)).sum(1)
+    variance = ((weight @ x.covariance) * weight).sum(1)
+    products = (weight * _products_of_columns(grad.rows, x.centred)).sum(1)
     return torch.dot(products, (variance + eps).rsqrt())
 
 

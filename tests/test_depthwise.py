@@ -98,3 +98,16 @@ def test_strides_autocast_and_frozen_weights():
     x.requires_grad_()
     layer(x).sum().backward()
     assert x.grad is not None
+
+
+def test_float64_stays_float64_under_autocast():
+    x = channels_last(2, 4, 6, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert DepthwiseConv2d(4, 5).double()(x).dtype == torch.float64
+
+
+def test_average_after_inference_mode():
+    """What is kept between calls serves graphs, too."""
+    with torch.inference_mode():
+        AvgPool3x3(1)(torch.ones(1, 3, 11, 7).to(memory_format=torch.channels_last))
+    assert torch.autograd.gradgradcheck(AvgPool3x3(1), channels_last(1, 3, 11, 7))
