@@ -150,7 +150,7 @@ class SearchSpace(ABC):
         """The supernet: the same skeleton with a mixed edge wherever an edge can be.
 
         Args:
-            edge_gradient: `lean`, `dense` or `surrogate`; see `mixed_edge`.
+            edge_gradient: one of EDGE_GRADIENTS; see `mixed_edge`.
         """
         plans = {}
         for block, name in enumerate(self.cell_names):
