@@ -24,7 +24,7 @@ class DepthwiseConv2d(nn.Conv2d):
     Args:
         channels: channels of input and output.
         kernel: side of the kernel, 3 or 5.
-        stride, dilation: as in `nn.Conv2d`.
+        stride, dilation: as in `nn.Conv2d`, of rows and columns alike.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
@@ -34,8 +34,8 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
         stride, dilation = self.stride[0], self.dilation[0]
-        slow = self.kernel_size[1] > 3 or dilation > 1
-        if not (slow and _here(x) and stride in (1, dilation) and torch.is_grad_enabled()):
+        slow = (self.kernel_size[1] > 3 or dilation > 1) and (stride == 1 or stride == dilation == 2)
+        if not (slow and _here(x) and torch.is_grad_enabled()):
             return super().forward(x)
         if stride == 2:
             (x,), dilation = every_second(x, 0), 1

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from search_spaces.operations import Parts, Zero
 
 EDGE_GRADIENTS = ("lean", "compiled", "dense", "surrogate")
-RECORDED = EDGE_GRADIENTS[:2]
+RECORDED = EDGE_GRADIENTS[:2]  # added by the cell, not by its edges
 Draw = Tensor | Sequence[int]
 
 

@@ -118,6 +118,21 @@ def test_bad_final_options(arguments, words, tmp_path, capsys):
     fails(train_final.main, [*arguments, "--out", str(out)], *words, out=out, capsys=capsys)
 
 
+@pytest.mark.parametrize("answer", [None, 1])
+def test_nothing_to_compile_with(answer, tmp_path, monkeypatch, capsys):
+    """A compiler that is missing, or that fails, is named before anything is written."""
+    compiler, out = tmp_path / "c++", tmp_path / "run"
+    if answer is not None:
+        compiler.write_text(f"#!/bin/sh\nexit {answer}\n")
+        compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    words = ["needs a C++ compiler", str(compiler)]
+    search = ["--space", "micro", "--edge-gradient", "compiled", "--device", "cpu", "--out", str(out)]
+    fails(train_search.main, search, "--edge-gradient compiled", *words, out=out, capsys=capsys)
+    final = ["--genotype", CELL, "--compile", "--device", "cpu", "--out", str(out)]
+    fails(train_final.main, final, "--compile", *words, out=out, capsys=capsys)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -76,6 +76,16 @@ def traced(monkeypatch):
     _compiled.cache_clear()
 
 
+def gradient_of_draw(supernet, mode, choice, k):
+    """The gradient of the loss at a one-hot draw (E, k), weights held fixed."""
+    supernet.set_edge_gradient(mode)
+    x, y = data()
+    draw = F.one_hot(choice, k).double().requires_grad_()
+    with frozen(supernet.parameters()):
+        loss = F.cross_entropy(supernet(x.contiguous(memory_format=torch.channels_last), draw), y)
+        return torch.autograd.grad(loss, draw)[0]
+
+
 @pytest.mark.parametrize(("space_name", "shapes"), [("micro", 3), ("nasbench201", 3), ("darts", 5)])
 def test_compiled_equals_dense(space_name, shapes, traced):
     """It is also compiled once for each shape of a cell, whatever is drawn."""
@@ -84,19 +94,12 @@ def test_compiled_equals_dense(space_name, shapes, traced):
     cells = 8 if space_name == "darts" else 1
     supernet = space.supernet(channels=4, cells=cells, num_classes=5).double()
     supernet = supernet.to(memory_format=torch.channels_last)
-    x, y = data()
-    x = x.contiguous(memory_format=torch.channels_last)
     k = len(space.operations)
     for seed in range(8):
         g = torch.Generator().manual_seed(seed)
         choice = torch.randint(0, k, (space.num_edges,), generator=g)
         choice[torch.rand(space.num_edges, generator=g) < 0.1 * seed] = seed % 2  # none, or skip_connect
-        found = []
-        for mode in ("compiled", "dense"):
-            supernet.set_edge_gradient(mode)
-            draw = F.one_hot(choice, k).double().requires_grad_()
-            with frozen(supernet.parameters()):
-                found += torch.autograd.grad(F.cross_entropy(supernet(x, draw), y), draw)
+        found = [gradient_of_draw(supernet, mode, choice, k) for mode in ("compiled", "dense")]
         torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
     assert len(traced) == shapes
 
@@ -149,18 +152,12 @@ def test_unreached_nodes_and_edges_of_nothing(space_name):
     """Cells that are cut off, in part or in whole, have the gradient of plain autograd too."""
     space, supernet = build(space_name)
     supernet = supernet.to(memory_format=torch.channels_last)
-    x, y = data()
-    x = x.contiguous(memory_format=torch.channels_last)
     k = len(space.operations)
     for seed in range(4):
         g = torch.Generator().manual_seed(seed)
         choice = torch.randint(0, k, (space.num_edges,), generator=g)
         choice[torch.rand(space.num_edges, generator=g) < 0.2 + 0.2 * seed] = 0
-        found = []
-        for mode in ("lean", "dense"):
-            supernet.set_edge_gradient(mode)
-            draw = F.one_hot(choice, k).double().requires_grad_()
-            found += torch.autograd.grad(F.cross_entropy(supernet(x, draw), y), draw)
+        found = [gradient_of_draw(supernet, mode, choice, k) for mode in ("lean", "dense")]
         torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
         assert seed or found[0].abs().max() > 1e-4
 
