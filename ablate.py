@@ -12,9 +12,9 @@ from recipes.ablation import AblationOptions, GradientOptions, GridOptions, Task
 
 LEVELS: dict[str, tuple[type[AblationOptions], str]] = {
     "gradient": (GradientOptions, "ablation.gradient"),
-    "tasks": (TasksOptions, "ablation.tasks"),
+    "tasks": (TasksOptions, "studies.tasks.tasks"),
     "nas": (GridOptions, "ablation.grid"),
-    "truth": (TruthOptions, "ablation.build_truth"),
+    "truth": (TruthOptions, "studies.truth.build"),
 }
 
 

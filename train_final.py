@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(options: FinalOptions) -> None:
     """Run the training. Imported late, so that --help and bad options answer at once."""
-    from nas.final import run
+    from nas.training.final import run
 
     run(options)
 

@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search(options: SearchOptions) -> None:
     """Run the search. Imported late, so that --help and bad options answer at once."""
-    from nas.search import run
+    from nas.bilevel.search import run
 
     run(options)
 

@@ -24,7 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from nas.files import lock, write_json
+from nas.runs.files import lock, write_json
 from recipes import InputError, RunOptions, command_line, first_line
 from recipes.ablation import LOCAL_JOBS, GridOptions
 

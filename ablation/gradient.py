@@ -19,12 +19,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 import estimators
-from ablation import gradient_plots, page
+from ablation import gradient_plots
 from ablation.objectives import Problems, draw_problems
 from estimators import Estimator
 from estimators.compare import Errors, Measured, score_estimates
 from estimators.gumbel_rao import GumbelRao
 from estimators.reinmax_rao import ReinMaxRao
+from nas.report import page
 from nas.seeding import generator
 from recipes import InputError
 from recipes.ablation import GradientOptions

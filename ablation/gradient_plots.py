@@ -14,12 +14,12 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from ablation.labels import Label, place
 from ablation.objectives import OBJECTIVES
-from ablation.palette import colour
 from estimators import family
-from nas.figures import INK, QUIET, WIDTH, new_figure, styled
-from nas.plots import readable, spread
+from nas.report.figures import INK, QUIET, WIDTH, new_figure, styled
+from nas.report.labels import Label, place
+from nas.report.palette import colour
+from nas.report.plots import readable, spread
 
 Records = Sequence[Mapping[str, Any]]
 

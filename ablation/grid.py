@@ -22,11 +22,10 @@ from tqdm import tqdm
 import estimators
 import search_spaces
 from ablation import grid_report
-from ablation.build_truth import RECIPE as FINAL_RECIPE
 from ablation.executors import Run, execute
-from nas import truth
-from nas.files import read_json, read_json_lines
-from nas.truth import Truth
+from nas.runs.files import read_json, read_json_lines
+from nas.tables import truth
+from nas.tables.truth import Truth
 from recipes import (
     FinalOptions,
     InputError,
@@ -38,6 +37,7 @@ from recipes import (
 )
 from recipes.ablation import GridOptions
 from search_spaces import Genotype
+from studies.truth.build import RECIPE as FINAL_RECIPE
 
 # Searches on the images that the networks of the shipped tables were trained on, and in their size.
 SEARCH_RECIPE: dict[str, Any] = {

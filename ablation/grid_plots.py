@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ablation.comparison import Paired, estimate
-from ablation.labels import Label, place
-from ablation.palette import colour
-from nas.figures import FAINT, INK, QUIET, WIDTH, new_figure, styled
-from nas.plots import readable, spread
-from nas.truth import Truth
+from nas.report.figures import FAINT, INK, QUIET, WIDTH, new_figure, styled
+from nas.report.labels import Label, place
+from nas.report.palette import colour
+from nas.report.plots import readable, spread
+from nas.tables.truth import Truth
 
 Records = Sequence[Mapping[str, Any]]
 

@@ -10,11 +10,12 @@ from statistics import median
 
 import torch
 
-from ablation import grid_plots, page
+from ablation import grid_plots
 from ablation.comparison import Paired, estimate, paired
 from ablation.grid_plots import Records, methods, values
-from nas.files import write_text
-from nas.truth import Truth
+from nas.report import page
+from nas.runs.files import write_text
+from nas.tables.truth import Truth
 from recipes.ablation import LOCAL_JOBS, GridOptions
 
 

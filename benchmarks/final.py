@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import subjects, timing
 from benchmarks.timing import Action, BenchmarkOptions, Report, Row, timed
-from nas.final import Training
+from nas.training.final import Training
 from recipes import FinalOptions
 from recipes.presets import FINAL
 

@@ -26,8 +26,8 @@ from benchmarks import subjects, timing
 from benchmarks.final import PLAIN
 from benchmarks.timing import BenchmarkOptions, Report, Row
 from nas import runtime
-from nas.final import Training
-from nas.search import Search
+from nas.bilevel.search import Search
+from nas.training.final import Training
 from recipes import FinalOptions, SearchOptions
 from recipes.presets import FINAL, SEARCH
 

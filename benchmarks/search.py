@@ -18,8 +18,8 @@ import search_spaces
 from benchmarks import subjects, timing
 from benchmarks.timing import BenchmarkOptions, Cost, Report, Row
 from nas import data
-from nas.figures import new_figure, to_png
-from nas.search import run as run_search
+from nas.bilevel.search import run as run_search
+from nas.report.figures import new_figure, to_png
 from recipes import InputError, SearchOptions, one_of
 from search_spaces.nasbench201 import DenseCellSpace
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from benchmarks import subjects, timing
 from benchmarks.timing import Action, BenchmarkOptions, Report, Row, timed
 from nas import runtime
-from nas.bilevel import Batch, frozen
-from nas.search import Search
+from nas.bilevel.search import Search
+from nas.bilevel.steps import Batch, frozen
 from nas.seeding import generator
 from recipes import SearchOptions, one_of
 from search_spaces.mixed_edge import Draw

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from nas import data
+from nas.bilevel.search import Search
 from nas.data import Augmentation, DataSet, Images
-from nas.final import Training
-from nas.search import Search
+from nas.training.final import Training
 from recipes import FinalOptions, SearchOptions
 from search_spaces import SearchSpace
 from search_spaces.operations import candidate_norm, supernet_norm

@@ -67,7 +67,7 @@ class Report:
 
     def write(self) -> None:
         """Write what is known so far."""
-        from nas.files import write_json
+        from nas.runs.files import write_json
 
         if self.options.json is not None:
             try:

@@ -9,6 +9,6 @@ from nas.compat import prepare_torchvision
 
 prepare_torchvision()
 
-from nas.model import load, nas_net, save  # noqa: E402
+from nas.training.model import load, nas_net, save  # noqa: E402
 
 __all__ = ["load", "nas_net", "save"]

@@ -17,8 +17,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import search_spaces
-from nas.files import write_json
-from nas.report import render_report
+from nas.report.run_report import render_report
+from nas.runs.files import write_json
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas import distributed
-from nas.bilevel import StepResult
+from nas.bilevel.steps import StepResult
 from nas.data import Batches
 from recipes import InputError, RunOptions
 from search_spaces import SearchSpace

@@ -182,7 +182,7 @@ def same_run(whole: Path, broken: Path) -> None:
             assert (whole / name).read_bytes() == (broken / name).read_bytes(), f"{broken / name} differs"
     import torch
 
-    from nas import checkpoint
+    from nas.runs import checkpoint
 
     states = [checkpoint.read(f / checkpoint.NEWEST)["state"] for f in (whole, broken)]
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
@@ -208,8 +208,6 @@ def main(argv=None) -> int:
     import sklearn.datasets  # noqa: F401
 
     import ablate
-    import nas.final
-    import nas.search  # noqa: F401
     import train_final
     import train_search
 

@@ -11,11 +11,11 @@ from torch import nn
 
 import nas  # noqa: F401
 from nas import distributed
-from nas.bilevel import Bilevel
+from nas.bilevel.search import Search
+from nas.bilevel.steps import Bilevel
 from nas.distributed import SyncBatchNorm2d, synchronise
-from nas.final import Training
-from nas.search import Search
 from nas.seeding import generator
+from nas.training.final import Training
 from recipes import FinalOptions, InputError, SearchOptions
 
 SEARCH = SearchOptions(

@@ -10,7 +10,7 @@ import pytest
 import ablate
 from ablation import grid, grid_plots, grid_report
 from ablation.comparison import estimate, paired
-from nas import truth
+from nas.tables import truth
 from recipes import InputError
 from recipes.ablation import GridOptions
 

@@ -15,16 +15,16 @@ import torch
 
 import ablate
 import estimators
-from ablation import task_grid, tasks, vae
-from ablation.latent_tree import CLASSES, MASKED, LatentTree, ListOps, _merge, accuracy
-from ablation.listops import CLOSE, OPERATIONS, PADDING, Grammar, encode, evaluate, generate
-from ablation.polynomial import Polynomial
-from ablation.score_function import ScoreFunction
-from ablation.task_grid import Cell, Setting, choose
-from ablation.task_report import Panel, draw_dots
-from ablation.vae import CategoricalVAE, MnistVAE, load_mnist
 from estimators.base import one_hot_argmax
 from recipes import InputError
+from studies.tasks import task_grid, tasks, vae
+from studies.tasks.latent_tree import CLASSES, MASKED, LatentTree, ListOps, _merge, accuracy
+from studies.tasks.listops import CLOSE, OPERATIONS, PADDING, Grammar, encode, evaluate, generate
+from studies.tasks.polynomial import Polynomial
+from studies.tasks.score_function import ScoreFunction
+from studies.tasks.task_grid import Cell, Setting, choose
+from studies.tasks.task_report import Panel, draw_dots
+from studies.tasks.vae import CategoricalVAE, MnistVAE, load_mnist
 
 DISCRETE = [name for name in estimators.names() if estimators.family(name).discrete]
 PATHWISE = [name for name in DISCRETE if not estimators.family(name).uses_loss]

@@ -35,15 +35,20 @@ from safetensors.torch import load_file, save_file
 
 import nas
 import search_spaces
-from ablation import grid, vae
-from nas import checkpoint, data, derive, final, genotypes, model, runtime, truth
-from nas import search as nas_search
-from nas.report import render_report
-from nas.run_folder import RunFolder
+from ablation import grid
+from nas import data, genotypes, runtime
+from nas.bilevel import derive
+from nas.bilevel import search as nas_search
+from nas.report.run_report import render_report
+from nas.runs import checkpoint
+from nas.runs.run_folder import RunFolder
+from nas.tables import truth
+from nas.training import final, model
 from recipes import FinalOptions, InputError, SearchOptions, command_line
 from recipes.ablation import GridOptions
 from search_spaces import Genotype, GenotypeError
 from search_spaces.zoo import PUBLISHED
+from studies.tasks import vae
 
 SECONDS = 5.0  # of computing for one input
 EXECUTED = {"exec", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect"}

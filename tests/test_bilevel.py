@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import estimators
 import search_spaces
-from nas.bilevel import Bilevel, unrolled_gradient, unrolled_gradient_exact
+from nas.bilevel.steps import Bilevel, unrolled_gradient, unrolled_gradient_exact
 
 
 def rng(seed=0):

@@ -11,7 +11,7 @@ from conftest import ROOT, run_environment
 
 import train_final
 import train_search
-from nas import checkpoint
+from nas.runs import checkpoint
 from recipes import InputError, SearchOptions, command_line, presets
 from recipes.options import FinalOptions
 
@@ -220,7 +220,7 @@ def test_overwriting_deletes_what_a_run_wrote_and_nothing_else(tmp_path):
 @pytest.fixture
 def interrupted(tmp_path, monkeypatch, capsys):
     """Folder of a search that was killed after its first of two epochs."""
-    from nas.run_folder import RunFolder
+    from nas.runs.run_folder import RunFolder
 
     original = RunFolder.save_checkpoint
 
@@ -439,7 +439,7 @@ def test_the_demo_runs(tmp_path):
 def test_every_estimator_fits_every_search_preset():
     """A preset brings no temperature or gradient along that would spoil another estimator."""
     import estimators
-    from nas.search import build_estimator
+    from nas.bilevel.search import build_estimator
 
     for preset in presets.SEARCH:
         for name in estimators.names():

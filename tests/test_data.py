@@ -169,7 +169,7 @@ def test_cutout_blanks_one_square():
 
 
 def test_image_policy_is_applied():
-    from nas.final import image_policy
+    from nas.training.final import image_policy
 
     source = images(16, c=3, size=8)
     augmentation = Augmentation(policy=image_policy("rand-m9-n2"))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import estimators
 import search_spaces
-from nas.bilevel import frozen
+from nas.bilevel.steps import frozen
 from search_spaces.exact_gradient import (
     Pixels,
     _compiled,

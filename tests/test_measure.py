@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 import estimators
 from estimators.compare import Errors
-from nas import measure
-from nas.measure import GradientMeasure
-from nas.search import Search
+from nas.bilevel import measure
+from nas.bilevel.measure import GradientMeasure
+from nas.bilevel.search import Search
 from nas.seeding import generator
 from recipes import SearchOptions
 

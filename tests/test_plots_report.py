@@ -12,8 +12,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import search_spaces
-from nas import cell_picture, figures, plots, report
-from nas.tensorboard import Board
+from nas.report import cell_picture, figures, plots
+from nas.report import run_report as report
+from nas.report.tensorboard import Board
 from search_spaces import operations
 
 NASTY = "<script>alert('$x$ & \"y\"')</script>"

@@ -16,10 +16,11 @@ import nas
 import search_spaces
 import train_final
 import train_search
-from nas import checkpoint, derive
-from nas.final import Training, count_macs
-from nas.run_folder import RunFolder
-from nas.search import Search
+from nas.bilevel import derive
+from nas.bilevel.search import Search
+from nas.runs import checkpoint
+from nas.runs.run_folder import RunFolder
+from nas.training.final import Training, count_macs
 from recipes import FinalOptions, SearchOptions
 from search_spaces.zoo import PUBLISHED
 

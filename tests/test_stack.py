@@ -11,12 +11,12 @@ from torch import nn
 
 import ablate
 import search_spaces
-from ablation import build_truth
-from nas import truth
-from nas.final import Training
-from nas.stack import Stack, StackedTraining, stacked
+from nas.tables import truth
+from nas.training.final import Training
 from recipes import FinalOptions, InputError
 from search_spaces.nasbench201 import StagedSkeleton
+from studies.truth import build as build_truth
+from studies.truth.stack import Stack, StackedTraining, stacked
 
 CELLS = {
     "micro": [

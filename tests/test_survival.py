@@ -22,15 +22,16 @@ import ablate
 import estimators
 import train_final
 import train_search
-from nas import checkpoint, run_folder, search
+from nas.bilevel import search
+from nas.bilevel.search import Search
 from nas.data import Batches
-from nas.files import lock
-from nas.final import Training
 from nas.guard import KeptBuffers, guarded_step
-from nas.interruption import Interruption
-from nas.loop import _Timer
-from nas.run_folder import RunFolder
-from nas.search import Search
+from nas.runs import checkpoint, run_folder
+from nas.runs.files import lock
+from nas.runs.interruption import Interruption
+from nas.runs.loop import _Timer
+from nas.runs.run_folder import RunFolder
+from nas.training.final import Training
 from recipes import SearchOptions, command_line
 
 TINY = ["--space", "micro", "--channels", "4", "--train-limit", "160", "--batch-size", "16", "--epochs", "3"]
@@ -130,7 +131,7 @@ def test_a_signal_in_an_evaluation_saves_after_the_epoch(whole, tmp_path, monkey
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_second_signal_ends_the_process_at_once_unless_it_is_passed_on(second):
     program = (
-        "import os, signal, sys; from nas.interruption import Interruption\n"
+        "import os, signal, sys; from nas.runs.interruption import Interruption\n"
         "with Interruption() as interruption:\n"
         f"    os.kill(os.getpid(), signal.SIGTERM); assert interruption.asked\n"
         f"    os.kill(os.getpid(), {int(second)})\n"
@@ -138,7 +139,7 @@ def test_a_second_signal_ends_the_process_at_once_unless_it_is_passed_on(second)
     )
     # Without nas/__init__.py and torch, which take seconds.
     program = program.replace(
-        "from nas.interruption", f"sys.path.insert(0, {str(ROOT / 'nas')!r}); from interruption"
+        "from nas.runs.interruption", f"sys.path.insert(0, {str(ROOT / 'nas' / 'runs')!r}); from interruption"
     )
     code = subprocess.run([sys.executable, "-c", program]).returncode
     assert code == (7 if second == signal.SIGUSR1 else -second)

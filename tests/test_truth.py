@@ -14,11 +14,11 @@ import pytest
 from scipy import stats
 
 import search_spaces
-from ablation import truth_report
-from ablation import truth_statistics as statistics
-from nas import truth
+from nas.tables import truth
 from recipes import InputError
 from search_spaces import Genotype, GenotypeError
+from studies.truth import truth_report
+from studies.truth import truth_statistics as statistics
 
 MICRO = [truth.micro.format(cell) for cell in truth.micro.all()]
 NB201 = [truth.nasbench201.format(cell) for cell in truth.nasbench201.all()]

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from nas import checkpoint, truth
-from nas.search import Search
+from nas.bilevel.search import Search
+from nas.runs import checkpoint
+from nas.tables import truth
 from recipes import SearchOptions, command_line
 
 known = truth.packaged("micro", "digits")

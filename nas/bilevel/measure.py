@@ -1,0 +1,145 @@
+"""The architecture gradient of a search, measured: how far is every estimator from the truth?
+
+The truth is the gradient of E[L(D)] with respect to the logits, D the drawn architecture and L the loss
+of the supernet on one fixed batch. Where all architectures can be run, it is exact; elsewhere it is an
+unbiased reference, REINFORCE with the leave-one-out baseline over many draws, whose own error is
+reported. The passes through the supernet are shared: an architecture that was run once serves every
+estimator that draws it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import estimators
+from estimators import Estimator
+from estimators.compare import Errors, score_estimates
+from nas.bilevel.steps import Batch, Bilevel
+from nas.seeding import generator
+
+ENUMERABLE = 1000  # most architectures that are all run
+ESTIMATES = 2000  # of each estimator where all architectures are run
+DRAWS, REFERENCE_DRAWS = 64, 1024  # of each estimator, and of the reference, elsewhere
+DENSE_DRAWS = 32  # of an estimator that mixes at random: each is a pass of its own
+_TOO_NOISY = 0.5  # relative error of a reference that says nothing
+
+
+class GradientMeasure:
+    """Measures one moment of a search.
+
+    Args:
+        bilevel: the supernet, its logits (E, K) and its precision.
+        batch: the images and labels that the loss is taken on.
+        seed, position: of the draws; equal ones give equal results.
+    """
+
+    def __init__(self, bilevel: Bilevel, batch: Batch, seed: int, position: int) -> None:
+        self.bilevel, self.batch, self.seed, self.position = bilevel, batch, seed, position
+        self.logits = bilevel.logits.detach()
+        self.looks: dict[tuple[int, ...], tuple[float, Tensor]] = {}
+        edges, candidates = self.logits.shape
+        self.enumerated = candidates**edges <= ENUMERABLE
+        self.mean, self.gradient, self.noise = self._enumerate() if self.enumerated else self._refer()
+
+    def describe(self, progress: float) -> dict[str, Any]:
+        """What a metrics line tells of this moment.
+
+        Args:
+            progress: of the search, in [0, 1]; it sets every estimator's temperature by its schedule.
+
+        Returns:
+            `loss`, its mean over the architectures; `norm` of the gradient; `reference`, "enumeration"
+            or "reinforce_loo", with its relative standard error `reference_error`; and `estimators`: by
+            name tau, bias, std, rmse, cosine, length and draw_cosine as in `estimators.compare`, in units
+            of the norm. Where the reference is too noisy there are no estimators.
+        """
+        square = float(self.gradient.square().sum() - self.noise)
+        error = float(self.noise) ** 0.5 / square**0.5 if square > 0 else float("inf")
+        usable = square > 0 and error < _TOO_NOISY
+        found = {}
+        for name in estimators.names() if usable else ():
+            family = estimators.family(name)
+            found[name] = self.compare(family(family.default_schedule(progress)))
+        return {
+            "loss": float(self.mean),
+            "norm": max(square, 0.0) ** 0.5,
+            "reference": "enumeration" if self.enumerated else "reinforce_loo",
+            "reference_error": error if usable else None,
+            "estimators": found,
+        }
+
+    def compare(self, estimator: Estimator) -> dict[str, float]:
+        """Bias, spread and direction of an estimator, see `describe`."""
+        errors = Errors(self.gradient.unsqueeze(0), self.noise.view(1))
+        errors.add(self.estimates(estimator).unsqueeze(1))
+        metrics = errors.measured().metrics()
+        names = ("bias", "std", "rmse", "cosine", "length", "draw_cosine")
+        return {"tau": estimator.tau} | {name: float(metrics[name]) for name in names}
+
+    def estimates(self, estimator: Estimator) -> Tensor:
+        """Independent estimates (N, E, K) of the gradient, in float64."""
+        rng = generator(self.seed, "measured draw", self.position)
+        count = ESTIMATES if self.enumerated else DRAWS
+        if not estimator.discrete:
+            count = DENSE_DRAWS
+        n = estimator.default_draws
+        leaf = self.logits.repeat(count * n, 1, 1).requires_grad_()
+        draws = estimator(leaf, rng)
+        if estimator.uses_loss:
+            losses = torch.tensor([self._loss(draw) for draw in draws], dtype=torch.float64)
+            groups = draws.detach().double().unflatten(0, (count, n))
+            return score_estimates(
+                estimator, self.logits.double(), groups, losses.unflatten(0, (count, n)), self.mean
+            )
+        if estimator.discrete:
+            at_draws = torch.stack([self._look(draw)[1] for draw in draws.detach()])
+        else:
+            at_draws = torch.stack([self._run(draw)[1] for draw in draws.detach()])
+        return torch.autograd.grad(draws, leaf, at_draws)[0].double()
+
+    def _enumerate(self) -> tuple[Tensor, Tensor, Tensor]:
+        """E[L], its gradient (E, K) and the squared error of that, 0, from all architectures."""
+        edges, candidates = self.logits.shape
+        choices = torch.tensor(list(itertools.product(range(candidates), repeat=edges)))
+        draws = torch.nn.functional.one_hot(choices, candidates).double()
+        losses = torch.tensor([self._look(draw.float())[0] for draw in draws], dtype=torch.float64)
+        probabilities = self.logits.double().softmax(-1)
+        weights = (draws * probabilities).sum(-1).prod(-1)
+        mean = (weights * losses).sum()
+        gradient = torch.einsum("n,nek->ek", weights * (losses - mean), draws - probabilities)
+        return mean, gradient, torch.zeros((), dtype=torch.float64)
+
+    def _refer(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, estimated: REINFORCE over many draws, the baseline of each the mean of the others."""
+        rng = generator(self.seed, "reference draw", self.position)
+        reference = estimators.get("reinforce_loo")
+        n = REFERENCE_DRAWS
+        draws = reference(self.logits.expand(n, -1, -1), rng).double()
+        losses = torch.tensor([self._loss(draw) for draw in draws], dtype=torch.float64)
+        mean = losses.mean()
+        scores = draws - self.logits.double().softmax(-1)
+        terms = ((losses - mean) * (n / (n - 1))).view(-1, 1, 1) * scores
+        return mean, terms.mean(0), terms.var(0).sum() / n
+
+    def _loss(self, draw: Tensor) -> float:
+        """Loss of a one-hot draw (E, K), without a gradient unless it is known already."""
+        choice = tuple(draw.argmax(-1).tolist())
+        if choice in self.looks:
+            return self.looks[choice][0]
+        with torch.no_grad():
+            return float(self.bilevel.loss(list(choice), self.batch)[0])
+
+    def _look(self, draw: Tensor) -> tuple[float, Tensor]:
+        """Loss of a one-hot draw (E, K) and the gradient there (E, K), run at most once."""
+        choice = tuple(draw.argmax(-1).tolist())
+        if choice not in self.looks:
+            self.looks[choice] = self._run(draw)
+        return self.looks[choice]
+
+    def _run(self, draw: Tensor) -> tuple[float, Tensor]:
+        loss, _, at_draw = self.bilevel.gradient_at(draw.detach().clone(), self.batch)
+        return float(loss), at_draw

@@ -1,0 +1,308 @@
+"""The picture of an architecture: its cells, every edge with its operation.
+
+Everything is laid out in inches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
+from matplotlib.path import Path
+
+from nas.report.figures import INK, OPERATION_COLOURS, QUIET, new_figure, styled
+from search_spaces import CellGenotype, Edge, Genotype
+
+Point = tuple[float, float]
+
+_BOX = (0.5, 0.44)  # a node
+_PORT = 0.16  # between two edges that meet on the same side of a node
+_HEAD = 0.10  # length of an arrow head
+_LABEL_SIZE = 8.0  # points
+_LABEL_HEIGHT = 0.24
+_LEVEL = 0.40  # between arcs that lie above each other
+
+
+class _Curve(NamedTuple):
+    """An edge as a cubic Bezier curve; the arrow head starts where the curve ends."""
+
+    edge: Edge
+    controls: tuple[Point, Point, Point, Point]
+    tip: Point
+
+    def at(self, u: np.ndarray) -> np.ndarray:
+        """Points (N, 2) at the parameters `u` (N,) in [0, 1]."""
+        weights = np.stack([(1 - u) ** 3, 3 * u * (1 - u) ** 2, 3 * u**2 * (1 - u), u**3], 1)
+        points: np.ndarray = weights @ np.array(self.controls)
+        return points
+
+
+class CellLayout:
+    """Where nodes and edges of a cell lie.
+
+    The nodes stand on a line; edges between neighbours are straight and all others arch above or
+    below it, whichever crosses fewest others. Two inputs stand one above the other instead: edges
+    from the upper one stay above the line, those from the lower one below it.
+
+    Attributes:
+        nodes: centre of every node.
+        output: centre of the box that concatenates nodes, or None.
+        curves: the edges.
+        width, top, bottom: extent; the line of the nodes is at height 0.
+    """
+
+    def __init__(self, cell: CellGenotype) -> None:
+        self.cell = cell
+        nodes = 1 + max(max(edge.target for edge in cell.edges), *cell.concat, 0)
+        self.inputs = min(edge.target for edge in cell.edges)
+        self.stack = 0.0 if self.inputs == 1 else 0.42
+        left = 0.2 + _BOX[0] / 2
+        # Two edges slant towards the first node after stacked inputs: they need more room.
+        first, spacing = (2.4, 2.4) if self.inputs == 1 else (2.0, 1.66)
+        self.nodes: list[Point] = [
+            (left, self.stack * (1 if node == 0 else -1))
+            if node < self.inputs
+            else (left + first + spacing * (node - self.inputs), 0.0)
+            for node in range(nodes)
+        ]
+        last = self.nodes[-1][0]
+        self.output: Point | None = (last + 1.05, 0.0) if cell.concat else None
+        self.width = (self.output or self.nodes[-1])[0] + left
+        self.sides = self._choose_sides()
+        self.levels = self._stack_levels()
+        self.curves = self._route()
+        self.top = max([self.stack + _BOX[1] / 2, *(self._height(e) for e in self._arcs(1))]) + 0.26
+        lowest = max([self.stack + _BOX[1] / 2, *(self._height(e) for e in self._arcs(-1))])
+        self.bus = -lowest - 0.32
+        self.bottom = self.bus - 0.2 if cell.concat else -lowest - 0.26
+
+    def _column(self, node: int) -> int:
+        return max(0, node - self.inputs + 1)
+
+    def _is_arc(self, edge: Edge) -> bool:
+        return self._column(edge.target) - self._column(edge.source) > 1
+
+    def _overlap(self, a: Edge, b: Edge) -> bool:
+        """Whether the two arcs have a stretch of the line in common."""
+        return max(self._column(a.source), self._column(b.source)) < self._column(min(a.target, b.target))
+
+    def _cross(self, a: Edge, b: Edge) -> bool:
+        """Whether the two arcs cross if they lie on the same side."""
+        (s1, t1), (s2, t2) = sorted((self._column(e.source), self._column(e.target)) for e in (a, b))
+        return s1 < s2 < t1 < t2
+
+    def _choose_sides(self) -> dict[Edge, int]:
+        """1 (above) or -1 (below) for every arc."""
+        arcs = [edge for edge in self.cell.edges if self._is_arc(edge)]
+        stacked = self.inputs > 1
+        options: list[tuple[int, ...]] = [
+            ((1,) if e.source == 0 else (-1,)) if stacked and e.source < self.inputs else (1, -1)
+            for e in arcs
+        ]
+
+        def cost(sides: Sequence[int]) -> tuple[int, int]:
+            same = [(a, b) for (a, s), (b, t) in combinations(zip(arcs, sides, strict=True), 2) if s == t]
+            return sum(self._cross(a, b) for a, b in same), sum(self._overlap(a, b) for a, b in same)
+
+        best = min(product(*options), key=cost)
+        return dict(zip(arcs, best, strict=True))
+
+    def _arcs(self, side: int) -> list[Edge]:
+        return [edge for edge, s in self.sides.items() if s == side]
+
+    def _stack_levels(self) -> dict[Edge, int]:
+        """Level of every arc, such that arcs with a common stretch have different ones."""
+        levels: dict[Edge, int] = {}
+        for edge in sorted(self.sides, key=lambda e: self._column(e.target) - self._column(e.source)):
+            below = [
+                levels[other]
+                for other in levels
+                if self.sides[other] == self.sides[edge] and self._overlap(edge, other)
+            ]
+            levels[edge] = max(below, default=-1) + 1
+        return levels
+
+    def _height(self, edge: Edge) -> float:
+        """Distance of the top of an arc from the line."""
+        return 0.86 + 0.6 * self.stack + _LEVEL * self.levels[edge]
+
+    def _port(self, node: int, edge: Edge) -> float:
+        """Horizontal position at which an arc meets a node: inner arcs stay inside outer ones."""
+        arcs = [e for e in self._arcs(self.sides[edge]) if node in (e.source, e.target)]
+        arriving = sorted((e for e in arcs if e.target == node), key=lambda e: -e.source)
+        leaving = sorted((e for e in arcs if e.source == node), key=lambda e: -e.target)
+        ports = arriving + leaving
+        return self.nodes[node][0] + _PORT * (ports.index(edge) - (len(ports) - 1) / 2)
+
+    def _route(self) -> list[_Curve]:
+        curves = []
+        for edge in self.cell.edges:
+            (x0, y0), (x3, y3) = self.nodes[edge.source], self.nodes[edge.target]
+            if edge in self.sides:
+                side = self.sides[edge]
+                x0, x3 = self._port(edge.source, edge), self._port(edge.target, edge)
+                y0, tip = y0 + side * _BOX[1] / 2, (x3, y3 + side * _BOX[1] / 2)
+                y3 = tip[1] + side * _HEAD
+                y = (8 * side * self._height(edge) - y0 - y3) / 6
+                curves.append(_Curve(edge, ((x0, y0), (x0, y), (x3, y), (x3, y3)), tip))
+            else:
+                x0, tip = x0 + _BOX[0] / 2, (x3 - _BOX[0] / 2, y3 + _PORT * np.sign(y0))
+                x3, y3 = tip[0] - _HEAD, tip[1]
+                x = (x0 + x3) / 2
+                curves.append(_Curve(edge, ((x0, y0), (x, y0), (x, y3), (x3, y3)), tip))
+        return curves
+
+    def labels(self) -> list[Point]:
+        """Centre of every edge's label: on its curve, in the middle or where it hides no other."""
+        curves = [curve.at(np.linspace(0, 1, 80)) for curve in self.curves]
+        placed: list[np.ndarray] = []
+        for i, own in enumerate(curves):
+            size = np.array([label_width(self.curves[i].edge.operation), _LABEL_HEIGHT])
+            others = np.concatenate([c for j, c in enumerate(curves) if j != i] or [own[:0]])
+            costs = [
+                (np.abs(others - point) < size / 2 + 0.04).all(1).sum()
+                + 100 * sum((np.abs(other - point) < size + 0.04).all() for other in placed)
+                + np.abs(own[40] - point).sum()
+                for point in own[16:64]
+            ]
+            placed.append(own[16 + int(np.argmin(costs))])
+        return [(float(x), float(y)) for x, y in placed]
+
+
+def label_width(text: str) -> float:
+    """Width in inches of an edge's label with its padding, in a font of constant width."""
+    return (0.602 * len(text) + 0.9) * _LABEL_SIZE / 72
+
+
+@styled
+def draw_cell(genotype: Genotype) -> Figure:
+    """The architecture: one panel per kind of cell, every edge with its operation."""
+    layouts = [CellLayout(cell) for cell in genotype.cells]
+    title = 0.32 if len(layouts) > 1 else 0.0
+    heights = [layout.top - layout.bottom + title for layout in layouts]
+    width, height = max(layout.width for layout in layouts), sum(heights)
+    figure = new_figure(width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    y = height
+    for layout, panel in zip(layouts, heights, strict=True):
+        if title:
+            axes.text(0.2, y - 0.2, f"{layout.cell.name} cell", size=11, weight="bold", va="center")
+        _draw_panel(axes, layout, y - title - layout.top)
+        y -= panel
+    return figure
+
+
+def _draw_panel(axes: Axes, layout: CellLayout, line: float) -> None:
+    """Draw a cell whose nodes stand at the height `line`."""
+    last = len(layout.nodes) - 1
+    if layout.output is not None:
+        _draw_concat(axes, layout, line)
+    for curve in layout.curves:
+        _draw_curve(axes, curve, line)
+    for node, (x, y) in enumerate(layout.nodes):
+        caption = ""
+        if node < layout.inputs:
+            caption = "input" if layout.inputs == 1 else ("cₖ₋₂", "cₖ₋₁")[node]
+        elif node == last and layout.output is None:
+            caption = "output"
+        _draw_node(axes, (x, y + line), str(node), caption)
+    if layout.output is not None:
+        _draw_node(axes, (layout.output[0], layout.output[1] + line), "output", "concat")
+    for curve, (x, y) in zip(layout.curves, layout.labels(), strict=True):
+        operation = curve.edge.operation
+        axes.text(
+            x,
+            y + line,
+            operation,
+            size=_LABEL_SIZE,
+            family="monospace",
+            color=QUIET if operation == "none" else INK,
+            ha="center",
+            va="center_baseline",
+            zorder=5,
+            bbox={
+                "boxstyle": "round,pad=0.3",
+                "facecolor": "white",
+                "edgecolor": OPERATION_COLOURS[operation],
+                "linewidth": 1.1,
+            },
+        )
+
+
+def _draw_node(axes: Axes, centre: Point, name: str, caption: str) -> None:
+    (x, y), (w, h) = centre, _BOX
+    w += 0.14 if name == "output" else 0
+    axes.add_patch(
+        FancyBboxPatch(
+            (x - w / 2, y - h / 2),
+            w,
+            h,
+            boxstyle="round,pad=0,rounding_size=0.1",
+            facecolor="#e3e8ef" if caption else "#f3f5f8",
+            edgecolor=INK,
+            linewidth=1.1,
+            zorder=4,
+        )
+    )
+    inside: dict[str, Any] = {"ha": "center", "va": "center_baseline", "zorder": 5}
+    size = 11 if len(name) < 3 else 8.5
+    axes.text(x, y + (0.07 if caption else 0), name, size=size, weight="bold", **inside)
+    axes.text(x, y - 0.12, caption, size=7.5 if len(caption) > 4 else 9, color=QUIET, **inside)
+
+
+def _draw_curve(axes: Axes, curve: _Curve, line: float) -> None:
+    colour = OPERATION_COLOURS[curve.edge.operation]
+    none = curve.edge.operation == "none"
+    points = [(x, y + line) for x, y in curve.controls]
+    codes = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
+    axes.add_patch(
+        PathPatch(
+            Path(points, codes),
+            facecolor="none",
+            edgecolor=colour,
+            linewidth=1.4 if none else 2.2,
+            linestyle=(0, (4, 2.5)) if none else "solid",
+            zorder=2,
+        )
+    )
+    _draw_head(axes, points[3], (curve.tip[0], curve.tip[1] + line), colour)
+
+
+def _draw_head(axes: Axes, start: Point, tip: Point, colour: str) -> None:
+    """A triangle that points from `start` to `tip`."""
+    dx, dy = 0.5 * (tip[0] - start[0]), 0.5 * (tip[1] - start[1])
+    sides = [(start[0] - dy, start[1] + dx), (start[0] + dy, start[1] - dx)]
+    axes.add_patch(Polygon([tip, *sides], closed=True, facecolor=colour, linewidth=0, zorder=3))
+
+
+def _draw_concat(axes: Axes, layout: CellLayout, line: float) -> None:
+    """Thin lines that collect the concatenated nodes and lead to the output."""
+    assert layout.output is not None
+    end, bus, r = layout.output[0], layout.bus + line, 0.12
+    foot = line - _BOX[1] / 2
+    lines: list[tuple[list[Point], list[Any]]] = []
+    for node in layout.cell.concat:
+        x = layout.nodes[node][0]
+        lines.append(
+            (
+                [(x, foot), (x, bus + r), (x, bus), (x + r, bus), (end - r, bus)],
+                [Path.MOVETO, Path.LINETO, Path.CURVE3, Path.CURVE3, Path.LINETO],
+            )
+        )
+    lines.append(
+        (
+            [(end - r, bus), (end, bus), (end, bus + r), (end, foot - _HEAD)],
+            [Path.MOVETO, Path.CURVE3, Path.CURVE3, Path.LINETO],
+        )
+    )
+    for points, codes in lines:
+        patch = PathPatch(Path(points, codes), facecolor="none", edgecolor="#b4bbc6", linewidth=1.0, zorder=1)
+        axes.add_patch(patch)
+    _draw_head(axes, (end, foot - _HEAD), (end, foot), "#b4bbc6")

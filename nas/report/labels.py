@@ -1,0 +1,123 @@
+"""Names beside points, placed so that they cover nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from nas.report.plots import readable
+
+_SIZE = 7.8  # points
+_REACHES = (6, 12, 20, 30, 44, 60)  # points; a name further away than the first gets a line to its point
+_ANGLES = np.arange(0, 2 * math.pi, math.pi / 8)
+
+
+class Label(NamedTuple):
+    """A name for the point (x, y), in data coordinates."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
+
+
+class _Box(NamedTuple):
+    """A place for a name: lower left corner and size in points, and its distance from its point."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    reach: float
+
+    def overlaps(self, other: _Box) -> bool:
+        return (
+            self.x < other.x + other.width + 2
+            and other.x < self.x + self.width + 2
+            and self.y < other.y + other.height + 1
+            and other.y < self.y + self.height + 1
+        )
+
+
+def place(axes: Axes, labels: Sequence[Label], avoid: Sequence[tuple[float, float]]) -> None:
+    """Write the labels into `axes`, whose limits are final.
+
+    A few times in turn every label takes the cheapest place around its point, given those of the
+    others: near it, inside the axes, off the others, off all points and off `avoid`.
+
+    Args:
+        avoid: further points to leave free, such as those of lines, in data coordinates.
+    """
+    figure = axes.figure
+    assert figure is not None
+    unit = 72 / figure.dpi
+    points = axes.transData.transform([(label.x, label.y) for label in labels]) * unit
+    lines = axes.transData.transform(np.reshape(avoid, (-1, 2))) * unit
+    frame = _Box(axes.bbox.x0 * unit, axes.bbox.y0 * unit, axes.bbox.width * unit, axes.bbox.height * unit, 0)
+    candidates = [_around(x, y, label.text) for (x, y), label in zip(points, labels, strict=True)]
+    fixed = [[_cost(box, frame, points, lines) for box in boxes] for boxes in candidates]
+    chosen = [boxes[0] for boxes in candidates]
+    for _ in range(5):
+        for i, boxes in enumerate(candidates):
+            others = [*chosen[:i], *chosen[i + 1 :]]
+            costs = [
+                cost + 40 * sum(map(box.overlaps, others)) for box, cost in zip(boxes, fixed[i], strict=True)
+            ]
+            chosen[i] = boxes[int(np.argmin(costs))]
+    to_data = axes.transData.inverted()
+    for label, (x, y), box in zip(labels, points, chosen, strict=True):
+        if box.reach > _REACHES[0]:
+            edge = (np.clip(x, box.x, box.x + box.width), np.clip(y, box.y, box.y + box.height))
+            end = to_data.transform(np.array(edge) / unit)
+            axes.plot([label.x, end[0]], [label.y, end[1]], color=label.colour, linewidth=0.6, zorder=3)
+        left, middle = to_data.transform(np.array([box.x, box.y + box.height / 2]) / unit)
+        axes.text(
+            left,
+            middle,
+            label.text,
+            size=_SIZE,
+            color=readable(label.colour),
+            va="center_baseline",
+            zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.65, "pad": 0.4},
+        )
+
+
+def _around(x: float, y: float, text: str) -> list[_Box]:
+    """Places around a point, from near to far."""
+    width, height = 0.6 * _SIZE * len(text), 1.05 * _SIZE
+    return [
+        _Box(
+            x + reach * math.cos(angle) - width * (1 - math.cos(angle)) / 2,
+            y + reach * math.sin(angle) - height * (1 - math.sin(angle)) / 2,
+            width,
+            height,
+            reach,
+        )
+        for reach in _REACHES
+        for angle in _ANGLES
+    ]
+
+
+def _cost(box: _Box, frame: _Box, points: np.ndarray, lines: np.ndarray) -> float:
+    """What a place costs without regard to other labels; `points` (N, 2) are of labels, `lines` (M, 2)."""
+    right, top = box.x + box.width, box.y + box.height
+    outside = (
+        box.x < frame.x + 1
+        or box.y < frame.y + 1
+        or right > frame.x + frame.width
+        or top > frame.y + frame.height
+    )
+    on_points, on_lines = _covered(box, points, 3), _covered(box, lines, 1)
+    return 0.9 * box.reach + 1000 * outside + 25 * on_points + 2 * on_lines
+
+
+def _covered(box: _Box, points: np.ndarray, margin: float) -> int:
+    """How many of `points` (N, 2) lie in the box or within `margin` of it."""
+    low = np.array([box.x - margin, box.y - margin])
+    high = np.array([box.x + box.width + margin, box.y + box.height + margin])
+    return int(((low < points) & (points < high)).all(1).sum())

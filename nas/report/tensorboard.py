@@ -1,0 +1,112 @@
+"""TensorBoard events of a run: scalars, probabilities of the operations, the cell, the options."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+import search_spaces
+from nas.report import cell_picture, figures, plots
+from search_spaces import Genotype
+
+_GROUPS = {
+    "entropy": "search",
+    "skip_connects": "search",
+    "nones": "search",
+    "lr": "schedule",
+    "tau": "schedule",
+    "drop_path": "schedule",
+    "step": "time",
+    "epoch_seconds": "time",
+    "skipped_steps": "time",
+}
+
+
+class Board:
+    """Writes the events of a run into the folder `tensorboard` of its run folder.
+
+    Args:
+        folder: the run folder, with its config.json.
+        start_epoch: number of epochs done before; events of later ones, which a run that was
+            interrupted had written, are not shown any more.
+        epochs: number of epochs in all.
+        image_every: epochs between two images of the probabilities; the last epoch has one, too.
+    """
+
+    def __init__(self, folder: Path, start_epoch: int, epochs: int, image_every: int = 10) -> None:
+        self._folder = folder
+        self._epochs, self._image_every = epochs, image_every
+        threading.excepthook = _excepthook
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_epoch + 1)
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Write the numbers of a line of metrics, and every `image_every` epochs its probabilities."""
+        epoch = metrics["epoch"]
+        for name, value in _scalars(metrics):
+            self._writer.add_scalar(name, value, epoch)
+        if metrics.get("probabilities") and (epoch % self._image_every == 0 or epoch == self._epochs):
+            self._draw(np.array(metrics["probabilities"]), epoch)
+        self._writer.flush()  # before the checkpoint, after which nobody writes it again
+
+    def conclude(self, genotype: Genotype, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Write the architecture, and the options of the run beside the numbers in its result.
+
+        The step is the one after the last epoch, so that a run whose end is repeated replaces them.
+        """
+        step = self._epochs + 1
+        text = search_spaces.get(genotype.space).format(genotype)
+        self._image("cell", figures.to_pixels(cell_picture.draw_cell(genotype)), step)
+        self._writer.add_text("genotype", f"    {text}", step)
+        options = {
+            name: value for name, value in config.items() if isinstance(value, bool | int | float | str)
+        }
+        numbers = {f"result/{k}": v for k, v in result.items() if _is_number(v) and k not in config}
+        self._writer.add_hparams(options, numbers, run_name=".", global_step=step)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+    def _draw(self, probabilities: np.ndarray, epoch: int) -> None:
+        config = json.loads((self._folder / "config.json").read_text(encoding="utf-8"))
+        space = search_spaces.get(config["space"])
+        figure = plots.draw_heatmap(probabilities, space.operations, space.edge_labels)
+        self._image("probabilities", figures.to_pixels(figure), epoch)
+
+    def _image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
+        self._writer.add_image(name, pixels, epoch, dataformats="HWC")
+
+
+def _excepthook(arguments: threading.ExceptHookArgs) -> None:
+    """What the writer's thread dies of, such as a full disk, the writer raises itself at the next call."""
+    if not type(arguments.thread).__module__.startswith("tensorboard"):
+        threading.__excepthook__(arguments)
+
+
+def _scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Tag and value of every finite number: train_loss is loss/train, tau is schedule/tau."""
+    for name, value in metrics.items():
+        what, _, measure = name.rpartition("_")
+        if name == "epoch":
+            continue
+        if name == "gradient":
+            yield "gradient/norm", value["norm"]
+            for estimator, row in value["estimators"].items():
+                yield from ((f"gradient {key}/{estimator}", row[key]) for key in ("bias", "std", "cosine"))
+        elif isinstance(value, Mapping):
+            group = _GROUPS.get(name, "other")
+            yield from ((f"{group}/{name}/{key}", v) for key, v in value.items() if _is_number(v))
+        elif _is_number(value):
+            grouped = what and measure in ("loss", "accuracy")
+            yield (f"{measure}/{what}" if grouped else f"{_GROUPS.get(name, 'other')}/{name}"), value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,301 @@
+"""The folder of a run: configuration, metrics, checkpoints and results, and a lock on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import torch
+
+from nas import distributed
+from nas.runs import checkpoint
+from nas.runs.files import append, json_text, lock, read_json_lines, remove_temporary, write_json
+from recipes import InputError, RunOptions
+from recipes.command_line import config_json, read_config, require_same
+from recipes.text_files import parse_json, read_text
+
+METRICS, TIMINGS, LOCK = "metrics.jsonl", "timings.jsonl", "lock"
+# What a run writes into its folder, and --overwrite deletes there: all but the lock and config.json, which
+# tells a run folder and is replaced.
+_OWN = (
+    "environment.json", METRICS, TIMINGS, checkpoint.NEWEST, checkpoint.PREVIOUS, checkpoint.DAMAGED,
+    "splits.json", "genotype.json", "result.json", "model.safetensors", "cell.svg", "cell.png", "report.html",
+    "tensorboard",
+)  # fmt: skip
+
+
+class RunFolder:
+    """The folder of a run, new or to be resumed, and locked until `close`.
+
+    Nothing is written before `create`, only the lock file into the folder of an earlier run.
+
+    Args:
+        options: `out`, `resume` and `overwrite` decide which folder and what becomes of its content.
+        name: beginning of the default folder name.
+
+    Attributes:
+        path: the folder.
+        checkpoint: the checkpoint to continue from, or None.
+        finished: whether the run in it has ended already.
+
+    Raises:
+        InputError: the folder is occupied, in use, not a run's, or all its checkpoints are damaged.
+    """
+
+    def __init__(self, options: RunOptions, name: str) -> None:
+        self.path = path_of(options, name)
+        self.options = options
+        self.checkpoint: dict[str, Any] | None = None
+        self.finished = False
+        self._damage: str | None = None
+        self._lock: IO[bytes] | None = None
+        if not self._is_occupied():
+            if options.resume:
+                raise InputError(f"there is no run in {self.path} to resume: check --out")
+            return
+        if not self._is_run():
+            raise InputError(f"{self.path} is not empty and not a run folder: give another --out")
+        if self._is_of_this_job():
+            require_same(options, read_config(type(options), self.path / "config.json"))
+            self.options = options = replace(options, resume=True, overwrite=False)
+        if not options.resume and not options.overwrite:
+            raise InputError(
+                f"{self.path} holds a run already: give --resume to continue it, --overwrite to "
+                "delete it, or another --out"
+            )
+        self._lock = self._take()
+        try:
+            if options.resume:
+                self.finished = (self.path / "result.json").exists()
+                self.checkpoint, self._damage = checkpoint.load(self.path)
+                self._require_logs()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the folder up for others."""
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def position(self) -> tuple[int, int, float]:
+        """Where the checkpoint is: epochs done, steps done in the next one, and seconds spent in that."""
+        if self.checkpoint is None:
+            return 0, 0, 0.0
+        return self.checkpoint["epoch"], self.checkpoint["step"], self.checkpoint["seconds"]
+
+    def create(self, device: torch.device) -> None:
+        """Make the folder ready for writing, and record the options and what it runs on."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self._lock is None:
+                self._lock = self._take()
+                if self._is_occupied():
+                    raise InputError(f"{self.path} has been taken by another run: give another --out")
+            if self.options.overwrite:
+                for name in _OWN:
+                    _delete(self.path / name)
+            remove_temporary(self.path)
+            write_json(self.path / "config.json", config_json(self.options) | {"out": str(self.path)})
+        except OSError as error:
+            raise InputError(
+                f"cannot write the run folder {self.path}: {error}; give another --out"
+            ) from None
+        if self._damage is not None:
+            epoch, step, _ = self.position
+            print(
+                f"note: {self._damage}; the run goes on from the checkpoint before it, epoch {epoch + 1} "
+                f"step {step}",
+                file=sys.stderr,
+            )
+            checkpoint.set_aside(self.path)
+        for name, size in self._log_sizes().items():
+            if (self.path / name).exists():
+                os.truncate(self.path / name, size)  # later lines will be written again
+        environment = _environment(device)
+        if self.checkpoint is not None:
+            self._compare(environment)
+        write_json(self.path / "environment.json", environment)
+
+    def _take(self) -> IO[bytes]:
+        """Keep others out."""
+        try:
+            return lock(self.path / LOCK)
+        except BlockingIOError:
+            raise InputError(
+                f"{self.path} is in use by another process: wait for it, or give another --out"
+            ) from None
+        except OSError as error:
+            raise InputError(f"cannot write into the run folder {self.path}: {error}") from None
+
+    def _is_occupied(self) -> bool:
+        """Whether there is more in the folder than a process leaves that was killed at its very beginning."""
+        try:
+            names = [p.name for p in self.path.iterdir()] if self.path.exists() else []
+        except OSError as error:
+            raise InputError(f"--out {self.path} cannot be used as a folder: {error}") from None
+        return any(name != LOCK and not name.startswith(".config.json.") for name in names)
+
+    def _is_run(self) -> bool:
+        """Whether the configuration in the folder is that of a run."""
+        try:
+            config = parse_json(read_text(self.path / "config.json"))
+            return config["kind"] in ("search", "final")
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _is_of_this_job(self) -> bool:
+        """Whether the run was begun by the job of torchrun that has started this process again."""
+        job = distributed.job()
+        return job is not None and self._environment_before().get("job") == job
+
+    def _environment_before(self) -> dict[str, Any]:
+        """What the run ran on so far, as far as it is known."""
+        try:
+            before = parse_json(read_text(self.path / "environment.json"))
+        except (OSError, ValueError):
+            return {}
+        return before if isinstance(before, dict) else {}
+
+    def _compare(self, environment: dict[str, Any]) -> None:
+        """Say what is different from before the interruption and may change the last bits."""
+        before = self._environment_before()
+        for name in ("torch", "device", "gpu", "threads", "ranks") if before else ():
+            if before.get(name) != environment[name]:
+                print(
+                    f"note: resumed with {name} {environment[name]} instead of {before.get(name)}; results "
+                    "may differ from those of an uninterrupted run in the last bits",
+                    file=sys.stderr,
+                )
+
+    def require_unchanged(self, file: str, content: Any) -> None:
+        """Raise InputError if `file` was written with another content before the interruption."""
+        path = self.path / file
+        if path.exists() and path.read_text(encoding="utf-8") != json_text(content):
+            raise InputError(
+                f"{path} no longer matches the data or the genotype that the run began with: restore "
+                "them, or start again with --overwrite"
+            )
+
+    def log(self, metrics: dict[str, Any], seconds: float) -> None:
+        """Append a line to metrics.jsonl, and the time that the epoch took to timings.jsonl.
+
+        Times differ from run to run; metrics.jsonl is the same for an interrupted run and a whole one.
+        """
+        append(self.path / METRICS, json.dumps(metrics, ensure_ascii=False) + "\n")
+        timing = {"epoch": metrics["epoch"], "seconds": seconds}
+        append(self.path / TIMINGS, json.dumps(timing) + "\n")
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """All lines of METRICS or TIMINGS."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        return read_json_lines(path)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that were skipped in the epochs that have ended."""
+        return sum(line["skipped_steps"] for line in self.lines(METRICS))
+
+    def save_checkpoint(self, epoch: int, step: int, seconds: float, state: dict[str, Any]) -> None:
+        """Leave a checkpoint: at `position` (`epoch`, `step`, `seconds`), `state` determines the rest."""
+        logs = {name: _size(self.path / name) for name in (METRICS, TIMINGS)}
+        position = {"epoch": epoch, "step": step, "seconds": seconds}
+        checkpoint.save(self.path, position | {"logs": logs, "state": state})
+
+    def _log_sizes(self) -> dict[str, int]:
+        """Bytes of each log that belong to the checkpoint."""
+        logs = {} if self.checkpoint is None else self.checkpoint["logs"]
+        return {name: logs.get(name, 0) for name in (METRICS, TIMINGS)}
+
+    def _require_logs(self) -> None:
+        for name, size in self._log_sizes().items():
+            if _size(self.path / name) < size:
+                raise InputError(
+                    f"{self.path / name} has lost lines that were written before the checkpoint: restore it, "
+                    "or start again with --overwrite"
+                )
+
+
+class Bystander(RunFolder):
+    """What the ranks other than 0 have in place of the run folder: they know where the run stands, and write
+    nothing."""
+
+    def __init__(self, options: RunOptions, finished: bool, checkpoint: dict[str, Any] | None) -> None:
+        self.options, self.finished, self.checkpoint = options, finished, checkpoint
+        self._lock = None
+
+    def create(self, device: torch.device) -> None:
+        """Nothing: rank 0 does it."""
+
+    def require_unchanged(self, file: str, content: Any) -> None:
+        """Nothing: rank 0 does it."""
+
+    def log(self, metrics: dict[str, Any], seconds: float) -> None:
+        """Nothing: rank 0 does it."""
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """None: rank 0 has them."""
+        return []
+
+    def save_checkpoint(self, epoch: int, step: int, seconds: float, state: dict[str, Any]) -> None:
+        """Nothing: rank 0 does it."""
+
+
+def path_of(options: RunOptions, name: str) -> Path:
+    """The folder that the options mean; `name` begins the default one."""
+    slug = options.dataset.rstrip("/").rpartition("/")[2].replace(":", "-")
+    return Path(options.out or Path("runs") / f"{name}-{slug}-s{options.seed}")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    """What a run runs on."""
+    packages = ("torch", "torchvision", "timm", "numpy", "reinmax-nas")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: _version(name) for name in packages},
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "ranks": distributed.world(),
+        "job": distributed.job(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

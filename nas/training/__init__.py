@@ -1,0 +1,1 @@
+"""Training a derived network from scratch, and the network as a timm model."""

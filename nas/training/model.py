@@ -1,0 +1,118 @@
+"""Derived networks as timm models, saved as safetensors with everything needed to use them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm.models import register_model
+
+import search_spaces
+from nas.genotypes import read_genotype
+from nas.runs.files import atomic_path
+from recipes import InputError, first_line
+from recipes.options import LARGEST
+from recipes.text_files import parse_json
+from search_spaces import Genotype
+from search_spaces.skeleton import Skeleton
+
+
+@register_model  # type: ignore[untyped-decorator]
+def nas_net(
+    pretrained: bool = False,
+    genotype: Genotype | str | None = None,
+    space: str | None = None,
+    channels: int | None = None,
+    cells: int | None = None,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    auxiliary: bool = False,
+    drop_path_rate: float = 0.0,
+    **kwargs: Any,
+) -> Skeleton:
+    """The network of a genotype: `timm.create_model("nas_net", genotype="darts_v2")`.
+
+    Args:
+        genotype: a Genotype, the name of a published cell, a file or the notation itself.
+        space: the genotype's search space (default: found from the genotype).
+        channels, cells: size; default: that of the space's final network.
+        auxiliary: add the auxiliary classifier (darts).
+        drop_path_rate: drop-path probability in training (darts).
+
+    Raises:
+        InputError: the genotype cannot be read.
+        ValueError: `pretrained` (use `nas.load`), or an option that does not exist.
+    """
+    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm passes these on
+        kwargs.pop(name, None)
+    if pretrained:
+        raise ValueError("nas_net has no weights of its own: nas.load(path) loads a trained network")
+    if kwargs:
+        raise ValueError(f"nas_net does not know the option(s) {', '.join(kwargs)}")
+    if genotype is None:
+        raise ValueError("nas_net needs a genotype, e.g. genotype='darts_v2'")
+    if isinstance(genotype, str):
+        genotype = read_genotype(genotype, space)
+    network = search_spaces.get(genotype.space).network(
+        genotype,
+        channels=channels,
+        cells=cells,
+        num_classes=num_classes,
+        in_channels=in_chans,
+        auxiliary=auxiliary,
+        drop_path=drop_path_rate > 0,
+    )
+    network.set_drop_path(drop_path_rate)
+    return network
+
+
+def save(path: Path | str, model: Skeleton, description: dict[str, Any]) -> None:
+    """Write the weights of `model`, without an auxiliary head, and `description` to `path`.
+
+    Args:
+        description: JSON-ready: `genotype` (its `to_json`), `channels`, `cells`, `num_classes`,
+            `in_chans`, and what else a user should know (`mean`, `std`, `classes`, ...).
+    """
+    weights = {
+        name: tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("auxiliary.")
+    }
+    with atomic_path(Path(path)) as temporary:
+        save_file(weights, temporary, {"nas": json.dumps(description)})
+
+
+def load(path: Path | str, device: torch.device | str = "cpu") -> Skeleton:
+    """The network saved at `path`, in evaluation mode; `model.description` tells what it is.
+
+    Nothing in the file is executed: weights are plain tensors, the rest is JSON.
+
+    Raises:
+        InputError: the file is missing, damaged or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            description = parse_json(file.metadata()["nas"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        size = {key: description[key] for key in ("channels", "cells", "num_classes", "in_chans")}
+        for key, value in size.items():
+            if type(value) is not int or not 1 <= value <= LARGEST.get(key, 10**6):
+                raise ValueError(f"its {key} is not an integer from 1 to {LARGEST.get(key, 10**6)}")
+        with torch.device("meta"):  # whatever size it claims, the weights are those in the file
+            model: Skeleton = nas_net(genotype=Genotype.from_json(description["genotype"]), **size)
+        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
+        found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+        if wrong := sorted(dict(expected.items() ^ found.items())):
+            raise ValueError(f"the weights do not fit the description, {wrong[0]} first")
+        model.load_state_dict(weights, assign=True)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"cannot load the network {path}: {first_line(error)}; expected a "
+            "model.safetensors written by train_final.py"
+        ) from None
+    model.description = description
+    return model.to(device).eval()

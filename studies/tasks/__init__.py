@@ -1,0 +1,1 @@
+"""Estimators on the tasks of the ReinMax paper."""

@@ -1,0 +1,174 @@
+"""A small grid for every estimator: cells that are trained once, kept, and chosen among on validation."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+import estimators
+from estimators import Estimator
+from estimators.gumbel_rao import GumbelRao
+from estimators.reinmax_rao import ReinMaxRao
+from nas.runs.files import read_json, write_json
+
+RAO_SAMPLES = 10  # draws of the Rao-Blackwellised estimators; with their default of 100 they take the time
+Result = dict[str, Any]
+
+
+class Setting(NamedTuple):
+    """An estimator, its temperature (constant over a run) and the learning rate of Adam."""
+
+    estimator: str
+    tau: float
+    lr: float
+
+    def build(self) -> Estimator:
+        """The estimator; the Rao-Blackwellised ones with `RAO_SAMPLES`."""
+        estimator = estimators.get(self.estimator, self.tau)
+        if isinstance(estimator, GumbelRao | ReinMaxRao):
+            estimator.samples = RAO_SAMPLES
+        return estimator
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """A problem to train on. Its fields are all that a result depends on beside setting and seed.
+
+    Attributes:
+        family: name on the command line, and of the folder of its cells.
+        taus, lrs: the grid; every estimator is given the temperatures in its range.
+    """
+
+    family: ClassVar[str]
+    taus: ClassVar[tuple[float, ...]] = (0.5, 1.0, 1.5)
+    lrs: ClassVar[tuple[float, ...]]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the problem: part of file names, key of the results."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a stored result must have been computed with to be used again: the fields."""
+        return asdict(self)
+
+    @abstractmethod
+    def train(self, setting: Setting, seed: int) -> Result:
+        """Train once; the result is JSON. Its entry "validation" is what settings are chosen by, lower
+        is better; a run that fails has a value that is not finite."""
+
+    def selection_seed(self, seed: int) -> int:
+        """The seed of the runs to choose from: the first of those reported, since figures are on test."""
+        return seed
+
+    def grid(self, estimator: str) -> list[Setting]:
+        """The settings tried for an estimator."""
+        low, high = estimators.family(estimator).tau_range
+        taus = [tau for tau in self.taus if low <= tau <= high]
+        return [Setting(estimator, tau, lr) for tau in taus for lr in self.lrs]
+
+
+class Cell(NamedTuple):
+    """One training run."""
+
+    task: Task
+    setting: Setting
+    seed: int
+
+    def path(self, folder: Path) -> Path:
+        """Where its result is kept."""
+        name, tau, lr = self.setting
+        return folder / self.task.name / f"{name}-tau{tau:g}-lr{lr:g}-seed{self.seed}.json"
+
+    def identity(self) -> dict[str, Any]:
+        """All that its result depends on, as JSON gives it back."""
+        identity = {"task": self.task.name, **self.task.identity, **self.setting._asdict(), "seed": self.seed}
+        return dict(json.loads(json.dumps(identity | {"rao_samples": RAO_SAMPLES})))
+
+
+class Comparison(NamedTuple):
+    """All runs on one task.
+
+    Attributes:
+        tried: results of the grid of every estimator.
+        chosen: the setting of every estimator.
+        runs: results of that setting, by seed.
+    """
+
+    task: Task
+    tried: Mapping[str, Mapping[Setting, Result]]
+    chosen: Mapping[str, Setting]
+    runs: Mapping[str, Mapping[int, Result]]
+
+
+def choose(results: Mapping[Setting, Result]) -> Setting:
+    """The setting with the lowest finite "validation"; the first of them where no run was finite."""
+
+    def key(setting: Setting) -> float:
+        value = float(results[setting]["validation"])
+        return value if math.isfinite(value) else math.inf
+
+    return min(results, key=key)
+
+
+def stored(cell: Cell, folder: Path) -> Result | None:
+    """The result of a cell in `folder`, if it was computed with the same settings."""
+    path = cell.path(folder)
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    return dict(content["result"]) if content["identity"] == cell.identity() else None
+
+
+def compute(cell: Cell, folder: Path, threads: int) -> Result:
+    """Train a cell with `threads` CPU threads and keep its result in `folder`."""
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    result = cell.task.train(cell.setting, cell.seed)
+    result["seconds"] = round(time.perf_counter() - start, 2)
+    path = cell.path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"identity": cell.identity(), "result": result})
+    return result
+
+
+def complete(cells: Sequence[Cell], folder: Path, jobs: int, threads: int) -> Iterator[tuple[Cell, Result]]:
+    """Every cell with its result; stored ones first. When interrupted, runs under way are still kept.
+
+    Args:
+        jobs: processes that train at the same time.
+        threads: CPU threads of each.
+    """
+    missing = []
+    for cell in cells:
+        result = stored(cell, folder)
+        if result is None:
+            missing.append(cell)
+        else:
+            yield cell, result
+    if jobs == 1 or len(missing) < 2:
+        for cell in missing:
+            yield cell, compute(cell, folder, threads)
+        return
+    with ProcessPoolExecutor(
+        min(jobs, len(missing)), get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
+        futures = {pool.submit(compute, cell, folder, threads): cell for cell in missing}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

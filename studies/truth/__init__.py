@@ -1,0 +1,1 @@
+"""The ground truth: every cell of a space trained from scratch."""
