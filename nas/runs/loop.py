@@ -22,7 +22,7 @@ from nas.runs.interruption import Interruption
 from nas.runs.run_folder import TIMINGS, Bystander, RunFolder, path_of
 from recipes import InputError, InterruptionError, RunOptions, first_line
 from recipes.command_line import RESUME_ME, config_json
-from search_spaces import Genotype
+from search_spaces import Genotype, SearchSpace
 
 Options = TypeVar("Options", bound=RunOptions)
 POLL = 50  # steps between two looks at the number of skipped steps, for which the host waits for a GPU
@@ -41,11 +41,13 @@ class Job(Protocol):
 
     Attributes:
         device: where it computes.
+        space: of its genotype.
         steps: weight steps an epoch.
         documents: JSON files to write into the folder at the start, by name.
     """
 
     device: torch.device
+    space: SearchSpace
     steps: int
     documents: dict[str, Any]
 
@@ -141,13 +143,20 @@ def _run(options: Options, folder: RunFolder, make_job: Callable[[Options], Job]
     if writes:
         for file, content in job.documents.items():
             write_json(folder.path / file, content)
-        board = Board(folder.path, folder.position[0], options.epochs) if options.tensorboard else None
+        if options.tensorboard:
+            board = Board(folder.path, job.space, folder.position[0], options.epochs)
+    try:
+        _train(options, folder, job, board, go_on)
+        outcome = job.conclude()
+        if writes:
+            _conclude(options, folder, job, board, outcome)
+    finally:
+        if board is not None:
+            board.close()
 
-    _train(options, folder, job, board, go_on)
 
-    outcome = job.conclude()
-    if not writes:
-        return
+def _conclude(options: Options, folder: RunFolder, job: Job, board: Board | None, outcome: Outcome) -> None:
+    """Write what remains to be written of a finished run."""
     job.save(folder.path, outcome)
     genotype, result, messages = outcome
     result["skipped_steps"] = folder.skipped_steps
@@ -158,7 +167,7 @@ def _run(options: Options, folder: RunFolder, make_job: Callable[[Options], Job]
         board.conclude(genotype, config_json(options), result)
         board.close()
     write_json(folder.path / "result.json", result)
-    render_report(folder.path)
+    render_report(folder.path, job.space)
     print("\n".join([*messages, f"report {folder.path / 'report.html'}"]))
 
 

@@ -56,7 +56,7 @@ class Training:
                 "--genotype is missing, expected a genotype.json, the name of a published cell or a genotype"
             )
         self.genotype = read_genotype(options.genotype, options.space)
-        space = search_spaces.get(self.genotype.space)
+        self.space = space = search_spaces.get(self.genotype.space)
         self.text = space.format(self.genotype)
         self.documents = {"genotype.json": self.genotype.to_json() | {"text": self.text}}
         if space.name != "darts" and (options.drop_path or options.auxiliary_weight):
