@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from search_spaces import Genotype
+from search_spaces import Genotype, SearchSpace
 
 
 class Outcome(NamedTuple):
@@ -24,11 +24,13 @@ class Job(Protocol):
 
     Attributes:
         device: where it computes.
+        space: of its genotype.
         steps: weight steps an epoch.
         documents: JSON files to write into the folder at the start, by name.
     """
 
     device: torch.device
+    space: SearchSpace
     steps: int
     documents: dict[str, Any]
 

@@ -167,7 +167,7 @@ def _run(
         for file, content in job.documents.items():
             write_json(folder.path / file, content)
         if options.tensorboard:
-            board = Board(folder.path, folder.position[0], options.epochs)
+            board = Board(folder.path, job.space, folder.position[0], options.epochs)
     try:
         ended.stopped = _work(options, folder, job, board, callback, progress)
         if ended.stopped is None:
@@ -193,7 +193,7 @@ def leave(ended: Ended[Any], board: Board | None = None) -> None:
     if board is not None:
         board.conclude(genotype, config_json(folder.options), result)
     write_json(folder.path / "result.json", result)
-    render_report(folder.path)
+    render_report(folder.path, job.space)
     messages.append(f"report {folder.path / 'report.html'}")
 
 

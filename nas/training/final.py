@@ -45,7 +45,7 @@ class Training:
         self, genotype: Genotype, dataset: DataSet, task: Task, options: FinalOptions, place: torch.device
     ) -> None:
         self.options, self.genotype, self.task, self.device = options, genotype, task, place
-        space = search_spaces.get(self.genotype.space)
+        self.space = space = search_spaces.get(self.genotype.space)
         self.text = space.format(self.genotype)
         self.documents = {"genotype.json": self.genotype.to_json() | {"text": self.text}}
         for name, feature, wanted in (

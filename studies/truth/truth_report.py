@@ -123,7 +123,7 @@ def _pictures(found: Findings) -> list[page.Picture]:
     pictures = [
         page.Picture(
             "From best to worst",
-            truth_plots.draw_sorted(
+            truth_plots.plot_sorted(
                 found.accuracies[connected], found.stds[connected], found.seeds, 2 * found.error
             ),
             "The band is one standard deviation over seeds, of cells around this rank. Right, red: at most "
@@ -133,20 +133,20 @@ def _pictures(found: Findings) -> list[page.Picture]:
         ),
         page.Picture(
             "Size",
-            truth_plots.draw_parameters(found.accuracies[connected], found.parameters[connected]),
+            truth_plots.plot_parameters(found.accuracies[connected], found.parameters[connected]),
             "Connected cells, all but the lowest hundredth; the line is the best of each size.",
             half=True,
         ),
         page.Picture(
             "Random search",
-            truth_plots.draw_random({n: known.best_of(n) for n in DRAWS if n > 1}, known.optimum[1].accuracy),
+            truth_plots.plot_random({n: known.best_of(n) for n in DRAWS if n > 1}, known.optimum[1].accuracy),
             "What the best of n cells drawn uniformly has, on average.",
             half=True,
         ),
     ]
     if found.references:
         columns = {name: reference.accuracies for name, reference in found.references.items()}
-        figure: Figure = truth_plots.draw_references(found.accuracies, columns)
+        figure: Figure = truth_plots.plot_references(found.accuracies, columns)
         caption = (
             "Drawn without the lowest 3 % of either table; ρ is Spearman's rank correlation of all cells."
         )
