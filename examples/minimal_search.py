@@ -49,7 +49,9 @@ def search(epochs: int = 20, seed: int = 0) -> Genotype:
             weights.zero_grad()
             loss.backward()
             weights.step()
-        print(f"epoch {epoch + 1:2}: loss {float(loss):.3f}, {space.format(space.discretise(logits.detach()))}")
+        print(
+            f"epoch {epoch + 1:2}: loss {float(loss):.3f}, {space.format(space.discretise(logits.detach()))}"
+        )
 
     return space.discretise(logits.detach())
 

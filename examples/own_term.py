@@ -1,7 +1,7 @@
 """A term of your own: what the architecture step minimises beside the loss, here the number of parameters.
 
-    python examples/own_term.py
-    python train_search.py --plugins examples/own_term.py --terms parameter_cost:weight=0.5
+python examples/own_term.py
+python train_search.py --plugins examples/own_term.py --terms parameter_cost:weight=0.5
 """
 
 from __future__ import annotations

@@ -13,12 +13,24 @@ from nas.compat import prepare_torchvision
 prepare_torchvision()
 
 from nas.api import SearchResult, TrainResult, search, train  # noqa: E402
-from nas.training.model import load, nas_net, save  # noqa: E402
 from nas.bilevel.policies import POLICIES  # noqa: E402
 from nas.bilevel.rules import RULES  # noqa: E402
 from nas.bilevel.terms import TERMS  # noqa: E402
+from nas.training.model import load, nas_net, save  # noqa: E402
 from recipes import InputError  # noqa: E402
 
 register_policy, register_rule, register_term = POLICIES.register, RULES.register, TERMS.register
 
-__all__ = ["InputError", "SearchResult", "TrainResult", "load", "nas_net", "register_policy", "register_rule", "register_term", "save", "search", "train"]
+__all__ = [
+    "InputError",
+    "SearchResult",
+    "TrainResult",
+    "load",
+    "nas_net",
+    "register_policy",
+    "register_rule",
+    "register_term",
+    "save",
+    "search",
+    "train",
+]

@@ -5,20 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 import search_spaces
 from estimators import Estimator
-from nas.bilevel import parts
 from nas.bilevel.policies import Policy
 from nas.bilevel.rules import RULES, Rule
 from nas.bilevel.search import Search
 from nas.bilevel.terms import Term
-from nas.genotypes import read_genotype
 from nas.runs import loop
 from nas.runs.loop import Callback, Ended
 from nas.runs.run_folder import METRICS, NoFolder
@@ -175,11 +173,9 @@ def search(
     if task is not None:
         given["task"] = task
 
-    def make(options: Any, place: torch.device) -> tuple[Search, RunOptions]:
-        found, stated = parts.build(options, given)
-        return Search(found, stated, place), stated
-
-    ended = loop.run(chosen, make, objects=given, callback=callback, progress=progress)
+    ended = loop.run(
+        chosen, partial(Search.of, chosen, given), objects=given, callback=callback, progress=progress
+    )
     job = ended.job
     now = job.space.discretise(job.architecture.log_probabilities())
     return _result(SearchResult, ended, now)
@@ -213,17 +209,9 @@ def train(
     if task is not None:
         given["task"] = task
 
-    def make(options: Any, place: torch.device) -> tuple[Training, RunOptions]:
-        if options.genotype is None:
-            raise InputError(
-                "`genotype` is missing, expected a genotype.json, the name of a published cell or a genotype"
-            )
-        found = read_genotype(options.genotype, options.space)
-        dataset = parts.load_data(options, given)
-        stated = replace(options, dataset=dataset.name) if "dataset" in given else options
-        return Training(found, dataset, parts.task(options, dataset, given), stated, place), stated
-
-    ended = loop.run(chosen, make, objects=given, callback=callback, progress=progress)
+    ended = loop.run(
+        chosen, partial(Training.of, chosen, given), objects=given, callback=callback, progress=progress
+    )
     return _result(TrainResult, ended, ended.job.genotype)
 
 

@@ -181,7 +181,10 @@ def test_images_of_any_channels_in_memory(channels, tmp_path):
         ({"policy": "uniforn"}, "unknown policy"),
         ({"derive": "sample:0"}, "count is 0, expected 1 to"),
         ({"estimator": "gumbel_rao:sample=3"}, "unknown setting 'sample'"),
-        ({"estimator": "softmax", "draw_per": "image"}, "`estimator=softmax`, which draws nothing, does not go"),
+        (
+            {"estimator": "softmax", "draw_per": "image"},
+            "`estimator=softmax`, which draws nothing, does not go",
+        ),
         ({"task": Classification(10), "label_smoothing": 0.1}, "are those of a `task`"),
         ({"data": "folder:nowhere"}, "does not exist"),
     ],

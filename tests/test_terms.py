@@ -1,4 +1,5 @@
-"""What the architecture step minimises beside the loss, and what a weight step trains: exact against autograd."""
+"""What the architecture step minimises beside the loss, and what a weight step trains: exact against
+autograd."""
 
 import math
 from itertools import product

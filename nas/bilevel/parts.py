@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import estimators
 import search_spaces
 from estimators import Estimator, Schedule
-from nas import data, distributed
 from nas.bilevel.policies import POLICIES, Policy
 from nas.bilevel.rules import RULES, Rule
 from nas.bilevel.terms import TERMS, Term
 from nas.data import DataSet
 from nas.genotypes import cells_of
-from nas.task import Classification, Task, balanced_weights
-from recipes import InputError, RunOptions, SearchOptions
+from nas.given import build_task, load_data
+from nas.task import Task
+from recipes import InputError, SearchOptions
 from search_spaces import SearchSpace
 
 
@@ -62,7 +62,7 @@ def build(options: SearchOptions, given: Mapping[str, Any]) -> tuple[SearchParts
     cells_of(space, options.cells)
     dataset = load_data(options, given)
     parts = SearchParts(
-        space, dataset, estimator, schedule, task(options, dataset, given), terms, policy, rule
+        space, dataset, estimator, schedule, build_task(options, dataset, given), terms, policy, rule
     )
     names = {"space": space.name, "estimator": estimator.name, "policy": policy.name, "derive": rule.name}
     names = {option: name for option, name in names.items() if option in given}
@@ -71,37 +71,6 @@ def build(options: SearchOptions, given: Mapping[str, Any]) -> tuple[SearchParts
     if "dataset" in given:
         names["dataset"] = dataset.name
     return parts, replace(options, **names)
-
-
-def load_data(options: RunOptions, given: Mapping[str, Any]) -> DataSet:
-    """The data set that the options name, or the one that is given. Raises InputError."""
-    with distributed.one_first():
-        return data.load(
-            given.get("dataset", options.dataset),
-            root=options.data_root,
-            download=options.download,
-            image_size=options.image_size,
-            test_fraction=options.test_fraction,
-            train_limit=options.train_limit,
-            flip=options.flip,
-            crop_padding=options.crop_padding,
-            cutout=options.cutout,
-        )
-
-
-def task(options: RunOptions, dataset: DataSet, given: Mapping[str, Any]) -> Task:
-    """The task that is given, or classification as the options say."""
-    if "task" in given:
-        if options.label_smoothing or options.class_weights != "none":
-            raise InputError(
-                "`label_smoothing` and `class_weights` are those of a `task` that is given: drop them"
-            )
-        found: Task = given["task"]
-        return found
-    classes = len(dataset.classes)
-    balanced = options.class_weights == "balanced"
-    weights = balanced_weights(dataset.train.labels, classes) if balanced else None
-    return Classification(classes, options.label_smoothing, weights)
 
 
 def _named(registry: Any, thing: Any) -> Any:

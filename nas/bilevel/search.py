@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from timm.scheduler import CosineLRScheduler
 from nas import data, device, distributed
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.measure import GradientMeasure
-from nas.bilevel.parts import SearchParts
+from nas.bilevel.parts import SearchParts, build
 from nas.bilevel.rules import collapse_warnings
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
@@ -109,6 +109,14 @@ class Search:
         )
         for term in parts.terms:
             term.prepare(self)
+
+    @classmethod
+    def of(
+        cls, options: SearchOptions, given: Mapping[str, Any] | None = None, place: torch.device | None = None
+    ) -> Search:
+        """The search that the options describe, with objects for some of its parts: see `parts.build`."""
+        found, stated = build(options, given or {})
+        return cls(found, stated, place or torch.device("cpu"))
 
     def epoch(self, epoch: int, start: int) -> Iterator[None]:
         """One pass over the training part, with an architecture step before every weight step."""

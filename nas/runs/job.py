@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from recipes import RunOptions
 from search_spaces import Genotype, SearchSpace
 
 
@@ -23,12 +24,14 @@ class Job(Protocol):
     """What a run does, step by step.
 
     Attributes:
+        options: of the run, with names in place of what was given as objects.
         device: where it computes.
         space: of its genotype.
         steps: weight steps an epoch.
         documents: JSON files to write into the folder at the start, by name.
     """
 
+    options: RunOptions
     device: torch.device
     space: SearchSpace
     steps: int

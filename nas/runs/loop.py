@@ -50,7 +50,7 @@ class Ended(Generic[AJob]):
 
 def run(
     options: RunOptions,
-    make_job: Callable[[RunOptions, torch.device], tuple[AJob, RunOptions]],
+    make_job: Callable[[torch.device], AJob],
     *,
     objects: Collection[str] = (),
     callback: Callback | None = None,
@@ -63,7 +63,7 @@ def run(
     torchrun, all ranks do this together, and rank 0 writes.
 
     Args:
-        make_job: of the options and the device, to the job and the options as the folder shall state them.
+        make_job: of the device.
         objects: options whose values are objects.
         callback: gets the metrics of every epoch; where it returns True the run stops as if it was asked to
             by a signal.
@@ -135,13 +135,13 @@ def _open(options: RunOptions, objects: Collection[str]) -> RunFolder:
 def _run(
     options: RunOptions,
     folder: RunFolder,
-    make_job: Callable[[RunOptions, torch.device], tuple[AJob, RunOptions]],
+    make_job: Callable[[torch.device], AJob],
     place: torch.device,
     callback: Callback | None,
     progress: bool | None,
 ) -> Ended[AJob]:
     with distributed.together():
-        job, options = make_job(options, place)
+        job = make_job(place)
         if folder.checkpoint is not None:
             try:
                 job.restore(folder.checkpoint["state"])
@@ -152,7 +152,7 @@ def _run(
                 ) from None
             for file, content in job.documents.items():
                 folder.require_unchanged(file, content)
-    folder.options = options
+    folder.options = job.options
     distributed.require_agreement([job.documents, job.state()], "the data or the first weights")
     ended = Ended(job, folder)
     if folder.finished:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import search_spaces
 from nas import data, device, distributed
 from nas.data import Batches, DataSet
-from nas.genotypes import cells_of
+from nas.genotypes import cells_of, read_genotype
+from nas.given import build_task, load_data
 from nas.guard import KeptBuffers, guarded_step
 from nas.runs.job import Outcome
 from nas.seeding import seed_everything
@@ -87,6 +88,25 @@ class Training:
         self.precision = device.autocast(options.precision, place)
         self.optimizer = build_optimizer(self.model, options, place)
         self.rates = build_scheduler(self.optimizer, options)
+
+    @classmethod
+    def of(
+        cls, options: FinalOptions, given: Mapping[str, Any] | None = None, place: torch.device | None = None
+    ) -> Self:
+        """The training that the options describe, with objects for some of its parts.
+
+        Args:
+            given: `dataset` or `task`, in place of what the options name.
+        """
+        if options.genotype is None:
+            raise InputError(
+                "`genotype` is missing, expected a genotype.json, the name of a published cell or a genotype"
+            )
+        genotype, given = read_genotype(options.genotype, options.space), given or {}
+        dataset = load_data(options, given)
+        stated = replace(options, dataset=dataset.name) if "dataset" in given else options
+        task = build_task(options, dataset, given)
+        return cls(genotype, dataset, task, stated, place or torch.device("cpu"))
 
     def build(self) -> nn.Module:
         """The network that is trained."""
