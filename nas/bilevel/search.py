@@ -232,7 +232,7 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
     edge_gradient = f"--edge-gradient {options.edge_gradient}"
     if options.edge_gradient in ("compiled", "surrogate") and not family.discrete:
         raise InputError(f"{edge_gradient} needs an estimator that draws, '{family.name}' mixes all")
-    if options.edge_gradient == "compiled" and family.uses_loss:
+    if options.edge_gradient == "compiled" and family.signal == "loss":
         raise InputError(f"{edge_gradient} needs an estimator that differentiates, not '{family.name}'")
     if options.edge_gradient == "compiled" and options.sync_batch_norm:
         raise InputError(f"{edge_gradient} does not go with --sync-batch-norm: drop one of the two")
@@ -241,7 +241,7 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
             ("--draws", options.draws is not None),
             ("--order 2", options.order == 2),
             (edge_gradient, options.edge_gradient in ("compiled", "surrogate")),
-            ("--estimator softmax, which draws nothing,", options.estimator == "softmax"),
+            (f"--estimator {family.name}, which draws nothing,", not family.stochastic),
         ):
             if given:
                 raise InputError(f"{name} does not go with --draw-per image: drop one of the two")
@@ -249,11 +249,11 @@ def build_estimator(options: SearchOptions) -> tuple[Estimator, Schedule]:
         for name, given in (
             ("--order 2", options.order == 2),
             ("--sync-batch-norm", options.sync_batch_norm),
-            ("--estimator softmax, which draws nothing,", options.estimator == "softmax"),
+            (f"--estimator {family.name}, which draws nothing,", not family.stochastic),
         ):
             if given:
                 raise InputError(f"{name} does not go with --draw-per rank: drop one of the two")
-    if options.order == 2 and family.uses_loss:
+    if options.order == 2 and family.signal == "loss":
         raise InputError(f"--order 2 needs an estimator that differentiates, not '{family.name}'")
     if options.draws is not None and options.draws < family.fewest_draws:
         raise InputError(f"--draws is {options.draws}, '{family.name}' needs at least {family.fewest_draws}")

@@ -110,7 +110,7 @@ class Bilevel:
         parts = [mine.detach()] if per_image else list(mine.detach().unbind())
         with self.autocast:
             looks = [self._look(part, valid, train) for part in parts]
-        if estimator.uses_loss:
+        if estimator.signal == "loss":
             losses = torch.cat([look.losses for look in looks])
             if self.draw_per == "step":
                 distributed.average([losses])
@@ -131,7 +131,7 @@ class Bilevel:
     def _look(self, draw: Tensor, valid: Batch, train: Batch) -> _Look:
         """What a draw (E, K), or one per image (B, E, K), gives on `valid`."""
         images, labels = valid
-        if self.estimator.uses_loss:
+        if self.estimator.signal == "loss":
             with torch.no_grad():
                 output = self.supernet(images, draw if draw.dim() == 3 else draw.argmax(-1).tolist())
                 losses = F.cross_entropy(output, labels, reduction="none")
