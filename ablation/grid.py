@@ -123,7 +123,8 @@ def plan(options: GridOptions, folder: Path) -> list[Cell]:
 def method_words(method: str) -> list[str]:
     """The words of a command line for `estimator,option=value,...`. Raises InputError."""
     name, *settings = method.split(",")
-    words = ["--estimator", one_of("estimator", name, estimators.names())]
+    estimators.get(name)
+    words = ["--estimator", name]
     for setting in settings:
         option, equals, value = setting.partition("=")
         if not (option.isidentifier() and equals and value):
@@ -285,7 +286,7 @@ def fair_evaluations(cell: Cell, known: Truth) -> int:
         return 1
     options = cell.options
     images: int = _metrics(cell)[-1]["step"] * options.batch_size
-    draws = options.draws or estimators.family(options.estimator).default_draws
+    draws = options.draws or estimators.get(options.estimator).default_draws
     architecture = images * (options.epochs - options.warmup) / options.epochs
     return max(1, round((images + draws * architecture) / known.images_per_training))
 

@@ -45,7 +45,7 @@ def snapshot(module):
 @pytest.mark.parametrize("estimator", estimators.names())
 @pytest.mark.parametrize("order", [1, 2])
 def test_architecture_step_moves_the_logits_only(estimator, order):
-    if order == 2 and estimators.family(estimator).uses_loss:
+    if order == 2 and estimators.family(estimator).signal == "loss":
         pytest.skip("second order differentiates the loss, which this estimator does not")
     bilevel = setup(estimator=estimator, order=order)
     if estimator == "reinforce":

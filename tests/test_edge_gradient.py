@@ -20,7 +20,7 @@ from search_spaces.mixed_edge import MixedEdge, read_draw
 from search_spaces.skeleton import Cell
 
 SPACES = search_spaces.names()
-PATHWISE = [name for name in estimators.names() if not estimators.family(name).uses_loss]
+PATHWISE = [name for name in estimators.names() if estimators.family(name).signal == "gradient"]
 
 
 def build(name, edge_gradient="lean", dtype=torch.float64):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import estimators
 from estimators import Estimator
-from estimators.compare import Errors, score_estimates
+from estimators.compare import Errors
 from nas.bilevel.steps import Batch, Bilevel
 from nas.seeding import generator
 
@@ -89,12 +89,10 @@ class GradientMeasure:
         n = estimator.default_draws
         leaf = self.logits.repeat(count * n, 1, 1).requires_grad_()
         draws = estimator(leaf, rng)
-        if estimator.uses_loss:
+        if estimator.signal == "loss":
             losses = torch.tensor([self._loss(draw) for draw in draws], dtype=torch.float64)
-            groups = draws.detach().double().unflatten(0, (count, n))
-            return score_estimates(
-                estimator, self.logits.double(), groups, losses.unflatten(0, (count, n)), self.mean
-            )
+            draws, losses = (x.view(count, n, *x.shape[1:]).transpose(0, 1) for x in (draws, losses))
+            return estimator.gradient(self.logits.double(), draws, losses, self.mean)
         if estimator.discrete:
             at_draws = torch.stack([self._look(draw)[1] for draw in draws.detach()])
         else:
@@ -122,7 +120,7 @@ class GradientMeasure:
         losses = torch.tensor([self._loss(draw) for draw in draws], dtype=torch.float64)
         mean = losses.mean()
         scores = draws - self.logits.double().softmax(-1)
-        terms = ((losses - mean) * (n / (n - 1))).view(-1, 1, 1) * scores
+        terms = reference.advantages(losses).view(-1, 1, 1) * scores
         return mean, terms.mean(0), terms.var(0).sum() / n
 
     def _loss(self, draw: Tensor) -> float:
