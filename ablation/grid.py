@@ -23,9 +23,9 @@ import estimators
 import search_spaces
 from ablation import grid_report
 from ablation.executors import Run, execute
+from nas import tables
 from nas.runs.files import read_json, read_json_lines
-from nas.tables import truth
-from nas.tables.truth import Truth
+from nas.tables import Truth
 from recipes import (
     FinalOptions,
     InputError,
@@ -165,8 +165,8 @@ def find_truth(options: GridOptions) -> Truth | None:
             raise InputError("--table and --evaluate retrain were both given: drop one")
         return None
     if options.table is not None:
-        return truth.read(Path(options.table), options.space, options.column)
-    return truth.packaged(options.space, options.dataset)
+        return tables.read(Path(options.table), options.space, options.column)
+    return tables.packaged(options.space, options.dataset)
 
 
 # Running

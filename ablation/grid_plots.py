@@ -16,7 +16,7 @@ from ablation.gradient_plots import plot_plane, plot_point
 from nas.report.figures import WIDTH, heat_map, new_figure, new_grid, styled
 from nas.report.labels import name_ends, name_points
 from nas.report.palette import FAINT, INK, QUIET, estimator_colour, readable
-from nas.tables.truth import Truth
+from nas.tables import Truth
 
 Records = Sequence[Mapping[str, Any]]
 

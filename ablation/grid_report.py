@@ -15,7 +15,7 @@ from ablation.comparison import Paired, estimate, paired
 from ablation.grid_plots import Records, methods, values
 from nas.report import page
 from nas.runs.files import write_text
-from nas.tables.truth import Truth
+from nas.tables import Truth
 from recipes.ablation import LOCAL_JOBS, GridOptions
 
 

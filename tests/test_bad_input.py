@@ -36,13 +36,14 @@ from safetensors.torch import load_file, save_file
 import nas
 import search_spaces
 from ablation import grid
-from nas import data, genotypes, runtime
+from nas import data, genotypes, runtime, tables
 from nas.bilevel import derive
 from nas.bilevel import search as nas_search
 from nas.report.run_report import render_report
 from nas.runs import checkpoint
 from nas.runs.run_folder import RunFolder
-from nas.tables import truth
+from nas.tables.json_table import TABLE_FORMAT
+from nas.tables.lookup import enumerable
 from nas.training import final, model
 from recipes import FinalOptions, InputError, SearchOptions, command_line
 from recipes.ablation import GridOptions
@@ -353,11 +354,11 @@ def data_set(folder: Path) -> Parser:
 
 def table_of_micro() -> dict[str, Any]:
     """A table as `ablate.py truth` writes it, of two seeds."""
-    space = truth.SPACES["micro"]
+    space = enumerable("micro")
     cells = [space.format(cell) for cell in space.all()]
     correct = [[(7 * i + seed) % 1000 for i in range(len(cells))] for seed in (0, 1)]
     return {
-        "format": truth.TABLE_FORMAT, "space": "micro", "dataset": "digits",
+        "format": TABLE_FORMAT, "space": "micro", "dataset": "digits",
         "recipe": {"epochs": 6, "batch_size": 48, "lr": 0.1}, "seeds": [0, 1], "test_images": 1078,
         "cells": cells, "parameters": [1 + i for i in range(len(cells))], "correct": correct,
     }  # fmt: skip
@@ -365,7 +366,7 @@ def table_of_micro() -> dict[str, Any]:
 
 def csv_of_micro(columns: int = 2) -> str:
     """A CSV table of micro."""
-    space = truth.SPACES["micro"]
+    space = enumerable("micro")
     lines = [",".join(["index", "arch", *("cifar10", "other")[:columns]])]
     lines += [
         ",".join([str(i), space.format(cell), *(f"{(i * 0.7 + c) % 100:.2f}" for c in range(columns))])
@@ -376,7 +377,7 @@ def csv_of_micro(columns: int = 2) -> str:
 
 def table(folder: Path, contents: st.SearchStrategy[Any]) -> Parser:
     """A table of micro in a file."""
-    return Parser(from_file(folder / "table", lambda path: truth.read_all(path, "micro")), contents)
+    return Parser(from_file(folder / "table", lambda path: tables.read_all(path, "micro")), contents)
 
 
 @parser("CSV table")
@@ -709,7 +710,7 @@ def test_what_is_no_file_is_not_read(name: str, tmp_path: Path) -> None:
     os.mkfifo("pipe")
     for read in (
         lambda: command_line.parse(SearchOptions, ["--config", name]),
-        lambda: truth.read(Path(name), "micro"),
+        lambda: tables.read(Path(name), "micro"),
         lambda: genotypes.read_genotype(name),
     ):
         with pytest.raises(InputError), little_memory(100):
@@ -776,7 +777,7 @@ def test_a_table_of_millions_of_lines(tmp_path: Path) -> None:
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress(b"arch,cifar10\n" + b"a,1\n" * 4_000_000, 1))
     with pytest.raises(InputError, match="'a' is not a cell"), little_memory(150):
-        truth.read(path, "micro")
+        tables.read(path, "micro")
 
 
 @pytest.mark.parametrize("name", ["config", "result", "environment", "genotype", "metrics"])

@@ -11,7 +11,8 @@ from torch import nn
 
 import ablate
 import search_spaces
-from nas.tables import truth
+from nas import tables
+from nas.tables.lookup import enumerable
 from nas.training.final import Training
 from recipes import FinalOptions, InputError
 from search_spaces.nasbench201 import StagedSkeleton
@@ -209,7 +210,7 @@ def test_a_build_end_to_end(trained, tmp_path, capsys, monkeypatch):
     assert output[-2:] == ["table: built/truth.json.gz", "report: built/report.html"]
     assert trained == [(0, 64), (0, 61), (1, 64), (1, 61)]
 
-    table = truth.read(folder / "truth.json.gz", "micro")
+    table = tables.read(folder / "truth.json.gz", "micro")
     assert (table.source, table.seeds, table.recipe) == ("digits, 2 seeds", 2, RECIPE)
     text, best = table.optimum
     page = (folder / "report.html").read_text()
@@ -221,7 +222,7 @@ def test_a_build_end_to_end(trained, tmp_path, capsys, monkeypatch):
     assert len(rows) == 125
     assert float(rows[0]["accuracy"]) == pytest.approx(best.accuracy)
     for row in rows:
-        known = table.lookup(truth.micro.parse(row["cell"]))
+        known = table.lookup(enumerable("micro").parse(row["cell"]))
         assert (int(row["rank"]), float(row["accuracy"])) == (known.rank, known.accuracy)
         first, direct, second = (term.split("~")[0] != "none" for term in re.findall(r"\w+~\d", row["cell"]))
         assert row["connected"] == str(direct or (first and second))
@@ -233,7 +234,7 @@ def test_a_build_end_to_end(trained, tmp_path, capsys, monkeypatch):
     assert build("--reference", "built/truth.json.gz", "--table", "other.json") == 0
     assert trained == [(1, 61)]
     assert (tmp_path / "other.json").read_bytes()[:12] == b'{"format":1,'
-    assert truth.read(tmp_path / "other.json", "micro").optimum == table.optimum
+    assert tables.read(tmp_path / "other.json", "micro").optimum == table.optimum
     assert (folder / "truth.json.gz").read_bytes() == bytes_before
     markdown = (folder / "results.md").read_text()
     assert "| digits | all cells | 125 | 1.00 | 1.00 |" in markdown  # it agrees with itself
@@ -272,9 +273,9 @@ def test_a_chunk_is_what_single_trainings_give(trained, tmp_path):
 
 def test_cells_of_a_build():
     """All of micro; of nasbench201 the first of every kind, of which the benchmark counts 6,466."""
-    spaces = truth.SPACES
-    assert build_truth.cells(spaces["micro"]) == [spaces["micro"].format(c) for c in spaces["micro"].all()]
-    texts = build_truth.cells(spaces["nasbench201"])
+    micro = enumerable("micro")
+    assert build_truth.cells(micro) == [micro.format(cell) for cell in micro.all()]
+    texts = build_truth.cells(enumerable("nasbench201"))
     assert len(texts) == len(set(texts)) == 6466
 
 
