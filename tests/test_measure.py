@@ -29,11 +29,11 @@ TOY = {
 @pytest.fixture(scope="module")
 def measured():
     """A measurement of a briefly trained supernet with logits that are not uniform."""
-    search = Search(SearchOptions(**TOY))
+    search = Search.of(SearchOptions(**TOY))
     for _ in search.epoch(0, 0):
         pass
     with torch.no_grad():
-        search.logits.copy_(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
+        search.architecture.logits.copy_(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
     images, labels = next(iter(search.valid))
     return GradientMeasure(search.bilevel, (images[:16], labels[:16]), seed=0, position=0)
 
@@ -130,7 +130,7 @@ def test_noise_of_the_reference_is_taken_out():
 
 
 def test_measuring_changes_nothing_else():
-    plain, with_measures = (Search(SearchOptions(**TOY, measure_every=n)) for n in (0, 1))
+    plain, with_measures = (Search.of(SearchOptions(**TOY, measure_every=n)) for n in (0, 1))
     for epoch in range(2):
         for search in (plain, with_measures):
             for _ in search.epoch(epoch, 0):

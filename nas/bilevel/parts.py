@@ -53,7 +53,7 @@ def build(options: SearchOptions, given: Mapping[str, Any]) -> tuple[SearchParts
     """
     space = _space(given["space"]) if "space" in given else search_spaces.get(options.space)
     estimator = given.get("estimator") or estimators.get(options.estimator)
-    schedule = _schedule(options, estimator)
+    schedule = temperature(options, estimator)
     estimator.tau = schedule.start
     check(options, estimator)
     terms = tuple(_named(TERMS, term) for term in given.get("terms", options.terms))
@@ -86,7 +86,7 @@ def _space(space: SearchSpace) -> SearchSpace:
     return space
 
 
-def _schedule(options: SearchOptions, estimator: Estimator) -> Schedule:
+def temperature(options: SearchOptions, estimator: Estimator) -> Schedule:
     """The temperature of the estimator over the search. Raises InputError."""
     schedule = estimator.default_schedule
     if options.tau is not None:
