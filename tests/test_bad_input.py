@@ -39,6 +39,7 @@ from ablation import grid
 from nas import data, genotypes, runtime
 from nas.bilevel import derive
 from nas.bilevel import search as nas_search
+from nas.data.sources import folder as folder_source
 from nas.report.run_report import render_report
 from nas.runs import checkpoint
 from nas.runs.run_folder import RunFolder
@@ -555,7 +556,7 @@ def image_file(folder: Path) -> Parser:
     def read(path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as they are where folders are read
-            assert data._decode(path, 8).shape == (8, 8, 3)
+            assert folder_source._decode(path, 8).shape == (8, 8, 3)
 
     # An image of the largest size allowed takes 320 MB with alpha, and that three times to be put on white.
     contents = st.sampled_from(images())

@@ -10,6 +10,8 @@ from PIL import Image
 
 from nas import data, runtime
 from nas.data import Augmentation, Batches, Delivery, Images
+from nas.data.sources import folder as folder_source
+from nas.seeding import generator
 from recipes import InputError, SearchOptions
 
 CPU = torch.device("cpu")
@@ -108,7 +110,7 @@ def test_crops_and_flips_are_pieces_of_the_padded_image():
     pad = 2
     batches = plain(source, 64, Augmentation(crop_padding=pad, flip=True))
     x, y = next(batches.epoch(0))
-    order = torch.randperm(64, generator=data.generator(0, "order", 0))
+    order = torch.randperm(64, generator=generator(0, "order", 0))
     padded = torch.nn.functional.pad(source.pixels[order], (pad,) * 4).float() / 255
     offsets, mirrored = set(), 0
     for i in range(64):
@@ -140,11 +142,11 @@ def test_augmentation_does_to_each_image_what_was_drawn(channels_last):
     x, _ = next(Batches(source, 48, delivery, augmentation, seed=5).epoch(3))
     assert x.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
-    rng = data.generator(5, "augmentation", 3, 0)
+    rng = generator(5, "augmentation", 3, 0)
     mirrored = torch.rand(48, generator=rng) < 0.5
     offset = torch.randint(0, 2 * pad + 1, (2, 48), generator=rng)
     centre = torch.rand(2, 48, generator=rng)
-    order = torch.randperm(48, generator=data.generator(5, "order", 3))
+    order = torch.randperm(48, generator=generator(5, "order", 3))
     for i, image in enumerate(pixels[order]):
         top, left = offset[:, i].tolist()
         crop = torch.nn.functional.pad(image, (pad,) * 4)[:, top : top + h, left : left + w]
@@ -173,7 +175,7 @@ def test_image_policy_is_applied():
 
     source = images(16, c=3, size=8)
     augmentation = Augmentation(policy=image_policy("rand-m9-n2"))
-    data.generator(0, "x")
+    generator(0, "x")
     import random
 
     random.seed(0)
@@ -237,7 +239,7 @@ def test_folder_modes_and_cache(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("decoded twice")
 
-    monkeypatch.setattr(data, "_decode", refuse)
+    monkeypatch.setattr(folder_source, "_decode", refuse)
     assert torch.equal(data.load(options).train.pixels, first.train.pixels)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
