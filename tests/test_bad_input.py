@@ -343,10 +343,10 @@ def device(folder: Path) -> Parser:
 @parser("data set")
 def data_set(folder: Path) -> Parser:
     with pytest.raises(InputError):
-        data.load(SearchOptions(dataset="cifar10"))  # imports torchvision, which makes classes from text
-    data.load(SearchOptions())  # imports scikit-learn
+        data.load("cifar10")  # imports torchvision, which makes classes from text
+    data.load("digits")  # imports scikit-learn
     names = st.sampled_from(["cifar10", "cifar100", "folder:nowhere", "folder:", "imagenet", "digits:"])
-    return Parser(lambda text: data.load(SearchOptions(dataset=text)), edited(names))
+    return Parser(lambda text: data.load(text), edited(names))
 
 
 # Tables
@@ -604,7 +604,7 @@ def image_folder(folder: Path) -> Parser:
     def read(tree: dict[str, Any]) -> None:
         shutil.rmtree(folder / "tree", ignore_errors=True)
         fill(folder / "tree", tree)
-        dataset = data.load(SearchOptions(dataset=f"folder:{folder}/tree", image_size=8))
+        dataset = data.load(f"folder:{folder}/tree", image_size=8)
         assert len(dataset.classes) >= 2
         for part in (dataset.train, dataset.test):
             assert part.pixels.shape == (len(part), 3, 8, 8)

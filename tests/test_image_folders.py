@@ -17,11 +17,11 @@ from PIL import Image
 
 from nas import data
 from nas.data.sources import folder as folder_source
-from recipes import InputError, SearchOptions
+from recipes import InputError
 
 
 def load(root, size=8):
-    return data.load(SearchOptions(dataset=f"folder:{root}", image_size=size))
+    return data.load(f"folder:{root}", image_size=size)
 
 
 def write(root, classes=("ant", "bee"), n=5):
@@ -219,7 +219,7 @@ def test_classes_of_train_and_test_are_compared_before_anything_is_read(tmp_path
 def test_more_pixels_than_memory(tmp_path, monkeypatch):
     root = write(tmp_path / "p")
     monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else 4096)
-    with pytest.raises(InputError, match=r"more than the .* of this machine: lower --image-size"):
+    with pytest.raises(InputError, match=r"more than the .* of this machine: lower `image_size`"):
         load(root, size=64)
 
 

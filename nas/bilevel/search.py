@@ -41,11 +41,27 @@ class Search:
         self.samples = derive.parse_derive(options.derive)
         self.device = runtime.select_device(options)
         with distributed.one_first():
-            dataset = data.load(options)
+            dataset = data.load(
+                options.dataset,
+                data_root=options.data_root,
+                download=options.download,
+                image_size=options.image_size,
+                test_fraction=options.test_fraction,
+                train_limit=options.train_limit,
+                crop_padding=options.crop_padding,
+                flip=options.flip,
+                cutout=options.cutout,
+            )
         parts = data.split(dataset.train.labels, options.val_fraction, options.seed)
         self.documents = {"splits.json": {"train": parts[0].tolist(), "valid": parts[1].tolist()}}
         train, valid = (dataset.train[part] for part in parts)
-        common = (options.batch_size, data.delivery(dataset, options, self.device))
+        delivery = data.delivery(
+            dataset,
+            device=self.device,
+            data_budget_gb=options.data_budget_gb,
+            channels_last=options.channels_last,
+        )
+        common = (options.batch_size, delivery)
         share = (distributed.rank(), distributed.world())
         self.train = Batches(train, *common, dataset.augmentation, options.seed, share)
         self.steps = len(self.train)

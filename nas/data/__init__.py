@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from nas.data.batches import Batches, Delivery, delivery
 from nas.data.images import Augmentation, DataSet, Images, Policy, split
-from nas.data.sources import load
+from nas.data.sources import load, register
 
-__all__ = ["Augmentation", "Batches", "DataSet", "Delivery", "Images", "Policy", "delivery", "load", "split"]
+__all__ = [
+    "Augmentation",
+    "Batches",
+    "DataSet",
+    "Delivery",
+    "Images",
+    "Policy",
+    "delivery",
+    "load",
+    "register",
+    "split",
+]

@@ -1,4 +1,4 @@
-"""Images as uint8 tensors that live on the training device and are augmented there, batched."""
+"""Images as tensors that live on the training device and are augmented there, batched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nas.data.images import Augmentation, DataSet, Images, Policy
 from nas.seeding import derive_seed, generator, seed_everything
-from recipes import InputError, RunOptions
+from recipes import InputError
 
 EVALUATION_BATCH = 256
 
@@ -36,11 +36,13 @@ class Delivery:
     channels_last: bool = True
 
 
-def delivery(dataset: DataSet, options: RunOptions, device: torch.device) -> Delivery:
-    """What the options ask for; the data are resident unless they are larger than the budget."""
-    size = dataset.train.pixels.numel() + dataset.test.pixels.numel()
-    resident = size <= options.data_budget_gb * 1e9
-    return Delivery(device, *dataset.statistics(), resident, options.channels_last)
+def delivery(
+    dataset: DataSet, *, device: torch.device, data_budget_gb: float = 8.0, channels_last: bool = True
+) -> Delivery:
+    """How batches of `dataset` come to `device`, on which the data stay unless they are larger than the
+    budget."""
+    resident = dataset.train.pixels.nbytes + dataset.test.pixels.nbytes <= data_budget_gb * 1e9
+    return Delivery(device, *dataset.statistics(), resident, channels_last)
 
 
 class Batches:
@@ -57,6 +59,10 @@ class Batches:
         seed: of order and augmentation, which are functions of (seed, epoch, batch).
         part: (r, n) makes `epoch` and `endless` give only slice r of n of every batch, exactly as it is in
             the whole batch.
+
+    Raises:
+        InputError: too few images for a batch, a batch that the ranks cannot share, or a policy for images
+            that PIL does not know.
     """
 
     def __init__(
@@ -71,27 +77,33 @@ class Batches:
         rank, ranks = part
         if ranks > 1 and (batch_size % ranks or batch_size < 2 * ranks):
             raise InputError(
-                f"--batch-size is {batch_size}, expected a multiple of the {ranks} ranks and at least "
+                f"`batch_size` is {batch_size}, expected a multiple of the {ranks} ranks and at least "
                 f"{2 * ranks}: they share every batch"
             )
         self.part = slice(rank * (batch_size // ranks), (rank + 1) * (batch_size // ranks))
         if augmentation is not None and len(images) < batch_size:
-            advice = f"lower --batch-size to at most {len(images)}" if len(images) > 1 else "use more images"
+            advice = f"lower `batch_size` to at most {len(images)}" if len(images) > 1 else "use more images"
             raise InputError(
                 f"the data set has {len(images)} images for this part of the training, too few for "
                 f"one batch of {batch_size}: {advice}"
             )
+        _, c, h, w = images.pixels.shape
+        largest = 255 if images.pixels.dtype == torch.uint8 else 1
+        if augmentation is not None and augmentation.policy and (largest == 1 or c not in (1, 3)):
+            raise InputError(
+                f"`auto_augment` is for uint8 images of 1 or 3 channels, these are "
+                f"{str(images.pixels.dtype).removeprefix('torch.')} of {c}: drop it"
+            )
         self.batch_size, self.augmentation, self.seed = batch_size, augmentation, seed
         self.delivery, device = delivery, delivery.device
-        # Channels last, so that a row of an image is a run of bytes.
+        # Channels last, so that a row of an image is a run of memory.
         pixels, labels = images.pixels.contiguous(memory_format=torch.channels_last), images.labels
         if delivery.resident:
             pixels, labels = pixels.to(device), labels.to(device)
         self.images = Images(pixels, labels)
         self.home = pixels.device
         # Per value of an image (H, W, C): a short last dimension to broadcast over would be slow.
-        _, c, h, w = pixels.shape
-        scale = torch.tensor([1 / (255 * s) for s in delivery.std])
+        scale = torch.tensor([1 / (largest * s) for s in delivery.std])
         shift = torch.tensor([-m / s for m, s in zip(delivery.mean, delivery.std, strict=True)])
         self.scale, self.shift = (x.expand(h, w, c).contiguous().to(device) for x in (scale, shift))
 
@@ -141,7 +153,7 @@ class Batches:
         return x, self._move(self.images.labels[indices])
 
     def _read(self, indices: Tensor) -> Tensor:
-        """Pixels (B, H, W, C) uint8 of the images."""
+        """Pixels (B, H, W, C) of the images, a copy."""
         return self.images.pixels.permute(0, 2, 3, 1).index_select(0, indices)
 
     def _apply_policy(self, pixels: Tensor, policy: Policy, position: tuple[int, int]) -> Tensor:
@@ -155,11 +167,11 @@ class Batches:
             try:
                 out.append(np.asarray(policy(picture))[:, :, : image.shape[2]])
             except (ValueError, TypeError, OSError) as error:
-                raise InputError(f"the policy of --auto-augment fails on these images: {error}") from None
+                raise InputError(f"the policy of `auto_augment` fails on these images: {error}") from None
         return torch.from_numpy(np.stack(out)).to(pixels.device)
 
     def _finish(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, C) uint8 to normalised (B, C, H, W) float32."""
+        """(B, H, W, C) to normalised (B, C, H, W) float32; float32 pixels are overwritten."""
         x = self._move(pixels).float()
         x = torch.addcmul(self.shift, x, self.scale, out=x).permute(0, 3, 1, 2)
         return x if self.delivery.channels_last else x.contiguous()

@@ -16,7 +16,7 @@ Policy = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Images:
-    """Images (N, C, H, W) uint8 with labels (N,) int64."""
+    """Images (N, C, H, W), uint8 or float32 in [0, 1], with labels (N,) int64."""
 
     pixels: Tensor
     labels: Tensor
@@ -57,19 +57,34 @@ class DataSet:
 
     @property
     def in_channels(self) -> int:
-        """Colour channels of an image."""
+        """Channels of an image."""
         return self.train.pixels.shape[1]
+
+    def __str__(self) -> str:
+        shape = " x ".join(map(str, self.train.pixels.shape[1:]))
+        kind = str(self.train.pixels.dtype).removeprefix("torch.")
+        return (
+            f"{self.name}: {len(self.train)} training and {len(self.test)} test images ({shape}, {kind}) of "
+            f"{len(self.classes)} classes"
+        )
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel over the training images, in [0, 1]."""
-        counts = torch.zeros(self.in_channels, 256, dtype=torch.float64)
-        for part in self.train.pixels.split(1024):  # so that only a part is ever copied
-            counts += torch.stack([torch.bincount(c.flatten(), minlength=256) for c in part.unbind(1)])
-        values = torch.arange(256, dtype=torch.float64) / 255
-        p = counts / counts.sum(1, keepdim=True)
-        mean = (p * values).sum(1)
-        std = ((p * values.square()).sum(1) - mean.square()).clamp_min(1e-8).sqrt()
-        return mean.tolist(), std.tolist()
+        parts = self.train.pixels.split(1024)  # so that only a part is ever copied
+        if self.train.pixels.dtype == torch.uint8:
+            counts = torch.zeros(self.in_channels, 256, dtype=torch.float64)
+            for part in parts:
+                counts += torch.stack([torch.bincount(c.flatten(), minlength=256) for c in part.unbind(1)])
+            values = torch.arange(256, dtype=torch.float64) / 255
+            p = counts / counts.sum(1, keepdim=True)
+            mean = (p * values).sum(1)
+            variance = (p * values.square()).sum(1) - mean.square()
+        else:
+            count = self.train.pixels[:, 0].numel()
+            mean = torch.stack([part.double().sum((0, 2, 3)) for part in parts]).sum(0) / count
+            centred = (part.double() - mean.view(-1, 1, 1) for part in parts)
+            variance = torch.stack([part.square().sum((0, 2, 3)) for part in centred]).sum(0) / count
+        return mean.tolist(), variance.clamp_min(1e-8).sqrt().tolist()
 
 
 def split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -65,8 +65,23 @@ class Training:
             )
         self.device = runtime.select_device(options)
         with distributed.one_first():
-            dataset = data.load(options)
-        delivery = data.delivery(dataset, options, self.device)
+            dataset = data.load(
+                options.dataset,
+                data_root=options.data_root,
+                download=options.download,
+                image_size=options.image_size,
+                test_fraction=options.test_fraction,
+                train_limit=options.train_limit,
+                crop_padding=options.crop_padding,
+                flip=options.flip,
+                cutout=options.cutout,
+            )
+        delivery = data.delivery(
+            dataset,
+            device=self.device,
+            data_budget_gb=options.data_budget_gb,
+            channels_last=options.channels_last,
+        )
         augmentation = replace(dataset.augmentation, policy=image_policy(options.auto_augment))
         share = (distributed.rank(), distributed.world())
         self.train = Batches(dataset.train, options.batch_size, delivery, augmentation, options.seed, share)

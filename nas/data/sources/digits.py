@@ -8,7 +8,7 @@ import torch
 from nas.data.images import Augmentation, DataSet, Images, split
 
 
-def load(test_fraction: float) -> DataSet:
+def load(*, test_fraction: float) -> DataSet:
     """scikit-learn's 1,797 grey 8x8 digits (UCI, 1998), a fixed stratified part of them for test."""
     from sklearn.datasets import load_digits
 

@@ -30,8 +30,15 @@ LARGEST_IMAGE = 80_000_000  # pixels of an image: above, a small file can fill t
 READ_AHEAD = 1024  # files that wait to be decoded
 
 
-def load(root: Path, size: int, test_fraction: float) -> DataSet:
-    """Images in class folders, under train/ and test/ or all together, resized to size x size RGB."""
+def load(*, path: Path, image_size: int, test_fraction: float) -> DataSet:
+    """Images in class folders, under train/ and test/ or all together, resized to a square of RGB."""
+    try:
+        return _load(path, image_size, test_fraction)
+    except OSError as error:
+        raise InputError(f"cannot read the data set folder '{str(path)[:200]}': {error}") from None
+
+
+def _load(root: Path, size: int, test_fraction: float) -> DataSet:
     if not root.is_dir():
         raise InputError(f"data set folder '{root}' does not exist, expected a folder of class folders")
     augmentation = Augmentation(crop_padding=max(1, size // 8), flip=True)
@@ -131,7 +138,7 @@ def _decode_all(root: Path, paths: list[Path], size: int) -> Tensor:
     if needed > there:
         raise InputError(
             f"the {len(paths)} images of {root} take {needed / 1e9:.1f} GB in this size, more than the "
-            f"{there / 1e9:.1f} GB of this machine: lower --image-size"
+            f"{there / 1e9:.1f} GB of this machine: lower `image_size`"
         )
     pixels = np.empty((len(paths), 3, size, size), np.uint8)
 
