@@ -16,7 +16,7 @@ def load_data(options: RunOptions, given: Mapping[str, Any]) -> DataSet:
     with distributed.one_first():
         return data.load(
             given.get("dataset", options.dataset),
-            root=options.data_root,
+            data_root=options.data_root,
             download=options.download,
             image_size=options.image_size,
             test_fraction=options.test_fraction,

@@ -79,7 +79,7 @@ def _exit_code(do: Callable[[], None], advice: str) -> int:
     try:
         do()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_with_flags(str(error))}", file=sys.stderr)
         return 2
     except InterruptionError as interruption:
         print(f"interrupted: {interruption}", file=sys.stderr)
@@ -88,6 +88,17 @@ def _exit_code(do: Callable[[], None], advice: str) -> int:
         print(f"interrupted: {advice}", file=sys.stderr)
         return 130
     return 0
+
+
+def _with_flags(message: str) -> str:
+    """`message` with options in place of the arguments that a library error speaks of: --draw-per image for
+    `draw_per=image` in backticks."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
+
+    return re.sub(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`", flag, message)
 
 
 def parse(

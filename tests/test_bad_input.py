@@ -41,6 +41,7 @@ from nas import data, genotypes, tables
 from nas import device as devices
 from nas.bilevel import parts
 from nas.bilevel.rules import RULES
+from nas.data.sources import folder as folder_source
 from nas.report.run_report import render_report
 from nas.runs import checkpoint
 from nas.runs.run_folder import RunFolder
@@ -348,10 +349,10 @@ def device(folder: Path) -> Parser:
 @parser("data set")
 def data_set(folder: Path) -> Parser:
     with pytest.raises(InputError):
-        data.load(SearchOptions(dataset="cifar10"))  # imports torchvision, which makes classes from text
-    data.load(SearchOptions())  # imports scikit-learn
+        data.load("cifar10")  # imports torchvision, which makes classes from text
+    data.load("digits")  # imports scikit-learn
     names = st.sampled_from(["cifar10", "cifar100", "folder:nowhere", "folder:", "imagenet", "digits:"])
-    return Parser(lambda text: data.load(SearchOptions(dataset=text)), edited(names))
+    return Parser(lambda text: data.load(text), edited(names))
 
 
 # Tables
@@ -561,7 +562,7 @@ def image_file(folder: Path) -> Parser:
     def read(path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as they are where folders are read
-            assert data._decode(path, 8).shape == (8, 8, 3)
+            assert folder_source._decode(path, 8).shape == (8, 8, 3)
 
     # An image of the largest size allowed takes 320 MB with alpha, and that three times to be put on white.
     contents = st.sampled_from(images())
@@ -609,7 +610,7 @@ def image_folder(folder: Path) -> Parser:
     def read(tree: dict[str, Any]) -> None:
         shutil.rmtree(folder / "tree", ignore_errors=True)
         fill(folder / "tree", tree)
-        dataset = data.load(SearchOptions(dataset=f"folder:{folder}/tree", image_size=8))
+        dataset = data.load(f"folder:{folder}/tree", image_size=8)
         assert len(dataset.classes) >= 2
         for part in (dataset.train, dataset.test):
             assert part.pixels.shape == (len(part), 3, 8, 8)
