@@ -74,12 +74,17 @@ def config_json(options: RunOptions, objects: Collection[str] = ()) -> dict[str,
     return {"kind": options.kind, **fields, **({"objects": sorted(objects)} if objects else {})}
 
 
+def free(options_class: type[RunOptions]) -> set[str]:
+    """Options that a continued run may have another value of: they change no result."""
+    return {field.name for field in dataclasses.fields(options_class) if field.metadata.get("free")}
+
+
 def require_same(options: RunOptions, stored: Mapping[str, Any]) -> None:
     """Raise InputError if a run whose configuration was `stored` cannot go on with `options`."""
     before = type(options)(**stored)
     for field in dataclasses.fields(options):
         was, now = getattr(before, field.name), getattr(options, field.name)
-        if not field.metadata.get("free") and was != now:
+        if field.name not in free(type(options)) and was != now:
             raise InputError(
                 f"the run in {options.out} has another configuration: `{field.name}` was {was}, now {now}; "
                 "drop the option to continue it, or give a new `out`"

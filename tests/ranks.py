@@ -100,7 +100,8 @@ def check_own_draws() -> None:
             search = Search.of(replace(options, estimator=estimator))
             next(iter(search.epoch(0, 0)))
             if estimator == "st":  # reinforce has one baseline for all
-                assert torch.allclose(search.architecture.logits.grad, mine[0], atol=1e-7), (search.architecture.logits.grad, mine[0])
+                found = search.architecture.logits.grad
+                assert torch.allclose(found, mine[0], atol=1e-7), (found, mine[0])
             touched = [p.grad for p in search.supernet.parameters()]
             assert [g is None for g in touched] == [g is None for g in mine[1]]
             for a, b in zip(touched, mine[1], strict=True):

@@ -285,7 +285,7 @@ def temperature(folder: Path) -> Parser:
 def derivation(folder: Path) -> Parser:
     texts = st.just("argmax") | st.integers(-5, 200_000).map(lambda k: f"sample:{k}")
     return Parser(
-        RULES.build, edited(texts), lambda rule: getattr(rule, "count", 0) and f"sample:{rule.count}" or "argmax"
+        RULES.build, edited(texts), lambda rule: f"sample:{rule.count}" if rule.name == "sample" else "argmax"
     )
 
 

@@ -57,7 +57,8 @@ def test_names_and_objects_are_the_same(tmp_path):
         policy="uniform", derive="sample:6", epochs=3, **SMALL,
     )  # fmt: skip
     objects = nas.search(
-        space=search_spaces.get("micro"), data=nas.data.load("digits"), estimator=estimators.get("gumbel_rao:samples=10"),
+        space=search_spaces.get("micro"), data=nas.data.load("digits"),
+        estimator=estimators.get("gumbel_rao:samples=10"),
         terms=[Entropy(Schedule(0.0, 0.5))], policy=UniformPolicy(), derive=Sample(6), epochs=3, **SMALL,
     )  # fmt: skip
     assert names.history == objects.history

@@ -184,10 +184,12 @@ class StrictlyFair(Policy):
     name = "strictly_fair"
 
     def paths(self, architecture, generator, step, progress):
-        width = architecture.space.width
-        orders = [torch.randperm(width, generator=generator).tolist() for _ in architecture.space.slots]
-        return [[order[i] % len(slot.candidates) for order, slot in zip(orders, architecture.space.slots, strict=True)]
-                for i in range(width)]  # fmt: skip
+        slots, width = architecture.space.slots, architecture.space.width
+        orders = [torch.randperm(width, generator=generator).tolist() for _ in slots]
+        return [
+            [order[i] % len(slot.candidates) for order, slot in zip(orders, slots, strict=True)]
+            for i in range(width)
+        ]
 
 
 def test_several_paths_are_one_step_along_the_mean_of_their_gradients():

@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from nas.steps import StepResult
 from nas.given import build_task, load_data
+from nas.steps import StepResult
 from nas.training.final import Training
 from recipes import FinalOptions, InputError
 from search_spaces import Genotype
