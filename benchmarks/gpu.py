@@ -188,7 +188,7 @@ def search_time(report: Report, name: str, search: Search, target: str, seconds:
     """Report how long an epoch and the whole search take on CIFAR-10; the seconds of both steps."""
     per_step = statistics.median(epochs(search, seconds)) / search.steps
     start = time.perf_counter()
-    search.score(search.derive())
+    search.score(search.rule.selected(search))
     evaluation = (time.perf_counter() - start) / len(search.valid.images) * CIFAR_PART
     count, every = (250, 5) if search.space.name == "nasbench201" else (50, 1)
     epoch = per_step * (CIFAR_PART // search.options.batch_size)

@@ -27,6 +27,7 @@ from recipes import FinalOptions, InputError, RunOptions, SearchOptions, one_of,
 from recipes.config_file import check_types, read_config, require_same
 from recipes.options import check
 from search_spaces import Genotype, SearchSpace
+from search_spaces.skeleton import Skeleton
 
 Options = TypeVar("Options", bound=RunOptions)
 
@@ -120,12 +121,13 @@ class TrainResult(Result):
     """A training that has ended."""
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Skeleton:
         """The network, in evaluation mode, with `description` as that of `nas.load`."""
         training: Training = self.ended.job
-        network = training.tested
+        network: Any = training.tested
         network.description = training.description | {"test_accuracy": self.accuracy}
-        return network.eval()
+        found: Skeleton = network.eval()
+        return found
 
     @property
     def accuracy(self) -> float | None:

@@ -90,4 +90,4 @@ FINAL: dict[str, dict[str, Any]] = {
 
 def of(kind: type[RunOptions]) -> dict[str, dict[str, Any]]:
     """The recipes of a kind of run, by name."""
-    return {SearchOptions: SEARCH, FinalOptions: FINAL}[kind]  # type: ignore[index]
+    return {SearchOptions: SEARCH, FinalOptions: FINAL}[kind]

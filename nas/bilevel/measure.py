@@ -18,7 +18,8 @@ from torch import Tensor
 import estimators
 from estimators import Estimator
 from estimators.compare import Errors
-from nas.bilevel.steps import Batch, Bilevel
+from nas.bilevel.steps import Bilevel
+from nas.bilevel.unroll import Batch
 from nas.seeding import generator
 
 ENUMERABLE = 1000  # most architectures that are all run
@@ -39,7 +40,7 @@ class GradientMeasure:
 
     def __init__(self, bilevel: Bilevel, batch: Batch, seed: int, position: int) -> None:
         self.bilevel, self.batch, self.seed, self.position = bilevel, batch, seed, position
-        self.logits = bilevel.logits.detach()
+        self.logits = bilevel.architecture.logits.detach()
         self.looks: dict[tuple[int, ...], tuple[float, Tensor]] = {}
         edges, candidates = self.logits.shape
         self.enumerated = candidates**edges <= ENUMERABLE

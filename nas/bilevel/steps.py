@@ -178,7 +178,7 @@ class Bilevel:
         results = []
         for path in paths:
             loss, output = self.loss(path, train)
-            (loss / len(paths)).backward()  # type: ignore[no-untyped-call]
+            (loss / len(paths)).backward()
             results.append(self._result(loss, output, train[1]))
         gradients = distributed.gradients(self.parameters, union=self.draw_per == "rank")
         result = results[0]

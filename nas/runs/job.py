@@ -24,18 +24,20 @@ class Job(Protocol):
     """What a run does, step by step.
 
     Attributes:
-        options: of the run, with names in place of what was given as objects.
         device: where it computes.
         space: of its genotype.
         steps: weight steps an epoch.
         documents: JSON files to write into the folder at the start, by name.
     """
 
-    options: RunOptions
     device: torch.device
     space: SearchSpace
     steps: int
     documents: dict[str, Any]
+
+    @property
+    def options(self) -> RunOptions:
+        """Of the run, with names in place of what was given as objects."""
 
     def epoch(self, epoch: int, start: int) -> Iterator[None]:
         """Do the steps of epoch number `epoch` (from 0), from step `start` on, and yield after each."""

@@ -225,6 +225,14 @@ class Training:
         known = ((name, metrics[f"{name}_accuracy"]) for name in ("train", "test"))
         return ", ".join(f"{name} {value:.2f} %" for name, value in known if value is not None)
 
+    def pieces(self) -> int:
+        """None: there is nothing to do after the last epoch."""
+        return 0
+
+    def finish(self) -> Iterator[None]:
+        """Nothing."""
+        yield from ()
+
     def conclude(self) -> Outcome:
         """Test the network of the last epoch."""
         loss, accuracy = self.test_now()
