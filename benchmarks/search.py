@@ -98,12 +98,13 @@ def search(options: WholeSearchOptions, changes: dict[str, Any]) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     changes = dict(changes)
-    space = DenseCellSpace("nasbench201", nodes=4, channels=16, cells=5)
-    space.operations = CANDIDATES[: changes.pop("candidates", 5)]  # type: ignore[assignment]
+    candidates = CANDIDATES[: changes.pop("candidates", 5)]
+    name = f"nasbench201_{len(candidates)}"
+    if name not in search_spaces.names():
+        search_spaces.register(DenseCellSpace(name, 4, 16, 5, candidates))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        stack.enter_context(mock.patch.dict(search_spaces._REGISTRY, {space.name: space}))
         if "dataset" not in changes:
             images = subjects.random_images(options.images)
             stack.enter_context(mock.patch.object(data, "load", return_value=images))

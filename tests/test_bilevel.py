@@ -12,6 +12,8 @@ import estimators
 import search_spaces
 from nas.bilevel.steps import Bilevel, unrolled_gradient, unrolled_gradient_exact
 
+pytestmark = pytest.mark.usefixtures("fixed_noise")
+
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -23,7 +25,7 @@ def setup(space_name="micro", estimator="reinmax", dtype=torch.float32, edge_gra
     supernet = space.supernet(
         channels=4, cells=space.fewest_cells, num_classes=3, in_channels=1, edge_gradient=edge_gradient
     ).to(dtype)
-    logits = nn.Parameter(torch.randn(space.num_edges, len(space.operations), generator=rng(1)).to(dtype))
+    logits = nn.Parameter(torch.randn(space.num_slots, space.width, generator=rng(1)).to(dtype))
     return Bilevel(
         supernet,
         logits,
@@ -86,7 +88,7 @@ def test_more_draws_have_the_same_mean_and_less_variance():
         values = torch.stack(
             [
                 F.cross_entropy(bilevel.supernet(valid[0], list(choice)), valid[1])
-                for choice in itertools.product(range(5), repeat=space.num_edges)
+                for choice in itertools.product(range(5), repeat=space.num_slots)
             ]
         ).view(5, 5, 5)
     leaf = logits.clone().requires_grad_()

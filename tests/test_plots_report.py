@@ -28,7 +28,7 @@ def softmax(x):
 def search_metrics(space, epochs):
     """Metrics of a search whose edges become ever more certain of a random choice."""
     genotype = space.random(random.Random(0))
-    direction = np.random.default_rng(0).normal(size=(space.num_edges, len(space.operations)))
+    direction = np.random.default_rng(0).normal(size=(space.num_slots, space.width))
     return [
         {
             "epoch": epoch,
@@ -109,7 +109,7 @@ def render(folder):
 
 
 def test_every_operation_has_a_colour():
-    assert set(figures.OPERATION_COLOURS) == set(operations._OPERATIONS)
+    assert set(figures.OPERATION_COLOURS) == set(operations.names())
     assert len(set(figures.OPERATION_COLOURS.values())) == len(figures.OPERATION_COLOURS)
 
 
@@ -169,7 +169,7 @@ def test_figures_of_a_search(epochs):
     space = search_spaces.get("darts")
     metrics = search_metrics(space, epochs)
     probabilities = np.array([line["probabilities"] for line in metrics])
-    labels = space.edge_labels
+    labels = space.labels
     figure = plots.draw_probabilities(probabilities, space.operations, labels, range(1, epochs + 1))
     svg = figures.to_svg(figure)
     assert all(f">{label}</text>" in svg for label in labels)

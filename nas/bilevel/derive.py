@@ -27,7 +27,7 @@ def sample(space: SearchSpace, log_p: Tensor, generator: torch.Generator) -> Gen
     Gumbel noise makes the arg-max of every edge a draw from its distribution; where a space keeps
     only the strongest edges (darts), these are drawn along with it.
     """
-    return space.derive(log_p - torch.empty_like(log_p).exponential_(generator=generator).log())
+    return space.discretise(log_p - torch.empty_like(log_p).exponential_(generator=generator).log())
 
 
 def best_of(

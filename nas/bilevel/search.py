@@ -36,7 +36,7 @@ class Search:
 
     def __init__(self, options: SearchOptions) -> None:
         self.options = options
-        self.space = search_spaces.get(one_of("search space", options.space, search_spaces.names()))
+        self.space = search_spaces.get(options.space)
         estimator, self.schedule = build_estimator(options)
         self.samples = derive.parse_derive(options.derive)
         self.device = runtime.select_device(options)
@@ -65,7 +65,7 @@ class Search:
         if options.sync_batch_norm:
             distributed.synchronise(supernet)
         self.supernet = runtime.place(supernet, options, self.device)
-        self.logits = nn.Parameter(1e-3 * torch.randn(self.space.num_edges, len(self.space.operations)))
+        self.logits = nn.Parameter(1e-3 * torch.randn(self.space.num_slots, self.space.width))
         self.weight_optimizer = torch.optim.SGD(
             self.supernet.parameters(),
             options.lr,
@@ -139,7 +139,7 @@ class Search:
     def derive(self) -> Genotype:
         """The architecture found, by the rule that the options name."""
         if self.samples == 0:
-            return self.space.derive(self.log_probabilities())
+            return self.space.discretise(self.log_probabilities())
         draws = generator(self.options.seed, "derivation")
         log_p = self.log_probabilities()
         return derive.best_of(self.space, log_p, self.samples, draws, lambda g: self.score(g)[1])
@@ -148,7 +148,7 @@ class Search:
         """The metrics line of an epoch whose steps are done."""
         options = self.options
         log_p = self.log_probabilities()
-        genotype = self.space.derive(log_p)
+        genotype = self.space.discretise(log_p)
         train_loss, train_accuracy = self.train_mean.read()
         valid_loss, valid_accuracy = self.valid_mean.read()
         score: tuple[float, float] | tuple[None, None] = (None, None)

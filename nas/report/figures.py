@@ -28,6 +28,7 @@ OPERATION_COLOURS: dict[str, str] = {
     "sep_conv_5x5": "#18804f",
     "dil_conv_3x3": "#86a5ec",
     "dil_conv_5x5": "#3a52bd",
+    "noise": "#a05fb0",
 }
 
 INK, QUIET, FAINT = "#1f2933", "#66707d", "#e8ebef"

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import torch
 from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -153,9 +153,9 @@ def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], genotype: G
         return [*pictures, Picture("Curves", inline("curves", plots.draw_curves(metrics)), caption)]
     space = search_spaces.get(genotype.space)
     probabilities = plots.draw_probabilities(
-        np.array([line["probabilities"] for line in metrics]),
+        space.by_operation(torch.tensor([m["probabilities"] for m in metrics], dtype=torch.float64)).numpy(),
         space.operations,
-        space.edge_labels,
+        space.labels,
         [line["epoch"] for line in metrics],
     )
     return [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 import search_spaces
@@ -77,7 +78,8 @@ class Board:
     def _draw(self, probabilities: np.ndarray, epoch: int) -> None:
         config = json.loads((self._folder / "config.json").read_text(encoding="utf-8"))
         space = search_spaces.get(config["space"])
-        figure = plots.draw_heatmap(probabilities, space.operations, space.edge_labels)
+        shares = space.by_operation(torch.from_numpy(probabilities)).numpy()
+        figure = plots.draw_heatmap(shares, space.operations, space.labels)
         self._image("probabilities", figures.to_pixels(figure), epoch)
 
     def _image(self, name: str, pixels: np.ndarray, epoch: int) -> None:

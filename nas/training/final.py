@@ -59,9 +59,10 @@ class Training:
         space = search_spaces.get(self.genotype.space)
         self.text = space.format(self.genotype)
         self.documents = {"genotype.json": self.genotype.to_json() | {"text": self.text}}
-        if space.name != "darts" and (options.drop_path or options.auxiliary_weight):
+        features = {"drop_path": options.drop_path, "auxiliary": options.auxiliary_weight}
+        if any(wanted and name not in space.features for name, wanted in features.items()):
             raise InputError(
-                f"--drop-path and --auxiliary-weight are for the space 'darts', this is '{space.name}'"
+                f"--drop-path and --auxiliary-weight are not for the space '{space.name}': drop them"
             )
         self.device = runtime.select_device(options)
         with distributed.one_first():
