@@ -94,8 +94,7 @@ def search(options: WholeSearchOptions, changes: dict[str, Any]) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     changes = dict(changes)
-    space = DenseCellSpace("dense_cells", nodes=4, channels=16, cells=5)
-    space.operations = CANDIDATES[: changes.pop("candidates", 5)]  # type: ignore[assignment]
+    space = DenseCellSpace("dense_cells", 4, 16, 5, CANDIDATES[: changes.pop("candidates", 5)])
     if "dataset" in changes:
         changes["data"] = changes.pop("dataset")
     else:

@@ -13,9 +13,9 @@ from nas.bilevel.search import Search
 from nas.data import Augmentation, DataSet, Images
 from nas.training.final import Training
 from recipes import FinalOptions, SearchOptions
-from search_spaces import SearchSpace
+from search_spaces import ABSENT, SearchSpace
 from search_spaces.operations import candidate_norm, supernet_norm
-from search_spaces.skeleton import CellPlan, Materials, PlannedEdge, Size
+from search_spaces.skeleton import EdgeFactory, Size
 
 Job = TypeVar("Job", Search, Training)
 
@@ -54,11 +54,9 @@ def sampled_network(space: SearchSpace, chosen: Sequence[int], channels: int, ce
 
     Its normalisations are those of the supernet, so that nothing but the other candidates is left out.
     """
-    plans = {}
-    for block, name in enumerate(space.cell_names):
-        edges = []
-        for row, (source, target) in enumerate(space.cell_edges, start=block * len(space.cell_edges)):
-            edges.append(PlannedEdge(source, target, row, space.operations[chosen[row]]))
-        plans[name] = CellPlan(space.inputs, space.nodes, tuple(edges), space.supernet_concat)
-    materials = Materials(space.operations, candidate_norm, supernet_norm, space.pool_norm)
-    return space.skeleton(plans, materials, Size(channels, cells, num_classes=10, in_channels=3))
+    operations = [
+        None if k == ABSENT else slot.candidates[k] for slot, k in zip(space.slots, chosen, strict=True)
+    ]
+    factory = EdgeFactory(candidate_norm, supernet_norm, space.pool_norm)
+    size = Size(channels, cells, num_classes=10, in_channels=3)
+    return space.skeleton(space.plans(space.genotype(operations)), factory, size)

@@ -16,8 +16,8 @@ def read_genotype(text: str, space_name: str | None = None) -> Genotype:
     """The genotype that `text` is: a file, the name of a published cell, or the notation itself.
 
     Args:
-        text: path of a genotype.json or of a text file, a key of `search_spaces.zoo.PUBLISHED`, an
-            architecture string of NAS-Bench-201, or `Genotype(normal=[...], ...)`.
+        text: path of a genotype.json or of a text file, a key of `search_spaces.zoo.PUBLISHED`, or the
+            notation of a space: an architecture string of NAS-Bench-201, `Genotype(normal=[...], ...)`.
         space_name: the search space it has to belong to; None: found from the text.
 
     Raises:
@@ -37,13 +37,18 @@ def read_genotype(text: str, space_name: str | None = None) -> Genotype:
 
 
 def _parse(text: str, space_name: str | None) -> Genotype:
-    """Read the notation of `space_name`, by default of the space whose notation it looks like."""
-    if space_name is None:
-        space_name = "darts" if "(" in text else "micro" if text.count("+") == 1 else "nasbench201"
-    try:
-        return search_spaces.get(space_name).parse(text)
-    except GenotypeError as error:
-        raise InputError(str(error)) from None
+    """Read the notation of `space_name`, by default of the first space that can read the text."""
+    spaces = [search_spaces.get(name) for name in ([space_name] if space_name else search_spaces.names())]
+    known = ", ".join(search_spaces.names())
+    problems = []
+    for space in spaces:
+        if space_name or space.recognises(text):
+            try:
+                return space.parse(text)
+            except GenotypeError as error:
+                problems.append(str(error))
+    problems.append(f"malformed genotype {text[:100]!r}, expected the notation of one of: {known}")
+    raise InputError(problems[0])
 
 
 def _in_space(space: str, notation: str, wanted: str | None, what: str) -> Genotype:

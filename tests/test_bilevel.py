@@ -15,6 +15,8 @@ from nas.bilevel.steps import Bilevel
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.task import Classification
 
+pytestmark = pytest.mark.usefixtures("fixed_noise")
+
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -90,7 +92,7 @@ def test_more_draws_have_the_same_mean_and_less_variance():
         values = torch.stack(
             [
                 F.cross_entropy(bilevel.supernet(valid[0], list(choice)), valid[1])
-                for choice in itertools.product(range(5), repeat=space.num_edges)
+                for choice in itertools.product(range(5), repeat=space.num_slots)
             ]
         ).view(5, 5, 5)
     leaf = logits.clone().requires_grad_()
