@@ -2,16 +2,18 @@
 
 import csv
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import ablate
+import estimators
 from ablation import grid, grid_plots, grid_report
 from ablation.comparison import estimate, paired
 from nas import tables
-from recipes import InputError
+from recipes import InputError, presets
 from recipes.ablation import GridOptions
 
 TOY = "--epochs 2 --train-limit 80 --batch-size 16 --evaluate-every 2"
@@ -57,6 +59,17 @@ def test_a_method_is_an_estimator_with_options():
     assert words == ["--estimator", "reinmax", "--draws", "4", "--draw-per", "image"]
 
 
+def test_settings_of_an_estimator_are_its_own(monkeypatch):
+    class Mine(estimators.family("reinmax")):
+        def __init__(self, tau: float | None = None, samples: int = 3, gap: float = 1.0) -> None:
+            super().__init__(tau)
+
+    monkeypatch.setattr(estimators, "names", lambda: ["mine"])
+    monkeypatch.setattr(estimators, "family", {"mine": Mine}.get)
+    words = grid.method_words("mine,samples=20,draws=4,tau=2:1,gap=0.5")
+    assert words == ["--estimator", "mine:samples=20,gap=0.5", "--draws", "4", "--tau", "2:1"]
+
+
 @pytest.mark.parametrize(
     "method",
     ["", "reinmx", "reinmax,draws", "reinmax,=4", "reinmax,draws=", "reinmax,", "reinmax,--out=x"],
@@ -68,17 +81,17 @@ def test_malformed_methods_are_refused(method):
 
 def test_options_reach_the_searches(tmp_path):
     options = GridOptions(methods=("st", "reinmax,draws=3"), seeds=2, search="--epochs 8 --lr 0.5")
-    cells = grid.plan(options, tmp_path)
-    assert [(cell.method, cell.seed) for cell in cells] == [
+    trials = grid.plan(options, tmp_path)
+    assert [(trial.method, trial.seed) for trial in trials] == [
         ("st", 0), ("st", 1), ("reinmax,draws=3", 0), ("reinmax,draws=3", 1),
     ]  # fmt: skip
-    last = cells[-1].options
+    last = trials[-1].options
     assert (last.estimator, last.draws, last.seed, last.epochs, last.lr) == ("reinmax", 3, 1, 8, 0.5)
     assert (last.space, last.threads, last.tensorboard) == ("micro", 1, False)
-    assert last.channels == grid.SEARCH_RECIPE["channels"]
-    assert last.test_fraction == grid.FINAL_RECIPE["test_fraction"]  # the images of the table
+    assert last.channels == presets.TABLES_SEARCH["channels"]
+    assert last.test_fraction == presets.TABLES["test_fraction"]  # the images of the table
     assert last.measure_every == 2  # four moments in eight epochs
-    assert len({cell.folder for cell in cells}) == 4
+    assert len({trial.folder for trial in trials}) == 4
 
 
 def test_options_of_the_searches_may_be_one_word(tmp_path, capsys):
@@ -134,6 +147,17 @@ def test_bad_input_ends_in_exit_code_2(capsys):
         assert "--measure is 4, expected at most the 3 epochs" in capsys.readouterr().err
     assert ablate.main(["nass"]) == 2
     assert "unknown command 'nass'" in capsys.readouterr().err
+
+
+def test_a_package_without_the_studies_says_where_they_are(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "studies.options", None)
+    for command in ("tasks", "truth"):
+        assert ablate.main([command, "--seeds", "3"]) == 2
+        error = capsys.readouterr().err
+        assert error == f"error: the package has no command '{command}': use a checkout of the repository\n"
+    assert ablate.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {command} " in shown for command in ablate.LEVELS)
 
 
 # End to end
