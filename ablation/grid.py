@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,13 @@ from recipes import (
     presets,
 )
 from recipes.ablation import GridOptions
+from recipes.config_file import free, read_config
 from recipes.registry import parameters
 from search_spaces import Genotype
 
 MEASURED_MOMENTS = {"micro": 4}
 # Options that may differ between a run and the plan: where it is, and where its options came from.
-_WITHOUT_EFFECT = command_line.FREE_ON_RESUME | {"config", "preset", "threads"}
+_WITHOUT_EFFECT = free(RunOptions) | {"config", "preset", "threads", "plugins"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def method_words(method: str) -> list[str]:
     InputError.
     """
     name, *settings = method.split(",")
-    family = estimators.family(one_of("estimator", name, estimators.names()))
+    family = estimators.family(name)
     own, words = [], list[str]()
     for setting in settings:
         option, equals, value = setting.partition("=")
@@ -192,8 +193,8 @@ def is_finished(options: RunOptions) -> bool:
     path = folder / "config.json"
     if not path.exists():
         return False
-    stored = command_line.read_config(type(options), path)
-    wanted = command_line.config_json(options)
+    stored = read_config(type(options), path)
+    wanted = asdict(options)
     for name, value in stored.items():
         if name not in _WITHOUT_EFFECT and value != wanted[name]:
             raise InputError(
@@ -256,7 +257,7 @@ def fair_evaluations(trial: Trial, known: Truth) -> int:
         return 1
     options = trial.options
     images: int = _metrics(trial)[-1]["step"] * options.batch_size
-    draws = options.draws or estimators.family(options.estimator.partition(":")[0]).default_draws
+    draws = options.draws or estimators.get(options.estimator).default_draws
     architecture = images * (options.epochs - options.warmup) / options.epochs
     return max(1, round((images + draws * architecture) / known.images_per_training))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from recipes.options import option
+
 
 @dataclass(kw_only=True)
 class AblationOptions:
@@ -20,7 +22,7 @@ class AblationOptions:
 
     out: str | None = None
     """Folder of the results; by default runs/ablation-COMMAND."""
-    threads: int | None = None
+    threads: int | None = option(None, at_least=1, at_most=1024)
     """CPU threads of a process (default: all cores; one where several run at a time)."""
 
 
@@ -30,11 +32,11 @@ class GradientOptions(AblationOptions):
 
     command: ClassVar[str] = "gradient"
 
-    seed: int = 0
+    seed: int = option(0, at_least=0, at_most=2**63 - 1)
     """Seed of problems and draws."""
-    problems: int = 80
+    problems: int = option(80, at_least=1, at_most=1_000_000)
     """Random problems per objective; results are medians over them."""
-    draws: int = 1000
+    draws: int = option(1000, at_least=1, at_most=1_000_000)
     """Estimates per problem and estimator, at least 20."""
 
 
@@ -64,7 +66,7 @@ class GridOptions(AblationOptions):
     """Estimators, each with settings of its own and options of train_search.py if wanted:
     gumbel_rao,samples=20,draws=4 or st_gumbel,edge_gradient=surrogate. The others are compared with the
     first."""
-    seeds: int = 5
+    seeds: int = option(5, at_least=1, at_most=10_000)
     """Searches with every method; seeds count from 0."""
     search: str = ""
     """More options of train_search.py for all, in one word: '--epochs 20 --device cuda'. With
@@ -78,27 +80,27 @@ class GridOptions(AblationOptions):
     """Column of a CSV table (default: cifar10)."""
     final: str = ""
     """For --evaluate retrain: options of train_final.py, as in --search."""
-    evaluations: int | None = None
+    evaluations: int | None = option(None, at_least=1)
     """Cells that random search may train (default: as many as see the images of one search)."""
-    measure: int | None = None
+    measure: int | None = option(None, at_least=0)
     """Moments of a search at which the architecture gradient of every estimator is measured
     (default: 4 in micro, else 0)."""
     executor: Literal["local", "ray", "slurm"] = "local"
     """Where the runs are done: on this machine, on a Ray cluster, or as Slurm jobs. On a cluster the
     folders of results and data must be the same on every node (a shared file system)."""
-    jobs: int | None = None
+    jobs: int | None = option(None, at_least=1, at_most=1_024)
     """Most runs at the same time (default: 2 on this machine, what there is room for on a cluster)."""
-    retries: int = 3
+    retries: int = option(3, at_least=0)
     """How often a run goes on after it was killed; also after its worker or node was lost (ray), or
     its time was up (slurm)."""
     address: str | None = None
     """Address of a running Ray cluster, or auto for the one on this machine (default: RAY_ADDRESS; a
     cluster of this machine, started for the occasion, where that is not set)."""
-    cpus_per_run: int | None = None
+    cpus_per_run: int | None = option(None, at_least=1)
     """CPUs that ray or slurm set aside for a run (default: its --threads)."""
-    gpus_per_run: float | None = None
+    gpus_per_run: float | None = option(None, at_least=0)
     """GPUs that ray or slurm set aside for a run; ray also gives parts, such as 0.25 (default: none)."""
     partition: str | None = None
     """Partition of the Slurm jobs."""
-    time: int | None = None
+    time: int | None = option(None, at_least=1)
     """Minutes that a Slurm job may last (default: a day); what is unfinished then is queued again."""

@@ -30,7 +30,7 @@ def softmax(x):
 def search_metrics(space, epochs):
     """Metrics of a search whose edges become ever more certain of a random choice."""
     genotype = space.random(random.Random(0))
-    direction = np.random.default_rng(0).normal(size=(space.num_edges, len(space.operations)))
+    direction = np.random.default_rng(0).normal(size=(space.num_slots, space.width))
     return [
         {
             "epoch": epoch,

@@ -28,7 +28,7 @@ accuracies = np.array([known.lookup(cell).accuracy for cell in cells])
 torch.set_num_threads(1)
 for run in map(Path, sys.argv[1:]):
     options = command_line.parse(SearchOptions, ["--config", str(run / "config.json"), "--out", str(run)])
-    search = Search(options)
+    search = Search.of(options)
     saved, _ = checkpoint.load(run)
     assert saved is not None
     search.restore(saved["state"])

@@ -8,7 +8,6 @@ import zlib
 
 import numpy as np
 
-from recipes import InputError
 from search_spaces import operations
 
 INK, QUIET, FAINT = "#1f2933", "#66707d", "#e8ebef"
@@ -69,10 +68,7 @@ def estimator_colour(method: str) -> str:
 
 def operation_colour(name: str) -> str:
     """The colour of a candidate operation; one from outside has a shade of its family."""
-    try:
-        return _KNOWN.get(name) or _colour(name, operations.family(name))  # type: ignore[attr-defined]
-    except (InputError, AttributeError):
-        return _colour(name, "other")
+    return _KNOWN.get(name) or _colour(name, operations.family(name))
 
 
 def _colour(name: str, family: str) -> str:

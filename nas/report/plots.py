@@ -38,22 +38,11 @@ def shares(space: SearchSpace, probabilities: Sequence[Sequence[Sequence[float]]
     Args:
         probabilities: T moments of E rows; a row has an entry for each candidate of its slot.
     """
-    candidates = _candidates(space)
-    table = np.full((len(probabilities), len(candidates), len(space.operations)), np.nan)
-    for e, names in enumerate(candidates):
-        columns = [space.operations.index(name) for name in names]
+    table = np.full((len(probabilities), space.num_slots, len(space.operations)), np.nan)
+    for e, slot in enumerate(space.slots):
+        columns = [space.operations.index(name) for name in slot.candidates]
         table[:, e, columns] = [moment[e][: len(columns)] for moment in probabilities]
     return table
-
-
-def _candidates(space: Any) -> list[tuple[str, ...]]:
-    slots = getattr(space, "slots", None)
-    return [space.operations] * space.num_edges if slots is None else [slot.candidates for slot in slots]
-
-
-def _labels(space: Any) -> list[str]:
-    labels: list[str] = space.labels if hasattr(space, "labels") else space.edge_labels
-    return labels
 
 
 @styled
@@ -70,7 +59,7 @@ def plot_probabilities(
     table, x = shares(space, [probabilities[i] for i in shown]), np.asarray(epochs, float)[shown]
     if len(x) == 1:
         table, x = table.repeat(2, 0), x[0] + np.array([-0.5, 0.5])
-    labels = _labels(space)
+    labels = space.labels
     columns = min(len(labels), 7, max(3, round(math.sqrt(1.6 * len(labels)))))
     small = columns > 4
     legend_columns = _legend_columns(space.operations)
@@ -116,11 +105,11 @@ def plot_heat_map(space: SearchSpace, probabilities: Sequence[Sequence[float]]) 
         probabilities: E rows; see `shares`.
     """
     (table,) = shares(space, [probabilities])
-    left, top = 0.25 + 0.075 * max(map(len, _labels(space))), 0.3 + 0.05 * max(map(len, space.operations))
+    left, top = 0.25 + 0.075 * max(map(len, space.labels)), 0.3 + 0.05 * max(map(len, space.operations))
     width = left + 0.78 * table.shape[1] + 0.65
     figure, grid = new_grid(1, 1, 0.3 * len(table), left=left, right=0.65, top=top, bottom=0.1, width=width)
     blues = matplotlib.colormaps["Blues"]
-    rows, columns = (dict.fromkeys(names, INK) for names in (_labels(space), space.operations))
+    rows, columns = (dict.fromkeys(names, INK) for names in (space.labels, space.operations))
     best = table == np.nanmax(table, 1, keepdims=True)
     heat_map(grid[0, 0], table, rows, columns, lambda share: blues(share / 1.1), bold=best)
     return figure

@@ -18,8 +18,6 @@ import torch
 
 import estimators
 from estimators import Estimator
-from estimators.gumbel_rao import GumbelRao
-from estimators.reinmax_rao import ReinMaxRao
 from nas.report.page import Picture
 from nas.runs.files import read_json, write_json
 
@@ -35,10 +33,9 @@ class Setting(NamedTuple):
     lr: float
 
     def build(self) -> Estimator:
-        """The estimator; the Rao-Blackwellised ones with `RAO_SAMPLES`."""
+        """The estimator, with at most `RAO_SAMPLES` inner samples."""
         estimator = estimators.get(self.estimator, self.tau)
-        if isinstance(estimator, GumbelRao | ReinMaxRao):
-            estimator.samples = RAO_SAMPLES
+        estimator.inner_samples = min(estimator.inner_samples, RAO_SAMPLES)
         return estimator
 
 
