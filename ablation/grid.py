@@ -85,7 +85,7 @@ def plan(options: GridOptions, folder: Path) -> list[Trial]:
     if len(set(options.methods)) < len(options.methods):
         raise InputError(f"--methods names a method twice: {' '.join(options.methods)}")
     recipe = presets.TABLES_SEARCH if options.dataset == "digits" else None
-    place = ["--space", options.space, "--dataset", options.dataset]
+    place = ["--space", options.space, "--dataset", options.dataset, *_plugins(options)]
     trials = []
     for method in options.methods:
         base = command_line.parse(
@@ -135,6 +135,10 @@ def _split(text: str, option: str) -> list[str]:
     except ValueError as error:
         raise InputError(f"--{option} cannot be split into words: {error}") from None
     return _require_free(words, f"--{option}")
+
+
+def _plugins(options: GridOptions) -> list[str]:
+    return ["--plugins", *options.plugins] if options.plugins else []
 
 
 def _require_free(words: list[str], where: str) -> list[str]:
@@ -210,7 +214,8 @@ def retrain(trials: Sequence[Trial], options: GridOptions) -> list[float]:
     finals = []
     for trial in trials:
         genotype = str(trial.folder / "genotype.json")
-        words = ["--genotype", genotype, "--dataset", options.dataset, *_split(options.final, "final")]
+        words = ["--genotype", genotype, "--dataset", options.dataset, *_plugins(options)]
+        words += _split(options.final, "final")
         parsed = command_line.parse(FinalOptions, words, recipe)
         out = f"{trial.folder}-final"
         final = replace(parsed, seed=trial.seed, out=out, tensorboard=False)

@@ -22,6 +22,9 @@ class AblationOptions:
 
     out: str | None = None
     """Folder of the results; by default runs/ablation-COMMAND."""
+    plugins: tuple[str, ...] = ()
+    """Python files or modules that are imported first, as for train_search.py: what they register can be
+    named in the other options."""
     threads: int | None = option(None, at_least=1, at_most=1024)
     """CPU threads of a process (default: all cores; one where several run at a time)."""
 

@@ -108,6 +108,7 @@ TABLES_SEARCH: dict[str, Any] = {
     "epochs": 40,
 }
 
+
 def of(kind: type[RunOptions]) -> dict[str, dict[str, Any]]:
     """The recipes of a kind of run, by name."""
     return {SearchOptions: SEARCH, FinalOptions: FINAL}[kind]

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from nas import tables
 from recipes import InputError, presets
 from recipes.ablation import GridOptions
 
+ROOT = Path(__file__).resolve().parent.parent
 TOY = "--epochs 2 --train-limit 80 --batch-size 16 --evaluate-every 2"
 
 
@@ -263,6 +266,26 @@ def test_retraining_takes_the_place_of_the_table(finished, monkeypatch):
     final = json.loads((folder / "runs" / "reinmax-s0-final" / "result.json").read_text())
     assert float(row["accuracy"]) == final["test_accuracy"]
     assert final["genotype"] == row["genotype"]
+
+
+def test_estimators_from_outside_are_compared(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import estimators\n"
+        "class Mine(estimators.family('reinmax')):\n"
+        "    def __init__(self, tau: float | None = None, factor: float = 1.0) -> None:\n"
+        "        super().__init__(tau)\n"
+        "estimators.register('mine', Mine)\n"
+    )
+    words = ["--plugins", "mine.py", "--methods", "mine,factor=2.5", "--seeds", "1", "--search", TOY]
+    done = subprocess.run(
+        [sys.executable, ROOT / "ablate.py", "nas", *words, "--measure", "1", "--out", "out"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "out" / "runs" / "mine,factor=2.5-s0" / "config.json").read_text())
+    assert config["estimator"] == "mine:factor=2.5"
+    measured = {row["estimator"] for row in read_csv(tmp_path / "out" / "gradients.csv")}
+    assert measured == {"mine", *estimators.names()}
 
 
 # The report
