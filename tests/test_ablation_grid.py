@@ -118,7 +118,7 @@ def test_a_preset_takes_the_place_of_the_recipe(tmp_path):
         ({"space": "micron"}, "search space"),
         ({"methods": ()}, "--methods is empty"),
         ({"methods": ("st", "st")}, "twice"),
-        ({"methods": ("st,draws=0",)}, "--draws"),
+        ({"methods": ("st,draws=0",)}, "`draws` is 0"),
         ({"methods": ("st,nonsense=1",)}, "nonsense"),
         ({"search": "--out x"}, "--out in --search"),
         ({"search": "'"}, "--search cannot be split"),
