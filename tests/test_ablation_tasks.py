@@ -21,13 +21,12 @@ from studies.tasks import task_grid, tasks, vae
 from studies.tasks.latent_tree import CLASSES, MASKED, LatentTree, ListOps, _merge, accuracy
 from studies.tasks.listops import CLOSE, OPERATIONS, PADDING, Grammar, encode, evaluate, generate
 from studies.tasks.polynomial import Polynomial
-from studies.tasks.score_function import ScoreFunction
 from studies.tasks.task_grid import Cell, Setting, choose
-from studies.tasks.task_report import Panel, draw_dots
+from studies.tasks.task_report import Panel, plot_dots
 from studies.tasks.vae import CategoricalVAE, MnistVAE, load_mnist
 
 DISCRETE = [name for name in estimators.names() if estimators.family(name).discrete]
-PATHWISE = [name for name in DISCRETE if not estimators.family(name).uses_loss]
+PATHWISE = [name for name in DISCRETE if estimators.family(name).signal == "gradient"]
 
 
 # ListOps
@@ -241,16 +240,16 @@ def test_a_tree_learns_the_maximum_of_two_digits():
 # The score function
 
 
-def test_the_surrogate_is_the_gradient_of_the_estimators():
+def test_advantages_weight_the_log_probabilities_to_the_gradient_of_the_estimators():
     torch.manual_seed(0)
     logits = torch.randn(3, 4, requires_grad=True)
     for name in ("reinforce", "reinforce_loo"):
-        estimator, rng = estimators.get(name), torch.Generator().manual_seed(1)
-        surrogate = ScoreFunction(estimator)
-        for losses in (torch.rand(surrogate.draws), torch.rand(surrogate.draws), torch.rand(surrogate.draws)):
-            draws = estimator(logits.expand(surrogate.draws, -1, -1), rng)
+        estimator, other = estimators.get(name), estimators.get(name)
+        n, rng = estimator.default_draws, torch.Generator().manual_seed(1)
+        for losses in torch.rand(3, n):
+            draws = estimator(logits.expand(n, -1, -1), rng)
             log_probability = (draws * logits.log_softmax(-1)).sum((-2, -1))
-            value = surrogate(losses.view(-1, 1), log_probability.view(-1, 1))
+            value = (other.advantages(losses.view(-1, 1)) * log_probability.view(-1, 1)).mean()
             (ours,) = torch.autograd.grad(value, logits)
             torch.testing.assert_close(ours, estimator.gradient(logits, draws, losses))
 
@@ -306,10 +305,9 @@ def test_score_function_gradients_of_the_elbo_are_unbiased(name):
     parameters = list(model.parameters())
     exact = torch.autograd.grad(_exact_negative_elbo(model, image), parameters)
     estimator, rng = estimators.get(name), torch.Generator().manual_seed(0)
-    surrogate = ScoreFunction(estimator)
     many = image.expand(60_000, -1)
-    model.objective(many, estimator, rng, surrogate)  # the first call of reinforce sets its baseline
-    found = torch.autograd.grad(model.objective(many, estimator, rng, surrogate)[0], parameters)
+    model.objective(many, estimator, rng)  # the first call of reinforce sets its baseline
+    found = torch.autograd.grad(model.objective(many, estimator, rng)[0], parameters)
     scale = torch.cat([g.flatten() for g in exact]).norm()
     difference = torch.cat([(g - e).flatten() for g, e in zip(found, exact, strict=True)]).norm()
     assert difference < 0.03 * scale
@@ -465,13 +463,13 @@ def test_results_do_not_depend_on_the_number_of_jobs(tmp_path):
 
 def test_far_estimators_are_pointed_at_and_the_rest_keeps_its_scale():
     values = {"st": [1.0, 1.2], "gst": [1.4, 1.5], "reinmax": [0.9, 1.0], "reinforce": [50.0, 51.0]}
-    (axes,) = draw_dots([Panel("", values, {})], "", best=min, digits=1).axes
+    (axes,) = plot_dots([Panel("", values, {})], "", best=min, digits=1).axes
     assert axes.get_xlim()[1] < 2
     texts = [text.get_text() for text in axes.texts]
     assert sorted(texts) == sorted(["1.1", "1.4", "0.9", "50.5 →"])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["reinmax", "st", "gst", "reinforce"]
     near = dict(list(values.items())[:3])
-    (axes,) = draw_dots([Panel("", near, {})], "", best=max, digits=0).axes
+    (axes,) = plot_dots([Panel("", near, {})], "", best=max, digits=0).axes
     assert axes.get_yticklabels()[0].get_text() == "gst"
     assert not any("→" in text.get_text() for text in axes.texts)
 

@@ -12,16 +12,19 @@ import timm
 import torch
 from torch.nn import functional as F
 
+import estimators
 import nas
 import search_spaces
 import train_final
 import train_search
-from nas.bilevel import derive
+from nas.bilevel import rules
+from nas.bilevel.architecture import Architecture
 from nas.bilevel.search import Search
 from nas.runs import checkpoint
 from nas.runs.run_folder import RunFolder
 from nas.training.final import Training, count_macs
 from recipes import FinalOptions, SearchOptions
+from recipes.config_file import read_config
 from search_spaces.zoo import PUBLISHED
 
 SMALL = ["--channels", "4", "--train-limit", "160", "--batch-size", "16", "--no-tensorboard"]
@@ -138,7 +141,7 @@ def test_final_training_resumes_bit_for_bit(case, tmp_path, monkeypatch):
 
     # The saved network is the one that was tested.
     model = nas.load(whole / "model.safetensors")
-    training = Training(FinalOptions(**{k: v for k, v in read(whole / "config.json").items() if k != "kind"}))
+    training = Training.of(FinalOptions(**read_config(FinalOptions, whole / "config.json")))
     correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in training.test)
     accuracy = 100 * correct / len(training.test.images)
     assert accuracy == pytest.approx(read(whole / "result.json")["test_accuracy"])
@@ -266,7 +269,7 @@ def test_derivation_samples_follow_the_distribution():
     generator = torch.Generator().manual_seed(0)
     counts = torch.zeros(5)
     for _ in range(3000):
-        counts[space.choice(derive.sample(space, logits, generator))[0]] += 1
+        counts[space.choice(rules.sample(space, logits, generator))[0]] += 1
     expected = logits[0].softmax(-1) * 3000
     assert ((counts - expected).square() / expected).sum() < 18.47  # 99.9 %, 4 degrees of freedom
 
@@ -275,26 +278,33 @@ def test_best_of_draws_scores_each_architecture_once():
     space = search_spaces.get("micro")
     scored = {}
 
-    def accuracy(genotype):
-        assert genotype not in scored
-        scored[genotype] = float(genotype.count("nor_conv_3x3")["cell"])
-        return scored[genotype]
+    class Scorer:
+        options = SearchOptions()
+        architecture = Architecture(space, estimators.get("st"), torch.zeros(3, 5))
 
-    best = derive.best_of(space, torch.zeros(3, 5), 400, torch.Generator().manual_seed(0), accuracy)
+        def score(self, genotype):
+            assert genotype not in scored
+            scored[genotype] = float(genotype.count("nor_conv_3x3")["cell"])
+            return 0.0, scored[genotype]
+
+    search, rule = Scorer(), rules.Sample(400)
+    search.space = space
+    assert sum(1 for _ in rule.select(search)) == len(scored) == rule.pieces(search) > 90
+    best = rule.selected(search)
     assert scored[best] == max(scored.values()) >= 2
-    assert len(scored) > 90
+    assert next(genotype for genotype in scored if scored[genotype] == scored[best]) == best
 
 
 def test_collapse_is_noticed():
     space = search_spaces.get("nasbench201")
     good = space.random(random.Random(1))
     skips = space.genotype(["skip_connect"] * 4 + ["nor_conv_3x3"] * 2)
-    assert derive.collapse_warnings(skips)[0].startswith("the search has collapsed: 4 skip_connect")
-    assert derive.collapse_warnings(good) == [] or good.count("none")["cell"] > 2
+    assert rules.collapse_warnings(skips)[0].startswith("the search has collapsed: 4 skip_connect")
+    assert rules.collapse_warnings(good) == [] or good.count("none")["cell"] > 2
 
 
 def test_validation_never_sees_training_augmentation_and_training_does():
-    search = Search(SearchOptions(epochs=1, flip=True, cutout=2))
+    search = Search.of(SearchOptions(epochs=1, flip=True, cutout=2))
     assert search.train.augmentation.flip
     assert search.train.augmentation.cutout == 2
     assert search.valid.augmentation == type(search.valid.augmentation)()

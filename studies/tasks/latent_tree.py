@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from estimators.base import one_hot_argmax
 from nas.seeding import derive_seed, generator
 from studies.tasks.listops import PADDING, VOCABULARY, Expressions, Grammar, encode, generate
-from studies.tasks.score_function import ScoreFunction
 from studies.tasks.task_grid import Result, Setting, Task
 
 MASKED = -1e9
@@ -138,8 +137,7 @@ class ListOps(Task):
         model = LatentTree(self.width)
         optimizer = torch.optim.Adam(model.parameters(), lr=setting.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-        surrogate = ScoreFunction(estimator) if estimator.uses_loss else None
-        copies = 1 if surrogate is None else surrogate.draws
+        copies = estimator.default_draws
         batches, order = train.batches(self.batch_size), generator(seed, "tree order")
         queue: list[int] = []
         for _ in range(self.steps):
@@ -150,8 +148,9 @@ class ListOps(Task):
             )
             losses = F.cross_entropy(logits, batch.labels, reduction="none")
             loss = losses.mean()
-            if surrogate is not None:
-                loss = loss + surrogate(losses.view(copies, -1), log_probability.view(copies, -1))
+            if estimator.signal == "loss":
+                advantages = estimator.advantages(losses.detach().view(copies, -1))
+                loss = loss + (advantages * log_probability.view(copies, -1)).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), self.clip)

@@ -78,7 +78,7 @@ class Polynomial(Task):
             draws = estimator(logits.expand(self.draws, -1, -1), rng)
             losses = self.losses(draws)
             optimizer.zero_grad()
-            if estimator.uses_loss:
+            if estimator.signal == "loss":
                 logits.grad = estimator.gradient(logits, draws, losses)
             else:
                 losses.mean().backward()

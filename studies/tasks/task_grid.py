@@ -18,8 +18,6 @@ import torch
 
 import estimators
 from estimators import Estimator
-from estimators.gumbel_rao import GumbelRao
-from estimators.reinmax_rao import ReinMaxRao
 from nas.runs.files import read_json, write_json
 
 RAO_SAMPLES = 10  # draws of the Rao-Blackwellised estimators; with their default of 100 they take the time
@@ -34,10 +32,9 @@ class Setting(NamedTuple):
     lr: float
 
     def build(self) -> Estimator:
-        """The estimator; the Rao-Blackwellised ones with `RAO_SAMPLES`."""
+        """The estimator, with at most `RAO_SAMPLES` inner samples."""
         estimator = estimators.get(self.estimator, self.tau)
-        if isinstance(estimator, GumbelRao | ReinMaxRao):
-            estimator.samples = RAO_SAMPLES
+        estimator.inner_samples = min(estimator.inner_samples, RAO_SAMPLES)
         return estimator
 
 

@@ -18,7 +18,6 @@ from nas.compat import prepare_torchvision
 from nas.runs.files import atomic_path
 from nas.seeding import derive_seed, generator
 from recipes import InputError, first_line
-from studies.tasks.score_function import ScoreFunction
 from studies.tasks.task_grid import Result, Setting, Task
 
 PIXELS = 784
@@ -72,28 +71,20 @@ class CategoricalVAE(nn.Module):
         log_q = logits.log_softmax(-1)
         return (log_q.exp() * (log_q + math.log(self.classes))).sum((-2, -1))
 
-    def objective(
-        self,
-        images: Tensor,
-        estimator: Estimator,
-        rng: torch.Generator,
-        surrogate: ScoreFunction | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """What to differentiate, and the mean negative ELBO (nats) of the images; scalars.
+    def objective(self, images: Tensor, estimator: Estimator, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What to differentiate, and the mean negative ELBO (nats) of the images (B, pixels); scalars.
 
-        Args:
-            images: (B, pixels).
-            surrogate: for an estimator with `uses_loss`, and only for it.
+        The gradient of the first is that of the second, as the estimator has it.
         """
         logits = self.encode(images)
-        copies = 1 if surrogate is None else surrogate.draws
-        draws = estimator(logits.expand(copies, *logits.shape), rng)
+        draws = estimator(logits.expand(estimator.default_draws, *logits.shape), rng)
         reconstruction = self.reconstruction(images, draws)
         value = reconstruction.mean() + self.divergence(logits).mean()
-        if surrogate is None:
+        if estimator.signal == "gradient":
             return value, value.detach()
         log_probability = (draws * logits.log_softmax(-1)).sum((-2, -1))
-        return value + surrogate(reconstruction, log_probability), value.detach()
+        surrogate = (estimator.advantages(reconstruction.detach()) * log_probability).mean()
+        return value + surrogate, value.detach()
 
 
 def _perceptron(first: int, second: int, third: int, last: int) -> nn.Sequential:
@@ -143,11 +134,10 @@ class MnistVAE(Task):
         model = CategoricalVAE(self.classes, self.latents)
         model.begin_with(_unit(images.train).mean(0))
         optimizer = torch.optim.Adam(model.parameters(), lr=setting.lr, fused=True)
-        surrogate = ScoreFunction(estimator) if estimator.uses_loss else None
         for epoch in range(self.epochs):
             order = torch.randperm(len(images.train), generator=generator(seed, "vae order", epoch))
             for indices in order.split(self.batch_size):
-                loss, _ = model.objective(_unit(images.train[indices]), estimator, draws, surrogate)
+                loss, _ = model.objective(_unit(images.train[indices]), estimator, draws)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
