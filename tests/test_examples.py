@@ -1,4 +1,4 @@
-"""The examples run as they are, and what they add from outside reaches everything that names it."""
+"""The examples run as they are; what they add from outside reaches everything that names it."""
 
 import subprocess
 import sys
@@ -10,7 +10,10 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PLUGINS = [path for path in EXAMPLES if path.name.startswith("own_")]
 ADDED = {  # by the example: what --help has to name, and the words of a search with it
     "own_data": ("data set shapes", ["--dataset", "shapes", "--space", "micro"]),
-    "own_estimator": ("estimator reinmax_beta", ["--estimator", "reinmax_beta:beta=0.25", "--space", "micro"]),
+    "own_estimator": (
+        "estimator st_to_reinmax",
+        ["--estimator", "st_to_reinmax:beta=0.25", "--space", "micro"],
+    ),
     "own_operation": ("operation", ["--space", "micro_pooled"]),
     "own_space": ("search space small_mobile", ["--space", "small_mobile"]),
     "own_term": ("term parameter_cost", ["--terms", "parameter_cost:weight=0.5", "--space", "micro"]),
@@ -20,8 +23,8 @@ SMALL = ["--epochs", "2", "--channels", "4", "--batch-size", "16", "--train-limi
 
 def run(*words, cwd):
     return subprocess.run(
-        [sys.executable, "-W", "error", *map(str, words)], cwd=cwd, env=run_environment(), capture_output=True,
-        text=True, timeout=280,
+        [sys.executable, "-W", "error", *map(str, words)], cwd=cwd, env=run_environment(),
+        capture_output=True, text=True, timeout=280,
     )  # fmt: skip
 
 
@@ -66,15 +69,23 @@ def test_what_an_example_adds_reaches_the_command_line_and_the_report(path, tmp_
 
 def test_the_ablation_knows_what_was_registered(tmp_path):
     plugin = ROOT / "examples" / "own_estimator.py"
-    words = ["nas", "--plugins", plugin, "--methods", "st", "reinmax_beta,beta=0.25", "--seeds", "1"]
+    words = ["nas", "--plugins", plugin, "--methods", "st", "st_to_reinmax,beta=0.25", "--seeds", "1"]
     search = "--epochs 2 --train-limit 160 --batch-size 16"
     done = run(
-        ROOT / "ablate.py", *words, "--measure", "1", "--search", search, "--out", tmp_path / "grid", cwd=tmp_path
+        ROOT / "ablate.py",
+        *words,
+        "--measure",
+        "1",
+        "--search",
+        search,
+        "--out",
+        tmp_path / "grid",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "grid" / "report.html").read_text()
-    assert "reinmax_beta" in report
-    assert "reinmax_beta" in (tmp_path / "grid" / "gradients.csv").read_text()
+    assert "st_to_reinmax" in report
+    assert "st_to_reinmax" in (tmp_path / "grid" / "gradients.csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -83,7 +94,10 @@ def test_the_ablation_knows_what_was_registered(tmp_path):
         ("import nonsense_of_nobody", "ModuleNotFoundError"),
         ("x = 1 / 0", "ZeroDivisionError"),
         (None, "cannot be imported"),
-        ("import estimators\nestimators.register('st', estimators.family('st'))", "there is a estimator named"),
+        (
+            "import estimators\nestimators.register('st', estimators.family('st'))",
+            "there is a estimator named",
+        ),
     ],
 )
 def test_a_bad_plugin_ends_in_one_line(content, message, tmp_path):
