@@ -96,7 +96,7 @@ def test_the_ablation_knows_what_was_registered(tmp_path):
         (None, "cannot be imported"),
         (
             "import estimators\nestimators.register('st', estimators.family('st'))",
-            "there is a estimator named",
+            "exists already",
         ),
     ],
 )
