@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,7 @@ import estimators
 from ablation import gradient_plots
 from ablation.objectives import Problems, draw_problems
 from estimators import Estimator
-from estimators.compare import Errors, Measured, score_estimates
-from estimators.gumbel_rao import GumbelRao
-from estimators.reinmax_rao import ReinMaxRao
+from estimators.compare import Errors, Measured
 from nas.report import page
 from nas.seeding import generator
 from recipes import InputError
@@ -107,9 +104,8 @@ def measure(
         problems: objectives that share their logits (P, L, K), and so the draws.
     """
     logits = next(iter(problems.values())).logits
-    inner = estimator.samples if isinstance(estimator, GumbelRao | ReinMaxRao) else estimator.default_draws
-    draws = draws // 5 if isinstance(estimator, GumbelRao | ReinMaxRao) else draws
-    chunk = max(1, _CHUNK // (logits.numel() * inner))
+    draws = draws // 5 if estimator.inner_samples > 1 else draws
+    chunk = max(1, _CHUNK // (logits.numel() * estimator.inner_samples * estimator.default_draws))
     sums = {name: Errors(problem.gradient) for name, problem in problems.items()}
     for start in range(0, draws, chunk):
         for name, some in estimates(estimator, problems, min(chunk, draws - start), rng).items():
@@ -122,7 +118,7 @@ def estimates(
 ) -> dict[str, Tensor]:
     """`count` independent estimates (count, P, L, K) for every objective, from the same draws."""
     logits = next(iter(problems.values())).logits
-    if estimator.uses_loss:
+    if estimator.signal == "loss":
         return _score_estimates(estimator, problems, logits, count, rng)
     leaf = logits.float().repeat(count, 1, 1, 1).requires_grad_()  # as in a search, and twice as fast
     draw = estimator(leaf, rng).double()
@@ -142,12 +138,12 @@ def _score_estimates(
     """Estimates from losses, each of as many draws as the estimator needs."""
     n = estimator.default_draws
     draw = estimator(logits.repeat(count * n, 1, 1, 1), rng)
-    groups = draw.unflatten(0, (count, n))
-    each = torch.vmap(partial(score_estimates, estimator), in_dims=(0, 2, 2, 0), out_dims=1)
-    return {
-        name: each(logits, groups, problem.loss(draw).unflatten(0, (count, n)), problem.mean)
-        for name, problem in problems.items()
-    }
+
+    found = {}
+    for name, problem in problems.items():
+        draws, losses = (x.view(count, n, *x.shape[1:]).transpose(0, 1) for x in (draw, problem.loss(draw)))
+        found[name] = estimator.gradient(logits, draws, losses, problem.mean)
+    return found
 
 
 def summary(measured: Measured) -> dict[str, Any]:
@@ -178,12 +174,33 @@ def write_report(
     folder: Path, records: Sequence[Mapping[str, Any]], options: GradientOptions, seconds: float
 ) -> None:
     """Pictures and tables of `records`, rows of `measure_all`."""
+    threads = torch.get_num_threads()
+    page.write(
+        folder,
+        kind="Estimator ablation",
+        title="Estimators against the exact gradient",
+        lead=f"Bias and spread of every gradient estimator, on {options.problems} random problems with "
+        f"{options.draws} draws each (a fifth for those that average over inner samples), against the "
+        "gradient by enumeration of all outcomes; medians over the problems. "
+        f"{seconds:.0f} s on a CPU with {threads} thread{'s'[: threads != 1]}.",
+        pictures=_pictures(records),
+        tables=_tables(records),
+        records=records,
+        configuration={
+            "command": "ablate.py gradient",
+            "problems": options.problems,
+            "draws": options.draws,
+            "seed": options.seed,
+        },
+    )
+
+
+def _pictures(records: Sequence[Mapping[str, Any]]) -> list[page.Picture]:
     temperature = [record for record in records if record["part"] == "temperature"]
-    at_one = [record for record in temperature if record["tau"] == 1]
-    pictures = [
+    return [
         page.Picture(
             "Bias against spread",
-            gradient_plots.draw_trade_off(temperature),
+            gradient_plots.plot_trade_off(temperature),
             "The black dot is the exact gradient, whose norm is the unit of both axes; the diamond is the "
             "estimate 0. A line follows an estimator from temperature "
             f"{TAUS[0]:g}, its thin end, to {TAUS[-1]:g}. The dot with the name is temperature 1, with 95 % "
@@ -192,18 +209,22 @@ def write_report(
         ),
         page.Picture(
             "More candidates",
-            gradient_plots.draw_candidates([r for r in records if r["part"] == "candidates"]),
+            gradient_plots.plot_candidates([r for r in records if r["part"] == "candidates"]),
             "One choice among K candidates, all estimators at temperature 1. Bands are 95 % intervals.",
         ),
         page.Picture(
             "Error of a single estimate",
-            gradient_plots.draw_ranking(at_one),
+            gradient_plots.plot_ranking([record for record in temperature if record["tau"] == 1]),
             "At temperature 1, sorted by the mean of the right table. Left: in units of the norm of the "
             "exact gradient; the estimate 0 has 1. Right: what no step size changes.",
         ),
     ]
+
+
+def _tables(records: Sequence[Mapping[str, Any]]) -> list[page.Table]:
+    temperature = [record for record in records if record["part"] == "temperature"]
     noise = max(record["standard_error"] for record in temperature)
-    tables = [
+    return [
         _table(
             "Bias / standard deviation",
             "bias",
@@ -220,25 +241,6 @@ def write_report(
             temperature,
         ),
     ]
-    page.write(
-        folder,
-        kind="Estimator ablation",
-        title="Estimators against the exact gradient",
-        lead=f"Bias and spread of every gradient estimator, on {options.problems} random problems with "
-        f"{options.draws} draws each (a fifth for the two that average over inner samples), against the "
-        "gradient by enumeration of all outcomes; medians over the problems. "
-        f"{seconds:.0f} s on a CPU with {torch.get_num_threads()} "
-        f"thread{'s'[: torch.get_num_threads() != 1]}.",
-        pictures=pictures,
-        tables=tables,
-        records=records,
-        configuration={
-            "command": "ablate.py gradient",
-            "problems": options.problems,
-            "draws": options.draws,
-            "seed": options.seed,
-        },
-    )
 
 
 def _table(
@@ -246,14 +248,7 @@ def _table(
 ) -> page.Table:
     """Two metrics, estimators with their temperatures by objectives."""
     objectives = list(dict.fromkeys(record["objective"] for record in records))
-    cells = {
-        (
-            record["estimator"],
-            record["tau"],
-            record["objective"],
-        ): f"{record[first]:.2f} / {record[second]:.2f}"
-        for record in records
-    }
+    cells = {(r["estimator"], r["tau"], r["objective"]): f"{r[first]:.2f} / {r[second]:.2f}" for r in records}
     rows = dict.fromkeys((record["estimator"], record["tau"]) for record in records)
     return page.Table(
         heading=heading,

@@ -12,12 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from estimators.exact import mean_and_gradient
 from nas.seeding import generator
 
 Loss = Callable[[Tensor], Tensor]
 """Losses (..., P) of draws (..., P, L, K), one-hot or mixtures; problem p has coefficients of its own."""
-
-MOST_OUTCOMES = 4096
 
 
 class Problems(NamedTuple):
@@ -121,35 +120,12 @@ def draw_problems(
     """`count` problems of every objective in `names`, all with the same logits (count, choices, candidates).
 
     Raises:
-        ValueError: more than MOST_OUTCOMES outcomes to enumerate.
+        ValueError: too many outcomes to enumerate.
     """
     shape = (count, choices, candidates)
     logits = _normal(generator(seed, "logits", choices, candidates), *shape)
     problems = {}
     for name in names:
         loss = OBJECTIVES[name].build(shape, generator(seed, f"coefficients of {name}", choices, candidates))
-        problems[name] = Problems(logits, loss, *exact(logits, loss))
+        problems[name] = Problems(logits, loss, *mean_and_gradient(logits, loss))
     return problems
-
-
-def exact(logits: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
-    """E f(D) (P,) and its gradient (P, L, K), D ~ Cat(softmax(logits)), as a sum over all K^L outcomes.
-
-    Args:
-        logits: (P, L, K).
-
-    Raises:
-        ValueError: more than MOST_OUTCOMES outcomes.
-    """
-    count, choices, k = logits.shape
-    if k**choices > MOST_OUTCOMES:
-        raise ValueError(
-            f"{choices} choices among {k} have {k**choices} outcomes, expected <= {MOST_OUTCOMES}"
-        )
-    chosen = torch.cartesian_prod(*[torch.arange(k)] * choices).view(-1, choices)
-    outcomes = torch.nn.functional.one_hot(chosen, k).to(logits.dtype).unsqueeze(1)  # (K^L, 1, L, K)
-    leaf = logits.detach().clone().requires_grad_()
-    probabilities = (leaf.log_softmax(-1) * outcomes).sum((-2, -1)).exp()  # (K^L, P)
-    mean = (probabilities * loss(outcomes.expand(-1, count, -1, -1))).sum(0)
-    (gradient,) = torch.autograd.grad(mean.sum(), leaf)
-    return mean.detach(), gradient

@@ -52,7 +52,7 @@ def actions(shape: tuple[int, int]) -> dict[str, Action]:
         return lambda call: torch.autograd.grad(estimator(logits, rng), logits, gradient)
 
     size = "x".join(map(str, shape))
-    names = [name for name in estimators.names() if not estimators.family(name).uses_loss]
+    names = [name for name in estimators.names() if estimators.family(name).signal == "gradient"]
     return {f"gumbel_softmax of torch, {size}": torchs} | {f"{name}, {size}": ours(name) for name in names}
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TypeVar
-from unittest import mock
 
 import torch
 from torch import nn
 
-from nas import data
+from nas import device
 from nas.bilevel.search import Search
 from nas.data import Augmentation, DataSet, Images
 from nas.training.final import Training
@@ -36,8 +35,7 @@ def random_images(count: int, seed: int = 0) -> DataSet:
 
 def search(options: SearchOptions, dataset: DataSet) -> Search:
     """The search that train_search.py would run on `dataset`."""
-    with mock.patch.object(data, "load", return_value=dataset):
-        return Search(options)
+    return Search.of(options, {"dataset": dataset}, device.select(options.device))
 
 
 def whole_epoch(search: Search, number: int) -> None:
@@ -49,8 +47,7 @@ def whole_epoch(search: Search, number: int) -> None:
 
 def training(options: FinalOptions, dataset: DataSet) -> Training:
     """The training that train_final.py would run on `dataset`."""
-    with mock.patch.object(data, "load", return_value=dataset):
-        return Training(options)
+    return Training.of(options, {"dataset": dataset}, device.select(options.device))
 
 
 def sampled_network(space: SearchSpace, chosen: Sequence[int], channels: int, cells: int) -> nn.Module:

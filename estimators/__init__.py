@@ -1,10 +1,12 @@
 """Gradient estimators for a categorical choice. They know tensors only.
 
-est = estimators.get("reinmax", tau=1.0)
+est = estimators.get("reinmax", tau=1.0)            # or "gumbel_rao:samples=20"
 d = est(logits, generator=g)      # (..., K) -> one-hot (..., K)
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 from estimators.base import Estimator
 from estimators.concrete import Concrete
@@ -18,44 +20,56 @@ from estimators.schedule import Schedule
 from estimators.softmax import Softmax
 from estimators.st_gumbel import StraightThroughGumbel
 from estimators.straight_through import StraightThrough
+from recipes.registry import Registry
 
-__all__ = ["Estimator", "Schedule", "family", "get", "names"]
+__all__ = ["Estimator", "Schedule", "family", "get", "names", "register"]
 
-_REGISTRY: dict[str, type[Estimator]] = {
-    cls.name: cls
-    for cls in (
-        ReinMax,
-        ReinMaxRao,
-        StraightThrough,
-        StraightThroughGumbel,
-        GumbelRao,
-        GappedStraightThrough,
-        Softmax,
-        Concrete,
-        DirichletRelaxation,
-        Reinforce,
-        ReinforceLeaveOneOut,
-    )
-}
+E = TypeVar("E", bound=type[Estimator])
+
+_BUILTIN: tuple[type[Estimator], ...] = (
+    ReinMax,
+    ReinMaxRao,
+    StraightThrough,
+    StraightThroughGumbel,
+    GumbelRao,
+    GappedStraightThrough,
+    Softmax,
+    Concrete,
+    DirichletRelaxation,
+    Reinforce,
+    ReinforceLeaveOneOut,
+)
+_REGISTRY: Registry[type[Estimator]] = Registry("estimator", {cls.name: cls for cls in _BUILTIN})
 
 
 def names() -> list[str]:
     """Names of all estimators."""
-    return list(_REGISTRY)
+    return _REGISTRY.names()
 
 
 def family(name: str) -> type[Estimator]:
-    """The class behind `name`. Raises KeyError when there is none."""
-    if name not in _REGISTRY:
-        raise KeyError(f"unknown estimator {name!r}, expected one of {', '.join(_REGISTRY)}")
-    return _REGISTRY[name]
+    """The class behind `name`. Raises InputError when there is none."""
+    return _REGISTRY.get(name)
 
 
-def get(name: str, tau: float | None = None) -> Estimator:
-    """The estimator `name` at temperature `tau` (default: the start of its schedule).
+def get(text: str, tau: float | None = None) -> Estimator:
+    """The estimator `NAME` or `NAME:parameter=value,...` at temperature `tau` (default: the start of its
+    schedule).
 
     Raises:
-        KeyError: unknown name.
-        ValueError: temperature outside the estimator's range.
+        InputError: unknown name or parameter; a value or a temperature outside the estimator's range.
     """
-    return family(name)(tau)
+    return _REGISTRY.build(text, tau=tau)
+
+
+def register(name: str, estimator: E) -> E:
+    """Add a class of estimators, which takes on the name, and return it.
+
+    Raises:
+        ValueError: the name is taken or malformed, or the class has another one.
+    """
+    if vars(estimator).get("name", name) != name:
+        raise ValueError(f"{estimator.__name__} is named {estimator.name!r}, expected {name!r}")
+    _REGISTRY.register(name, estimator)
+    estimator.name = name
+    return estimator

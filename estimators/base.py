@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,25 +22,33 @@ VectorJacobianProduct = Callable[[Tensor], Tensor]
 class Estimator(ABC):
     """A gradient estimator; call it with logits (..., K) to get a draw (..., K).
 
-    Subclasses set the class attributes and implement `sample`.
+    Subclasses set the class attributes and implement `sample`. Hyperparameters beside the temperature are
+    arguments of their constructors, with defaults and annotations, so that a text can give them.
+
+    A logit of -inf is a candidate that does not exist: it is never drawn, its gradient is 0, and the
+    other entries of the row get what they would get without it. Every row needs a finite logit.
 
     Attributes:
         name: registry name.
         discrete: whether draws are one-hot. A dense estimator returns a mixture instead.
+        stochastic: whether draws are random.
+        signal: what the estimate is made from: the `gradient` at the draw, which its backward pass takes,
+            or the value of the `loss`, which goes to the method `gradient`.
         tau_range: smallest and largest valid temperature; both ends are inclusive.
         default_schedule: temperature schedule a search uses unless told otherwise.
-        uses_loss: whether the estimate comes from the value of the loss (`gradient`) instead of the
-            backward pass of the draw.
         default_draws, fewest_draws: independent draws per architecture step.
+        inner_samples: samples of noise that one backward pass averages over.
     """
 
     name: ClassVar[str]
     discrete: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = True
+    signal: ClassVar[Literal["gradient", "loss"]] = "gradient"
     tau_range: ClassVar[tuple[float, float]] = (1e-3, 1e3)
     default_schedule: ClassVar[Schedule] = Schedule(1.0, 1.0)
-    uses_loss: ClassVar[bool] = False
     default_draws: ClassVar[int] = 1
     fewest_draws: ClassVar[int] = 1
+    inner_samples: int = 1
 
     def __init__(self, tau: float | None = None) -> None:
         self.tau = self.default_schedule.start if tau is None else tau
@@ -89,24 +97,43 @@ class Estimator(ABC):
         """Mean of the draws, or of what they relax: (..., K), rows sum to one."""
         return widen(logits).softmax(-1)
 
-    def gradient(self, logits: Tensor, draws: Tensor, losses: Tensor) -> Tensor:
-        """The estimate of an estimator with `uses_loss`: from values, without a backward pass.
+    def gradient(self, logits: Tensor, draws: Tensor, losses: Tensor, mean: Tensor | None = None) -> Tensor:
+        """The estimate of an estimator whose signal is the loss: from values, without a backward pass.
 
         Args:
             logits: (..., K).
             draws: (N, ..., K), N independent draws.
-            losses: (N,), the loss of each draw.
+            losses: (N,), the loss of each draw; or (N, *P) where the rows are P independent problems, each
+                with losses of its own: the first dimensions of logits and draws (after N) are P, or
+                broadcast to it.
+            mean: as in `advantages`.
 
         Returns:
-            (..., K), the mean over the draws.
+            (..., K), the mean over the draws, in the dtype of `logits`.
+        """
+        weights = self.advantages(losses.detach().to(logits.device, torch.float64), mean)
+        scores = draws.detach().double() - logits.detach().double().softmax(-1)
+        shape = (*weights.shape, *(1 for _ in range(scores.dim() - weights.dim())))
+        return (weights.reshape(shape) * scores).mean(0).to(logits.dtype)
+
+    def advantages(self, losses: Tensor, mean: Tensor | None = None) -> Tensor:
+        """What weights the scores, the gradients of log p(draw): the losses less a baseline.
+
+        Args:
+            losses: (N, *P), of N independent draws for each of P problems.
+            mean: the expected losses (*P) where they are known. A baseline that is learned over many
+                steps is then taken as settled there, and nothing is remembered.
+
+        Returns:
+            (N, *P); the mean over N of their products with the scores is the estimate.
         """
         raise NotImplementedError(f"the estimator '{self.name}' differentiates its draws")
 
-    def state(self) -> dict[str, float]:
-        """What the estimator remembers from step to step, for a checkpoint."""
+    def state(self) -> dict[str, Any]:
+        """What the estimator remembers from step to step, for a checkpoint: numbers and tensors."""
         return {}
 
-    def load_state(self, state: dict[str, float]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Take up a `state`. Raises ValueError if it is not this estimator's."""
         if state:
             raise ValueError(f"the estimator '{self.name}' has no state, got {sorted(state)}")
@@ -167,6 +194,13 @@ def gumbel_given_argmax(
     log_e = -gumbel(logits.expand(count, *logits.shape), generator)
     top = (log_e * draw).sum(-1, keepdim=True) - logits.logsumexp(-1, keepdim=True)
     return -torch.where(draw.bool(), top, torch.logaddexp(log_e - logits, top))
+
+
+def at_least_one(samples: int) -> int:
+    """Return a number of samples. Raises ValueError where there would be none."""
+    if samples < 1:
+        raise ValueError(f"samples is {samples}, expected an integer of at least 1")
+    return samples
 
 
 def one_hot_argmax(scores: Tensor) -> Tensor:

@@ -16,9 +16,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from estimators.base import Estimator
-from estimators.reinforce import Reinforce
-
 _TINY = 1e-300  # keeps the cosine of a zero estimate at 0
 
 
@@ -105,25 +102,3 @@ class Errors:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner products (...) of (..., L, K)."""
     return (a * b).sum((-2, -1))
-
-
-def score_estimates(
-    estimator: Estimator, logits: Tensor, groups: Tensor, losses: Tensor, mean: Tensor
-) -> Tensor:
-    """Estimates of an estimator with `uses_loss`, one from each group of draws.
-
-    The moving average of REINFORCE is taken as settled, b = E f. As its estimate is f(D) - b times what
-    it would be for f - b = 1, all draws are one call.
-
-    Args:
-        logits: (L, K).
-        groups: (N, n, L, K), n = `estimator.default_draws`.
-        losses: (N, n), f of each draw.
-        mean: E f, a scalar.
-
-    Returns:
-        (N, L, K).
-    """
-    if isinstance(estimator, Reinforce):
-        return (losses - mean).unsqueeze(-1) * (groups.squeeze(1) - logits.softmax(-1))
-    return torch.vmap(estimator.gradient, in_dims=(None, 0, 0))(logits, groups, losses)

@@ -31,9 +31,12 @@ class DirichletRelaxation(Estimator):
 
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         concentration = _concentration(widen(logits))
+        missing = concentration == 0
         with _global_generator(generator, logits.device):
             draw: Tensor = Dirichlet(concentration, validate_args=False).rsample()
-        return draw.to(logits.dtype)
+        draw = draw.masked_fill(missing, 0.0)
+        total = torch.where(missing.any(-1, keepdim=True), draw.sum(-1, keepdim=True), 1.0)
+        return (draw / total).to(logits.dtype)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         concentration = _concentration(widen(logits))
@@ -41,7 +44,8 @@ class DirichletRelaxation(Estimator):
 
 
 def _concentration(theta: Tensor) -> Tensor:
-    return (F.elu(theta) + 1).clamp_min(_SMALLEST)
+    """Concentrations (..., K); 0, where a Dirichlet distribution is that of the other entries, at -inf."""
+    return (F.elu(theta) + 1).clamp_min(_SMALLEST).masked_fill(theta == -torch.inf, 0.0)
 
 
 @contextmanager

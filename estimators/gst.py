@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,12 +17,20 @@ class GappedStraightThrough(Estimator):
     theta' raises the logit of D to the maximum and lowers every other to at most the maximum minus
     `gap`, so that what is differentiated agrees with what was drawn, without Gumbel noise.
 
-    Source: Fan, Chi, Rudnicky & Ramadge, 2022, arXiv 2206.07235, with their gap of 1.
+    Source: Fan, Chi, Rudnicky & Ramadge, 2022, arXiv 2206.07235.
+
+    Args:
+        gap: of the logits, at least 0; theirs is 1.
     """
 
     name = "gst"
     default_schedule = Schedule(1.0, 1.0)
-    gap = 1.0
+
+    def __init__(self, tau: float | None = None, gap: float = 1.0) -> None:
+        super().__init__(tau)
+        if not 0 <= gap < math.inf:
+            raise ValueError(f"gap is {gap:g}, expected a number of at least 0")
+        self.gap = gap
 
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau = widen(logits.detach()), self.tau

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from estimators.base import (
     Estimator,
+    at_least_one,
     categorical,
     draw_with_gradient,
     gumbel_given_argmax,
@@ -22,16 +23,22 @@ class GumbelRao(Estimator):
     Exactly the mean of `st_gumbel` at the same temperature, and never more variance.
 
     Source: Paulus, Maddison & Krause, 2021, arXiv 2010.04838. As there, M defaults to 100.
+
+    Args:
+        samples: M.
     """
 
     name = "gumbel_rao"
     default_schedule = Schedule(1.0, 0.5)
-    samples = 100
+
+    def __init__(self, tau: float | None = None, samples: int = 100) -> None:
+        super().__init__(tau)
+        self.inner_samples = at_least_one(samples)
 
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau = widen(logits.detach()), self.tau
         draw = categorical(theta, generator)
-        p = (gumbel_given_argmax(theta, draw, self.samples, generator) / tau).softmax(-1)
+        p = (gumbel_given_argmax(theta, draw, self.inner_samples, generator) / tau).softmax(-1)
 
         def vjp(g: Tensor) -> Tensor:
             return jacobian_product(p, g).mean(0) / tau

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,37 +17,44 @@ class Reinforce(Estimator):
     Unbiased for every f, since b does not depend on D; the first call only sets b.
 
     Source: Williams, 1992, "Simple statistical gradient-following algorithms", Machine Learning 8.
+
+    Args:
+        decay: weight of the past in b, from 0 to below 1.
     """
 
     name = "reinforce"
+    signal = "loss"
     tau_range = (1.0, 1.0)
     default_schedule = Schedule(1.0, 1.0)
-    uses_loss = True
-    decay = 0.9
 
-    def __init__(self, tau: float | None = None) -> None:
+    def __init__(self, tau: float | None = None, decay: float = 0.9) -> None:
         super().__init__(tau)
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay:g}, expected a number from 0 to below 1")
+        self.decay = decay
         self.baseline: float | None = None
 
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         return categorical(widen(logits.detach()), generator).to(logits.dtype)
 
-    def gradient(self, logits: Tensor, draws: Tensor, losses: Tensor) -> Tensor:
-        values = losses.detach().to(logits.device, torch.float64)
-        mean = float(values.mean())
-        if not math.isfinite(mean):  # nothing to learn from, and nothing to remember
-            return torch.full_like(logits, math.nan, requires_grad=False)
+    def advantages(self, losses: Tensor, mean: Tensor | None = None) -> Tensor:
+        losses = losses.detach()
+        if mean is not None:
+            return losses - mean
+        now = losses.mean()
+        if not now.isfinite():  # nothing to learn from, and nothing to remember
+            return torch.full_like(losses, torch.nan)
         if self.baseline is None:
-            self.baseline = mean
-            return torch.zeros_like(logits, requires_grad=False)
-        estimate = _weighted_scores(logits, draws, values - self.baseline)
-        self.baseline = self.decay * self.baseline + (1 - self.decay) * mean
-        return estimate
+            self.baseline = float(now)
+            return torch.zeros_like(losses)
+        before = torch.full_like(now, self.baseline)
+        self.baseline = float(self.decay * before + (1 - self.decay) * now)
+        return losses - before
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         return {} if self.baseline is None else {"baseline": self.baseline}
 
-    def load_state(self, state: dict[str, float]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         self.baseline = state.get("baseline")
 
 
@@ -60,25 +67,17 @@ class ReinforceLeaveOneOut(Estimator):
     """
 
     name = "reinforce_loo"
+    signal = "loss"
     tau_range = (1.0, 1.0)
     default_schedule = Schedule(1.0, 1.0)
-    uses_loss = True
     default_draws = 4
     fewest_draws = 2
 
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         return categorical(widen(logits.detach()), generator).to(logits.dtype)
 
-    def gradient(self, logits: Tensor, draws: Tensor, losses: Tensor) -> Tensor:
-        n = len(losses)
+    def advantages(self, losses: Tensor, mean: Tensor | None = None) -> Tensor:
+        n, losses = len(losses), losses.detach()
         if n < self.fewest_draws:
             raise ValueError(f"'{self.name}' needs at least {self.fewest_draws} draws, got {n}")
-        values = losses.detach().to(logits.device, torch.float64)
-        return _weighted_scores(logits, draws, (values - values.mean()) * (n / (n - 1)))
-
-
-def _weighted_scores(logits: Tensor, draws: Tensor, weights: Tensor) -> Tensor:
-    """Mean over N of weights (N,) times the scores draws - pi (N, ..., K), in the dtype of logits."""
-    scores = draws.detach().double() - logits.detach().double().softmax(-1)
-    shape = (-1, *(1 for _ in range(scores.dim() - 1)))
-    return (weights.view(shape) * scores).mean(0).to(logits.dtype)
+        return (losses - losses.mean(0)) * (n / (n - 1))

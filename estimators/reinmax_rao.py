@@ -7,6 +7,7 @@ from torch import Tensor
 
 from estimators.base import (
     Estimator,
+    at_least_one,
     categorical,
     draw_with_gradient,
     gumbel_given_argmax,
@@ -23,18 +24,24 @@ class ReinMaxRao(Estimator):
     variance than ReinMax, but not its mean: the Jacobian is smoothed.
 
     Source: Wang & Bui, 2026, arXiv 2603.08257.
+
+    Args:
+        samples: M.
     """
 
     name = "reinmax_rao"
     default_schedule = Schedule(1.0, 1.0)
-    samples = 100
+
+    def __init__(self, tau: float | None = None, samples: int = 100) -> None:
+        super().__init__(tau)
+        self.inner_samples = at_least_one(samples)
 
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau = widen(logits.detach()), self.tau
         draw = categorical(theta, generator)
         pi = theta.softmax(-1)
         midpoint = ((pi + draw) / 2).log()
-        p = (gumbel_given_argmax(midpoint, draw, self.samples, generator) / tau).softmax(-1)
+        p = (gumbel_given_argmax(midpoint, draw, self.inner_samples, generator) / tau).softmax(-1)
 
         def vjp(g: Tensor) -> Tensor:
             return 2 * jacobian_product(p, g).mean(0) / tau - jacobian_product(pi, g) / 2

@@ -17,6 +17,7 @@ class Softmax(Estimator):
 
     name = "softmax"
     discrete = False
+    stochastic = False
     default_schedule = Schedule(1.0, 1.0)
 
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import search_spaces
 from recipes import InputError, one_of
 from recipes.text_files import parse_json, read_text
-from search_spaces import Genotype, GenotypeError
+from search_spaces import Genotype, GenotypeError, SearchSpace
 from search_spaces.zoo import PUBLISHED
 
 
@@ -53,7 +53,7 @@ def _parse(text: str, space_name: str | None) -> Genotype:
 
 def _in_space(space: str, notation: str, wanted: str | None, what: str) -> Genotype:
     if wanted not in (None, space):
-        raise InputError(f"{what} belongs to the space '{space}', but --space is '{wanted}'")
+        raise InputError(f"{what} belongs to the space '{space}', but `space` is '{wanted}'")
     return search_spaces.get(space).parse(notation)
 
 
@@ -66,8 +66,19 @@ def _read_file(path: Path, space_name: str | None) -> Genotype:
         one_of("search space", genotype.space, search_spaces.names())
         if space_name not in (None, genotype.space):
             raise InputError(
-                f"genotype belongs to the space '{genotype.space}', but --space is '{space_name}'"
+                f"genotype belongs to the space '{genotype.space}', but `space` is '{space_name}'"
             )
         return search_spaces.get(genotype.space).validate(genotype)
     except (OSError, ValueError, InputError) as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def cells_of(space: SearchSpace, cells: int | None) -> int:
+    """Number of cells of a network: `cells`, by default the fewest. Raises InputError for fewer than
+    these."""
+    if cells is not None and cells < space.fewest_cells:
+        raise InputError(
+            f"`cells` is {cells}, expected at least {space.fewest_cells} in the space '{space.name}' "
+            f"({space.cells_help})"
+        )
+    return cells or space.fewest_cells

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from recipes.errors import InputError, one_of
 
 T = TypeVar("T")
+Made = TypeVar("Made")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 
@@ -35,7 +36,7 @@ class Registry(Generic[T]):
                 f"{name!r} is no name for a {self.kind}: expected lower-case letters, digits and _"
             )
         if name in self._things:
-            raise ValueError(f"there is a {self.kind} named {name!r} already: choose another name")
+            raise ValueError(f"the {self.kind} {name!r} exists already: choose another name")
         self._things[name] = thing
         return thing
 
@@ -54,7 +55,7 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self._things
 
-    def build(self: Registry[type[T]] | Registry[Callable[..., T]], text: str, **fixed: Any) -> T:
+    def build(self: Registry[type[Made]] | Registry[Callable[..., Made]], text: str, **fixed: Any) -> Made:
         """What `NAME` or `NAME:key=value,...` means, made by the class or function of that name.
 
         Args:
@@ -66,7 +67,7 @@ class Registry(Generic[T]):
             InputError: no such name or parameter, or a value that cannot be read or is refused.
         """
         name, settings = split(text)
-        make: Callable[..., T] = self.get(name)
+        make: Callable[..., Made] = self.get(name)
         arguments = {**fixed, **read(f"{self.kind} '{text}'", make, settings, fixed)}
         try:
             return make(**arguments)

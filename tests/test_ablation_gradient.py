@@ -1,6 +1,7 @@
 """Estimators against exact gradients: the enumeration, the statistics, the known values, the command."""
 
 import csv
+import itertools
 import math
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 import ablate
 import estimators
 from ablation import gradient
-from ablation.objectives import OBJECTIVES, draw_problems, exact
+from ablation.objectives import OBJECTIVES, draw_problems
+from estimators.exact import count_outcomes, mean_and_gradient
 from nas.seeding import generator
 from recipes import InputError
 from recipes.ablation import GradientOptions
@@ -171,7 +173,7 @@ def test_enumeration_of_a_case_done_by_hand():
     """Two candidates with probabilities 1/4 and 3/4, losses 2 and 6: E f = 5, and the gradient with
     respect to the first logit is pi_1 (f_1 - E f) = -3/4."""
     logits = torch.tensor([[[0.0, math.log(3)]]], dtype=torch.float64)
-    mean, grad = exact(logits, lambda d: (d * torch.tensor([2.0, 6.0])).sum((-2, -1)))
+    mean, grad = mean_and_gradient(logits, lambda d: (d * torch.tensor([2.0, 6.0])).sum((-2, -1)))
     assert mean.tolist() == pytest.approx([5.0])
     assert grad.flatten().tolist() == pytest.approx([-0.75, 0.75])
 
@@ -179,11 +181,36 @@ def test_enumeration_of_a_case_done_by_hand():
 def test_enumeration_of_two_choices_that_interact():
     """f = 1 if both choose the first candidate: E f = pi_1 rho_1."""
     logits = torch.randn(2, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    mean, grad = exact(logits, lambda d: d[..., 0, 0] * d[..., 1, 0])
+    mean, grad = mean_and_gradient(logits, lambda d: d[..., 0, 0] * d[..., 1, 0])
     leaf = logits.clone().requires_grad_()
     expected = leaf.softmax(-1)[:, :, 0].prod(1)
     torch.testing.assert_close(mean, expected.detach())
     torch.testing.assert_close(grad, torch.autograd.grad(expected.sum(), leaf)[0])
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (3, 4), (2, 3, 4)])
+def test_enumeration_is_autograd_over_the_outcomes_that_exist(shape):
+    """The sum over all outcomes of p(outcome) f(outcome), written out with a product of log-softmaxes."""
+    rng = torch.Generator().manual_seed(len(shape))
+    logits = torch.randn(shape if len(shape) > 1 else (1, *shape), dtype=torch.float64, generator=rng)
+    logits[..., 0, 1] = logits[..., -1, 3] = -torch.inf
+    w = torch.randn(logits.shape[-2:], dtype=torch.float64, generator=rng)
+
+    def loss(draws):
+        assert draws[..., logits.reshape(-1, *w.shape)[0].isinf()].sum() == 0
+        return (draws * w).sum((-2, -1)).exp()
+
+    leaf = logits.clone().requires_grad_()
+    allowed = [row.isfinite().nonzero().flatten().tolist() for row in logits.reshape(-1, *w.shape)[0]]
+    expected = torch.zeros(logits.shape[:-2], dtype=torch.float64)
+    for choice in itertools.product(*allowed):
+        value = sum(w[i, k] for i, k in enumerate(choice)).exp()
+        expected = expected + value * leaf.softmax(-1)[..., range(len(choice)), choice].prod(-1)
+    (gradient,) = torch.autograd.grad(expected.sum(), leaf)
+    mean, found = mean_and_gradient(logits, loss)
+    torch.testing.assert_close(mean, expected.detach())
+    torch.testing.assert_close(found, gradient)
+    assert count_outcomes(logits.reshape(-1, *w.shape)[0]) == math.prod(map(len, allowed))
 
 
 def test_polynomials_of_binary_variables_are_those_of_the_paper():
@@ -199,14 +226,14 @@ def test_problems_of_a_batch_are_independent(name):
     problems = draw_problems((name,), 3, choices=2, candidates=4, seed=0)[name]
     other = problems.logits.clone()
     other[0] += torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
-    mean, grad = exact(other, problems.loss)
+    mean, grad = mean_and_gradient(other, problems.loss)
     torch.testing.assert_close(mean[1:], problems.mean[1:])
     torch.testing.assert_close(grad[1:], problems.gradient[1:])
     assert not torch.allclose(grad[0], problems.gradient[0])
 
 
 def test_too_many_outcomes_are_refused():
-    with pytest.raises(ValueError, match="9 choices among 5 have 1953125 outcomes"):
+    with pytest.raises(ValueError, match="9 choices have 1953125 outcomes"):
         draw_problems(("linear",), 1, choices=9, candidates=5, seed=0)
 
 
@@ -260,7 +287,7 @@ def test_seed_decides_the_results():
     ("arguments", "message"),
     [
         (["--draws", "19"], "--draws is 19, expected an integer of at least 20"),
-        (["--problems", "0"], "--problems is 0, expected an integer of at least 1"),
+        (["--problems", "0"], "--problems is 0, expected a number of at least 1"),
         (["--out", "occupied"], "cannot write the folder occupied"),
     ],
 )

@@ -21,13 +21,12 @@ from studies.tasks import task_grid, tasks, vae
 from studies.tasks.latent_tree import CLASSES, MASKED, LatentTree, ListOps, _merge, accuracy
 from studies.tasks.listops import CLOSE, OPERATIONS, PADDING, Grammar, encode, evaluate, generate
 from studies.tasks.polynomial import Polynomial
-from studies.tasks.score_function import ScoreFunction
-from studies.tasks.task_grid import Cell, Setting, choose
-from studies.tasks.task_report import Panel, draw_dots
+from studies.tasks.task_grid import Setting, Trial, choose
+from studies.tasks.task_plots import Panel, plot_dots
 from studies.tasks.vae import CategoricalVAE, MnistVAE, load_mnist
 
 DISCRETE = [name for name in estimators.names() if estimators.family(name).discrete]
-PATHWISE = [name for name in DISCRETE if not estimators.family(name).uses_loss]
+PATHWISE = [name for name in DISCRETE if estimators.family(name).signal == "gradient"]
 
 
 # ListOps
@@ -241,16 +240,16 @@ def test_a_tree_learns_the_maximum_of_two_digits():
 # The score function
 
 
-def test_the_surrogate_is_the_gradient_of_the_estimators():
+def test_advantages_weight_the_log_probabilities_to_the_gradient_of_the_estimators():
     torch.manual_seed(0)
     logits = torch.randn(3, 4, requires_grad=True)
     for name in ("reinforce", "reinforce_loo"):
-        estimator, rng = estimators.get(name), torch.Generator().manual_seed(1)
-        surrogate = ScoreFunction(estimator)
-        for losses in (torch.rand(surrogate.draws), torch.rand(surrogate.draws), torch.rand(surrogate.draws)):
-            draws = estimator(logits.expand(surrogate.draws, -1, -1), rng)
+        estimator, other = estimators.get(name), estimators.get(name)
+        n, rng = estimator.default_draws, torch.Generator().manual_seed(1)
+        for losses in torch.rand(3, n):
+            draws = estimator(logits.expand(n, -1, -1), rng)
             log_probability = (draws * logits.log_softmax(-1)).sum((-2, -1))
-            value = surrogate(losses.view(-1, 1), log_probability.view(-1, 1))
+            value = (other.advantages(losses.view(-1, 1)) * log_probability.view(-1, 1)).mean()
             (ours,) = torch.autograd.grad(value, logits)
             torch.testing.assert_close(ours, estimator.gradient(logits, draws, losses))
 
@@ -306,10 +305,9 @@ def test_score_function_gradients_of_the_elbo_are_unbiased(name):
     parameters = list(model.parameters())
     exact = torch.autograd.grad(_exact_negative_elbo(model, image), parameters)
     estimator, rng = estimators.get(name), torch.Generator().manual_seed(0)
-    surrogate = ScoreFunction(estimator)
     many = image.expand(60_000, -1)
-    model.objective(many, estimator, rng, surrogate)  # the first call of reinforce sets its baseline
-    found = torch.autograd.grad(model.objective(many, estimator, rng, surrogate)[0], parameters)
+    model.objective(many, estimator, rng)  # the first call of reinforce sets its baseline
+    found = torch.autograd.grad(model.objective(many, estimator, rng)[0], parameters)
     scale = torch.cat([g.flatten() for g in exact]).norm()
     difference = torch.cat([(g - e).flatten() for g, e in zip(found, exact, strict=True)]).norm()
     assert difference < 0.03 * scale
@@ -406,7 +404,7 @@ def test_the_polynomial_is_chosen_for_at_another_seed():
     assert ListOps(1, 0).selection_seed(3) == 3
 
 
-# Grid and cells
+# Grid and trials
 
 
 def test_every_estimator_gets_the_temperatures_in_its_range():
@@ -427,10 +425,10 @@ def test_the_choice_is_the_lowest_finite_validation_figure():
     assert choose({a: {"validation": math.nan}}) == a
 
 
-def test_a_cell_is_computed_once(tmp_path, monkeypatch):
-    cell = Cell(Polynomial(2.0, 3), Setting("gumbel_rao", 0.5, 0.1), 0)
-    ((_, result),) = task_grid.complete([cell], tmp_path, 1, 1)
-    stored = json.loads(cell.path(tmp_path).read_text())
+def test_a_trial_is_computed_once(tmp_path, monkeypatch):
+    trial = Trial(Polynomial(2.0, 3), Setting("gumbel_rao", 0.5, 0.1), 0)
+    ((_, result),) = task_grid.complete([trial], tmp_path, 1, 1)
+    stored = json.loads(trial.path(tmp_path).read_text())
     assert stored["identity"]["steps"] == 3
     assert stored["result"] == result
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".tmp"]
@@ -440,24 +438,24 @@ def test_a_cell_is_computed_once(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(task_grid, "compute", fail)
-        assert list(task_grid.complete([cell], tmp_path, 1, 1)) == [(cell, result)]
+        assert list(task_grid.complete([trial], tmp_path, 1, 1)) == [(trial, result)]
         for other in (
-            cell._replace(seed=1),
-            cell._replace(task=Polynomial(2.0, 4)),
-            cell._replace(setting=Setting("gumbel_rao", 0.5, 0.2)),
+            trial._replace(seed=1),
+            trial._replace(task=Polynomial(2.0, 4)),
+            trial._replace(setting=Setting("gumbel_rao", 0.5, 0.2)),
         ):
             with pytest.raises(AssertionError, match="computed again"):
                 list(task_grid.complete([other], tmp_path, 1, 1))
     monkeypatch.setattr(task_grid, "RAO_SAMPLES", 3)
-    assert task_grid.stored(cell, tmp_path) is None
+    assert task_grid.stored(trial, tmp_path) is None
 
 
 def test_results_do_not_depend_on_the_number_of_jobs(tmp_path):
-    cells = [Cell(Polynomial(3.0, 3), Setting("reinmax", 1.0, 0.1), seed) for seed in (0, 1)]
-    one = dict(task_grid.complete(cells, tmp_path / "one", 1, 1))
-    two = dict(task_grid.complete(cells, tmp_path / "two", 2, 1))
-    assert [one[c]["curve"] for c in cells] == [two[c]["curve"] for c in cells]
-    assert one[cells[0]]["curve"] != one[cells[1]]["curve"]
+    trials = [Trial(Polynomial(3.0, 3), Setting("reinmax", 1.0, 0.1), seed) for seed in (0, 1)]
+    one = dict(task_grid.complete(trials, tmp_path / "one", 1, 1))
+    two = dict(task_grid.complete(trials, tmp_path / "two", 2, 1))
+    assert [one[t]["curve"] for t in trials] == [two[t]["curve"] for t in trials]
+    assert one[trials[0]]["curve"] != one[trials[1]]["curve"]
 
 
 # Figures
@@ -465,13 +463,13 @@ def test_results_do_not_depend_on_the_number_of_jobs(tmp_path):
 
 def test_far_estimators_are_pointed_at_and_the_rest_keeps_its_scale():
     values = {"st": [1.0, 1.2], "gst": [1.4, 1.5], "reinmax": [0.9, 1.0], "reinforce": [50.0, 51.0]}
-    (axes,) = draw_dots([Panel("", values, {})], "", best=min, digits=1).axes
+    (axes,) = plot_dots([Panel("", values, {})], "", best=min, digits=1).axes
     assert axes.get_xlim()[1] < 2
     texts = [text.get_text() for text in axes.texts]
     assert sorted(texts) == sorted(["1.1", "1.4", "0.9", "50.5 →"])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["reinmax", "st", "gst", "reinforce"]
     near = dict(list(values.items())[:3])
-    (axes,) = draw_dots([Panel("", near, {})], "", best=max, digits=0).axes
+    (axes,) = plot_dots([Panel("", near, {})], "", best=max, digits=0).axes
     assert axes.get_yticklabels()[0].get_text() == "gst"
     assert not any("→" in text.get_text() for text in axes.texts)
 

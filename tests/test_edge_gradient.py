@@ -16,7 +16,7 @@ from search_spaces.products import Pixels, inner_product, normalised_inner_produ
 
 pytestmark = pytest.mark.usefixtures("fixed_noise")
 SPACES = search_spaces.names()
-PATHWISE = [name for name in estimators.names() if not estimators.family(name).uses_loss]
+PATHWISE = [name for name in estimators.names() if estimators.family(name).signal == "gradient"]
 
 
 def build(name, edge_gradient="lean", dtype=torch.float64):

@@ -1,23 +1,29 @@
 """The contract of every estimator: written formula, exactness, sampling, robustness."""
 
 import itertools
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
+from conftest import ROOT, run_environment
 
 import estimators
 from estimators import Schedule
 from estimators.base import categorical, gumbel_given_argmax
+from recipes import InputError
+from recipes.registry import Registry
 
 NAMES = estimators.names()
 DISCRETE = [name for name in NAMES if estimators.family(name).discrete]
-PATHWISE = [name for name in NAMES if not estimators.family(name).uses_loss]
+PATHWISE = [name for name in NAMES if estimators.family(name).signal == "gradient"]
 SHIFT_INVARIANT = [name for name in PATHWISE if name != "dirichlet"]
-TAUS = {"reinmax": (1.0, 1.3, 2.5), "dirichlet": (1.0,)}
 
 
 def taus(name):
-    return TAUS.get(name, (0.4, 1.0, 1.7))
+    low, high = estimators.family(name).tau_range
+    return [tau for tau in (0.4, 1.0, 1.7) if low <= tau <= high]
 
 
 def rng(seed=0):
@@ -207,7 +213,7 @@ def test_generator_decides_the_draw(name):
     estimator = estimators.get(name)
     first, again, other = (estimator(theta, generator=rng(s)) for s in (1, 1, 2))
     assert torch.equal(first, again)
-    assert torch.equal(first, other) == (name == "softmax")
+    assert torch.equal(first, other) != estimator.stochastic
 
 
 @pytest.mark.parametrize("name", PATHWISE)
@@ -222,13 +228,113 @@ def test_rows_are_independent(name):
     assert gradient[[0, 1, 3]].abs().sum() == 0
 
 
+# Candidates that do not exist
+
+MASKS = ((0,), (2,), (4,), (0, 4), (1, 2, 3), (0, 1, 2, 3))
+
+
+@contextmanager
+def replayed_noise(monkeypatch, kept, recorded=None):
+    """Record the noise that estimators draw, or replay what was recorded for the candidates `kept`."""
+    noise = [] if recorded is None else list(recorded)
+    exponential, dirichlet = torch.Tensor.exponential_, torch._sample_dirichlet
+
+    def follow(drawn, normalised):
+        if recorded is None:
+            noise.append(drawn.detach().clone())
+            return drawn
+        some = noise.pop(0)[..., kept]
+        return some / some.sum(-1, keepdim=True) if normalised else some
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            torch.Tensor, "exponential_", lambda x, **k: x.copy_(follow(exponential(x, **k), False))
+        )
+        patch.setattr(torch, "_sample_dirichlet", lambda c, *a: follow(dirichlet(c, *a), True))
+        yield noise
+    assert recorded is None or not noise
+
+
+def estimate(estimator, theta, g, seed):
+    """Draws (4, ..., K) and the estimate (..., K) from g = df/dD, or from the losses <g, D>."""
+    leaf = theta.clone().requires_grad_()
+    draws = estimator(leaf.expand(4, *leaf.shape), generator=rng(seed))
+    losses = (draws.detach() * g).flatten(1).sum(-1)
+    if estimator.signal == "gradient":
+        return draws.detach(), torch.autograd.grad(draws, leaf, g.expand_as(draws))[0]
+    return draws, estimator.gradient(theta, draws, losses)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("missing", MASKS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_candidate_that_does_not_exist_is_as_if_it_were_not_there(name, missing, dtype, monkeypatch):
+    """With the noise of the others unchanged, draws and estimates are those of the shorter row."""
+    kept = [k for k in range(5) if k not in missing]
+    tolerance = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2}[dtype]
+    for tau, seed in itertools.product(taus(name), range(3)):
+        theta = torch.randn(3, 5, generator=rng(seed), dtype=torch.float64).to(dtype)
+        g = torch.randn(3, 5, generator=rng(seed + 50), dtype=torch.float64).to(dtype)
+        masked = theta.clone()
+        masked[..., list(missing)] = -torch.inf
+        whole, short = estimators.get(name, tau), estimators.get(name, tau)
+        if name == "reinforce":
+            whole.load_state({"baseline": 0.3})
+            short.load_state({"baseline": 0.3})
+        with replayed_noise(monkeypatch, kept) as noise:
+            draws, found = estimate(whole, masked, g, seed)
+        assert not draws[..., list(missing)].any()
+        assert not found[..., list(missing)].any()
+        assert not whole.probabilities(masked)[..., list(missing)].any()
+        with replayed_noise(monkeypatch, kept, noise):
+            expected_draws, expected = estimate(short, theta[..., kept], g[..., kept], seed)
+        probabilities = short.probabilities(theta[..., kept])
+        scale = float(expected.abs().max()) + 1
+        torch.testing.assert_close(draws[..., kept], expected_draws, rtol=0, atol=tolerance)
+        torch.testing.assert_close(found[..., kept], expected, rtol=0, atol=tolerance * scale)
+        torch.testing.assert_close(whole.probabilities(masked)[..., kept], probabilities)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_masked_rows_and_full_rows_live_side_by_side(name, dtype):
+    """The full row gets what it gets in a batch without masks, up to the noise; nothing is NaN, however
+    extreme the logits, and the gradient at a missing candidate does not count."""
+    inf = torch.inf
+    rows = [[0.5, -1.0, 2.0], [-inf, 1e3, -1e3], [-1e3, -inf, -1e3], [-inf, -inf, -1e3], [1e3, -1e3, -inf]]
+    theta = torch.tensor(rows, dtype=dtype)
+    g = torch.where(theta.isinf(), 1e4, torch.tensor([1.0, 2.0, 3.0])).to(dtype)
+    for end in (estimators.family(name).default_schedule.start, estimators.family(name).default_schedule.end):
+        estimator = estimators.get(name, end)
+        for seed in range(5):
+            draws, found = estimate(estimator, theta, g, seed)
+            assert draws.isfinite().all()
+            assert found.isfinite().all()
+            assert not found[theta.isinf()].any()
+            assert not draws[:, theta.isinf()].any()
+            assert not found[3].any()  # one candidate is no choice
+            assert (draws.sum(-1) - 1).abs().max() < 1e-2
+            assert found.abs().max() < 1e4
+
+
+def test_the_dirichlet_of_the_candidates_that_exist():
+    """Against the moments of the Dirichlet distribution of the shorter row, over 40,000 draws."""
+    theta = torch.tensor([0.3, -torch.inf, -0.5, 1.0], dtype=torch.float64)
+    draws = estimators.get("dirichlet")(theta.expand(40_000, 4), rng(1))[:, [0, 2, 3]]
+    shorter = torch.distributions.Dirichlet(torch.nn.functional.elu(theta[[0, 2, 3]]) + 1)
+    assert ((draws.mean(0) - shorter.mean).abs() < 4.5 * (shorter.variance / 40_000).sqrt()).all()
+    torch.testing.assert_close(draws.var(0), shorter.variance, rtol=0.04, atol=0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_temperature_range_and_schedule(name):
     family = estimators.family(name)
     low, high = family.tau_range
     for bad in (low * 0.99, high * 1.01, float("nan")):
-        with pytest.raises(ValueError, match=f"out of range for the estimator '{name}'"):
+        with pytest.raises(InputError, match=f"out of range for the estimator '{name}'"):
             estimators.get(name, tau=bad)
+        with pytest.raises(ValueError, match=f"out of range for the estimator '{name}'"):
+            family(bad)
     for end in (family.default_schedule.start, family.default_schedule.end):
         assert family.check_tau(end) == end
     assert estimators.get(name).tau == family.default_schedule.start
@@ -252,8 +358,7 @@ def test_gumbel_rao_has_the_mean_of_st_gumbel_and_less_variance(tau):
     f = problems(2)["cubic"]
     moments = {}
     for name in ("st_gumbel", "gumbel_rao"):
-        estimator = estimators.get(name, tau=tau)
-        estimator.samples = 20
+        estimator = estimators.get(name if name == "st_gumbel" else f"{name}:samples=20", tau)
         leaf = theta.expand(n, 5).clone().requires_grad_()
         d = estimator(leaf, generator=rng(3))
         (gradient,) = torch.autograd.grad(torch.stack([f(row) for row in d]).sum(), leaf)
@@ -363,5 +468,77 @@ def test_bad_logits_are_refused():
         estimator(torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValueError, match="shape"):
         estimator(torch.tensor(1.0))
-    with pytest.raises(KeyError):
-        estimators.get("nothing")
+
+
+def test_hyperparameters_are_arguments_that_a_text_can_give():
+    assert [estimators.get(name).inner_samples for name in ("st", "gumbel_rao", "reinmax_rao")] == [
+        1,
+        100,
+        100,
+    ]
+    few = estimators.get("gumbel_rao:samples=20", tau=0.5)
+    assert (few.inner_samples, few.tau) == (20, 0.5)
+    assert estimators.get("reinmax_rao:7").inner_samples == 7
+    assert estimators.get("gst:gap=0.5").gap == 0.5
+    assert estimators.get("reinforce:decay=0.5").decay == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing", "unknown estimator 'nothing'"),
+        ("st_gumble", "did you mean st_gumbel"),
+        ("gumbel_rao:samples=0", "at least 1"),
+        ("gumbel_rao:samples=2.5", "expected an integer"),
+        ("gumbel_rao:tau=2", "unknown setting 'tau', expected one of: samples"),
+        ("gst:gap=-1", "at least 0"),
+        ("gst:gap=nan", "at least 0"),
+        ("reinforce:decay=1", "below 1"),
+        ("st:samples=3", "expected no settings"),
+    ],
+)
+def test_bad_names_and_hyperparameters_are_input_errors(text, message):
+    with pytest.raises(InputError, match=message):
+        estimators.get(text)
+
+
+@pytest.fixture
+def own():
+    """An estimator from outside."""
+
+    class Own(type(estimators.get("reinmax"))):
+        def __init__(self, tau=None, scale: float = 1.0):
+            super().__init__(tau)
+            self.scale = scale
+
+    registry = Registry.kinds["estimator"]
+    yield estimators.register("own", Own)
+    registry._things.pop("own")
+
+
+def test_an_estimator_from_outside(own):
+    assert estimators.names()[-1] == own.name == "own"
+    assert estimators.family("own") is own
+    assert estimators.get("own:scale=2").scale == 2
+    assert estimators.get("reinmax").name == "reinmax"
+    with pytest.raises(ValueError, match="named 'st' already"):
+        estimators.register("st", type("Other", (own,), {}))
+    with pytest.raises(ValueError, match="is named 'own', expected 'other'"):
+        estimators.register("other", own)
+
+
+def test_the_example_of_an_own_estimator():
+    """Straight-through at one end, ReinMax, which is exact for its quadratic loss, at the other."""
+    command = [sys.executable, str(ROOT / "examples" / "own_estimator.py")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=run_environment())
+    words = [line.split() for line in shown.stdout.splitlines()]
+    found = {name: (float(bias), float(std)) for name, _, bias, _, std, *_ in words}
+    bias = {name: pair[0] for name, pair in found.items()}
+    assert found["st_to_reinmax:beta=0"] == pytest.approx(found["st"], abs=0.06)
+    assert found["st_to_reinmax:beta=0.5"] == pytest.approx(found["reinmax"], abs=0.06)
+    assert bias["st_to_reinmax:beta=0.5"] < 0.05 < bias["st_to_reinmax:beta=0.25"] < bias["st"]
+
+
+def test_signals_and_randomness():
+    assert [name for name in NAMES if not estimators.family(name).stochastic] == ["softmax"]
+    assert [n for n in NAMES if estimators.family(n).signal == "loss"] == ["reinforce", "reinforce_loo"]

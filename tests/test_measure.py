@@ -29,24 +29,38 @@ TOY = {
 @pytest.fixture(scope="module")
 def measured():
     """A measurement of a briefly trained supernet with logits that are not uniform."""
-    search = Search(SearchOptions(**TOY))
+    return measurement(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.fixture(scope="module")
+def masked():
+    """The same where the edges have 2, 5 and 3 candidates."""
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    logits[0, [0, 2, 4]] = logits[2, [1, 3]] = -torch.inf
+    return measurement(logits)
+
+
+def measurement(logits):
+    search = Search.of(SearchOptions(**TOY))
     for _ in search.epoch(0, 0):
         pass
     with torch.no_grad():
-        search.logits.copy_(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
+        search.architecture.logits.copy_(logits)
     images, labels = next(iter(search.valid))
     return GradientMeasure(search.bilevel, (images[:16], labels[:16]), seed=0, position=0)
 
 
-def test_exact_gradient_is_that_of_the_sum_over_all_architectures(measured):
+@pytest.mark.parametrize("which", ["measured", "masked"])
+def test_exact_gradient_is_that_of_the_sum_over_all_architectures(which, request):
+    measured = request.getfixturevalue(which)
     logits = measured.logits.double().requires_grad_()
-    log_p = logits.log_softmax(-1)
+    p = logits.softmax(-1)
     total = torch.zeros((), dtype=torch.float64)
     supernet, (images, labels) = measured.bilevel.supernet, measured.batch
-    for choice in itertools.product(range(5), repeat=3):
+    for choice in itertools.product(*(row.isfinite().nonzero().flatten().tolist() for row in logits)):
         with torch.no_grad():
             loss = F.cross_entropy(supernet(images, list(choice)), labels)
-        total = total + loss.double() * sum(log_p[edge, k] for edge, k in enumerate(choice)).exp()
+        total = total + loss.double() * torch.stack([p[edge, k] for edge, k in enumerate(choice)]).prod()
     (expected,) = torch.autograd.grad(total, logits)
     torch.testing.assert_close(measured.mean, total.detach(), rtol=1e-6, atol=0)
     torch.testing.assert_close(measured.gradient, expected, rtol=1e-4, atol=1e-7)
@@ -78,8 +92,24 @@ def test_score_estimates_are_those_of_the_estimator(measured, monkeypatch):
         torch.testing.assert_close(estimates[i], expected)
 
 
+def test_candidates_that_do_not_exist_are_not_run_and_have_no_gradient(masked, monkeypatch):
+    monkeypatch.setattr(measure, "ESTIMATES", 50)
+    monkeypatch.setattr(measure, "DENSE_DRAWS", 3)
+    missing = masked.logits.isinf()
+    assert masked.enumerated
+    assert len(masked.evaluated) == 2 * 5 * 3
+    for name in estimators.names():
+        estimates = masked.estimates(estimators.get(name))
+        assert estimates.isfinite().all()
+        assert estimates[:, ~missing].any()
+        assert not estimates[:, missing].any()
+    assert len(masked.evaluated) == 2 * 5 * 3
+
+
+@pytest.mark.parametrize("which", ["measured", "masked"])
 @pytest.mark.parametrize("name", ["reinforce", "reinforce_loo"])
-def test_unbiased_estimators_measure_as_unbiased(measured, name):
+def test_unbiased_estimators_measure_as_unbiased(which, name, request):
+    measured = request.getfixturevalue(which)
     estimates = measured.estimates(estimators.get(name))
     error = (estimates.mean(0) - measured.gradient).square().sum()
     assert error < 2 * estimates.var(0).sum() / len(estimates)
@@ -92,7 +122,9 @@ def test_biased_estimator_is_found_out(measured):
     assert found["rmse"] == pytest.approx(found["bias"], rel=1e-3)
 
 
-def test_sampled_reference_agrees_with_enumeration(measured, monkeypatch):
+@pytest.mark.parametrize("which", ["measured", "masked"])
+def test_sampled_reference_agrees_with_enumeration(which, request, monkeypatch):
+    measured = request.getfixturevalue(which)
     monkeypatch.setattr(measure, "ENUMERABLE", 0)
     sampled = GradientMeasure(measured.bilevel, measured.batch, seed=0, position=0)
     distance2 = (sampled.gradient - measured.gradient).square().sum()
@@ -130,7 +162,7 @@ def test_noise_of_the_reference_is_taken_out():
 
 
 def test_measuring_changes_nothing_else():
-    plain, with_measures = (Search(SearchOptions(**TOY, measure_every=n)) for n in (0, 1))
+    plain, with_measures = (Search.of(SearchOptions(**TOY, measure_every=n)) for n in (0, 1))
     for epoch in range(2):
         for search in (plain, with_measures):
             for _ in search.epoch(epoch, 0):
@@ -139,6 +171,6 @@ def test_measuring_changes_nothing_else():
         gradient = two.pop("gradient")
         assert one == two
         assert set(gradient["estimators"]) == set(estimators.names())
-    assert torch.equal(plain.logits, with_measures.logits)
+    assert torch.equal(plain.architecture.logits, with_measures.architecture.logits)
     again = with_measures.measure(1)
     assert again == gradient  # a function of seed and epoch

@@ -557,7 +557,7 @@ def test_running_statistics_forget_a_skipped_step():
     assert int(model[1].num_batches_tracked) == 2
 
 
-@pytest.mark.parametrize("name", [n for n in estimators.names() if estimators.family(n).uses_loss])
+@pytest.mark.parametrize("name", [n for n in estimators.names() if estimators.family(n).signal == "loss"])
 def test_estimators_remember_no_loss_that_is_not_finite(name):
     estimator = estimators.get(name)
     logits = torch.zeros(3, 5)

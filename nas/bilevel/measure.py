@@ -9,7 +9,6 @@ estimator that draws it.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -17,10 +16,13 @@ from torch import Tensor
 
 import estimators
 from estimators import Estimator
-from estimators.compare import Errors, score_estimates
-from nas.bilevel.steps import Batch, Bilevel
+from estimators.compare import Errors
+from estimators.exact import count_outcomes, mean_and_gradient
+from nas.bilevel.steps import Bilevel
+from nas.bilevel.unroll import Batch
 from nas.seeding import generator
 
+REFERENCE = "reinforce_loo"
 ENUMERABLE = 1000  # most architectures that are all run
 ESTIMATES = 2000  # of each estimator where all architectures are run
 DRAWS, REFERENCE_DRAWS = 64, 1024  # of each estimator, and of the reference, elsewhere
@@ -32,18 +34,17 @@ class GradientMeasure:
     """Measures one moment of a search.
 
     Args:
-        bilevel: the supernet, its logits (E, K) and its precision.
+        bilevel: the supernet, its precision, and the architecture whose logits (E, K) are measured.
         batch: the images and labels that the loss is taken on.
         seed, position: of the draws; equal ones give equal results.
     """
 
     def __init__(self, bilevel: Bilevel, batch: Batch, seed: int, position: int) -> None:
         self.bilevel, self.batch, self.seed, self.position = bilevel, batch, seed, position
-        self.logits = bilevel.logits.detach()
-        self.looks: dict[tuple[int, ...], tuple[float, Tensor]] = {}
-        edges, candidates = self.logits.shape
-        self.enumerated = candidates**edges <= ENUMERABLE
-        self.mean, self.gradient, self.noise = self._enumerate() if self.enumerated else self._refer()
+        self.logits = bilevel.architecture.masked().detach()
+        self.evaluated: dict[tuple[int, ...], tuple[float, Tensor]] = {}  # by the choice on every edge
+        self.enumerated = count_outcomes(self.logits) <= ENUMERABLE
+        self.mean, self.gradient, self.noise = self._enumerate() if self.enumerated else self._sample()
 
     def describe(self, progress: float) -> dict[str, Any]:
         """What a metrics line tells of this moment.
@@ -67,7 +68,7 @@ class GradientMeasure:
         return {
             "loss": float(self.mean),
             "norm": max(square, 0.0) ** 0.5,
-            "reference": "enumeration" if self.enumerated else "reinforce_loo",
+            "reference": "enumeration" if self.enumerated else REFERENCE,
             "reference_error": error if usable else None,
             "estimators": found,
         }
@@ -89,57 +90,51 @@ class GradientMeasure:
         n = estimator.default_draws
         leaf = self.logits.repeat(count * n, 1, 1).requires_grad_()
         draws = estimator(leaf, rng)
-        if estimator.uses_loss:
-            losses = torch.tensor([self._loss(draw) for draw in draws], dtype=torch.float64)
-            groups = draws.detach().double().unflatten(0, (count, n))
-            return score_estimates(
-                estimator, self.logits.double(), groups, losses.unflatten(0, (count, n)), self.mean
-            )
-        if estimator.discrete:
-            at_draws = torch.stack([self._look(draw)[1] for draw in draws.detach()])
-        else:
-            at_draws = torch.stack([self._run(draw)[1] for draw in draws.detach()])
+        if estimator.signal == "loss":
+            losses = self._losses(draws)
+            draws, losses = (x.view(count, n, *x.shape[1:]).transpose(0, 1) for x in (draws, losses))
+            return estimator.gradient(self.logits.double(), draws, losses, self.mean)
+        evaluate = self._evaluate_once if estimator.discrete else self._evaluate
+        at_draws = torch.stack([evaluate(draw)[1] for draw in draws.detach()])
         return torch.autograd.grad(draws, leaf, at_draws)[0].double()
 
     def _enumerate(self) -> tuple[Tensor, Tensor, Tensor]:
         """E[L], its gradient (E, K) and the squared error of that, 0, from all architectures."""
-        edges, candidates = self.logits.shape
-        choices = torch.tensor(list(itertools.product(range(candidates), repeat=edges)))
-        draws = torch.nn.functional.one_hot(choices, candidates).double()
-        losses = torch.tensor([self._look(draw.float())[0] for draw in draws], dtype=torch.float64)
-        probabilities = self.logits.double().softmax(-1)
-        weights = (draws * probabilities).sum(-1).prod(-1)
-        mean = (weights * losses).sum()
-        gradient = torch.einsum("n,nek->ek", weights * (losses - mean), draws - probabilities)
-        return mean, gradient, torch.zeros((), dtype=torch.float64)
 
-    def _refer(self) -> tuple[Tensor, Tensor, Tensor]:
+        def losses(draws: Tensor) -> Tensor:
+            return torch.tensor([self._evaluate_once(draw.float())[0] for draw in draws], dtype=torch.float64)
+
+        return *mean_and_gradient(self.logits.double(), losses), torch.zeros((), dtype=torch.float64)
+
+    def _sample(self) -> tuple[Tensor, Tensor, Tensor]:
         """The same, estimated: REINFORCE over many draws, the baseline of each the mean of the others."""
         rng = generator(self.seed, "reference draw", self.position)
-        reference = estimators.get("reinforce_loo")
-        n = REFERENCE_DRAWS
+        reference, n = estimators.get(REFERENCE), REFERENCE_DRAWS
         draws = reference(self.logits.expand(n, -1, -1), rng).double()
-        losses = torch.tensor([self._loss(draw) for draw in draws], dtype=torch.float64)
-        mean = losses.mean()
+        losses = self._losses(draws)
         scores = draws - self.logits.double().softmax(-1)
-        terms = ((losses - mean) * (n / (n - 1))).view(-1, 1, 1) * scores
-        return mean, terms.mean(0), terms.var(0).sum() / n
+        terms = reference.advantages(losses).view(-1, 1, 1) * scores
+        return losses.mean(), terms.mean(0), terms.var(0).sum() / n
+
+    def _losses(self, draws: Tensor) -> Tensor:
+        """Losses (N,) of one-hot draws (N, E, K), without gradients, which most of them need not."""
+        return torch.tensor([self._loss(draw) for draw in draws], dtype=torch.float64)
 
     def _loss(self, draw: Tensor) -> float:
-        """Loss of a one-hot draw (E, K), without a gradient unless it is known already."""
         choice = tuple(draw.argmax(-1).tolist())
-        if choice in self.looks:
-            return self.looks[choice][0]
+        if choice in self.evaluated:
+            return self.evaluated[choice][0]
         with torch.no_grad():
             return float(self.bilevel.loss(list(choice), self.batch)[0])
 
-    def _look(self, draw: Tensor) -> tuple[float, Tensor]:
-        """Loss of a one-hot draw (E, K) and the gradient there (E, K), run at most once."""
+    def _evaluate_once(self, draw: Tensor) -> tuple[float, Tensor]:
+        """`_evaluate` for a one-hot draw, which is remembered."""
         choice = tuple(draw.argmax(-1).tolist())
-        if choice not in self.looks:
-            self.looks[choice] = self._run(draw)
-        return self.looks[choice]
+        if choice not in self.evaluated:
+            self.evaluated[choice] = self._evaluate(draw)
+        return self.evaluated[choice]
 
-    def _run(self, draw: Tensor) -> tuple[float, Tensor]:
+    def _evaluate(self, draw: Tensor) -> tuple[float, Tensor]:
+        """Loss of a draw (E, K), one-hot or a mixture, and the gradient at the draw (E, K)."""
         loss, _, at_draw = self.bilevel.gradient_at(draw.detach().clone(), self.batch)
         return float(loss), at_draw

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import gzip
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 
 from estimators import Estimator
 from nas.compat import prepare_torchvision
+from nas.report.page import Picture
 from nas.runs.files import atomic_path
 from nas.seeding import derive_seed, generator
 from recipes import InputError, first_line
-from studies.tasks.score_function import ScoreFunction
-from studies.tasks.task_grid import Result, Setting, Task
+from studies.tasks.task_grid import Comparison, Result, Setting, Task
+from studies.tasks.task_plots import Panel, plot_dots
 
 PIXELS = 784
 VALIDATION = 10_000  # images; the last of the training images
@@ -72,28 +74,20 @@ class CategoricalVAE(nn.Module):
         log_q = logits.log_softmax(-1)
         return (log_q.exp() * (log_q + math.log(self.classes))).sum((-2, -1))
 
-    def objective(
-        self,
-        images: Tensor,
-        estimator: Estimator,
-        rng: torch.Generator,
-        surrogate: ScoreFunction | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """What to differentiate, and the mean negative ELBO (nats) of the images; scalars.
+    def objective(self, images: Tensor, estimator: Estimator, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What to differentiate, and the mean negative ELBO (nats) of the images (B, pixels); scalars.
 
-        Args:
-            images: (B, pixels).
-            surrogate: for an estimator with `uses_loss`, and only for it.
+        The gradient of the first is that of the second, as the estimator has it.
         """
         logits = self.encode(images)
-        copies = 1 if surrogate is None else surrogate.draws
-        draws = estimator(logits.expand(copies, *logits.shape), rng)
+        draws = estimator(logits.expand(estimator.default_draws, *logits.shape), rng)
         reconstruction = self.reconstruction(images, draws)
         value = reconstruction.mean() + self.divergence(logits).mean()
-        if surrogate is None:
+        if estimator.signal == "gradient":
             return value, value.detach()
         log_probability = (draws * logits.log_softmax(-1)).sum((-2, -1))
-        return value + surrogate(reconstruction, log_probability), value.detach()
+        surrogate = (estimator.advantages(reconstruction.detach()) * log_probability).mean()
+        return value + surrogate, value.detach()
 
 
 def _perceptron(first: int, second: int, third: int, last: int) -> nn.Sequential:
@@ -126,10 +120,39 @@ class MnistVAE(Task):
 
     family = "vae"
     lrs = (0.001, 0.002)
+    heading = "Auto-encoder: negative ELBO, nats"
+    validated = "negative ELBO on validation, nats"
+    figures = ("test", "train")
 
     @property
     def name(self) -> str:
         return f"vae-{self.classes}x{self.latents}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.classes}×{self.latents}"
+
+    @property
+    def budget(self) -> str:
+        return f"{self.epochs} epoch{'s'[: self.epochs != 1]} of MNIST for the auto-encoder"
+
+    @classmethod
+    def pictures(cls, parts: Sequence[Comparison[Self]]) -> list[Picture]:
+        panels = []
+        for task, runs in ((part.task, part.runs) for part in parts):
+            test, train = (
+                {name: [run[key] for run in of_seeds.values()] for name, of_seeds in runs.items()}
+                for key in cls.figures
+            )
+            panels.append(Panel(f"{task.latents} latents of {task.classes} classes", test, train))
+        return [
+            Picture(
+                "Auto-encoder: negative ELBO",
+                plot_dots(panels, "nats an image", best=min, digits=1),
+                "Filled dots: test images, means with one standard deviation, strokes are the single seeds. "
+                "Rings: training images. An arrow points to what lies far outside. Left is better.",
+            )
+        ]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -143,11 +166,10 @@ class MnistVAE(Task):
         model = CategoricalVAE(self.classes, self.latents)
         model.begin_with(_unit(images.train).mean(0))
         optimizer = torch.optim.Adam(model.parameters(), lr=setting.lr, fused=True)
-        surrogate = ScoreFunction(estimator) if estimator.uses_loss else None
         for epoch in range(self.epochs):
             order = torch.randperm(len(images.train), generator=generator(seed, "vae order", epoch))
             for indices in order.split(self.batch_size):
-                loss, _ = model.objective(_unit(images.train[indices]), estimator, draws, surrogate)
+                loss, _ = model.objective(_unit(images.train[indices]), estimator, draws)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
