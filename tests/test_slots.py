@@ -285,7 +285,7 @@ def test_registration(monkeypatch):
     registry = Registry.kinds["operation"]
     monkeypatch.setattr(registry, "_things", dict(registry._things))
     assert search_spaces.register(CHAIN) is CHAIN is search_spaces.get("chain")
-    with pytest.raises(ValueError, match="search space named 'chain' already"):
+    with pytest.raises(ValueError, match="search space 'chain' exists already"):
         search_spaces.register(CHAIN)
     with pytest.raises(InputError, match="did you mean chain"):
         search_spaces.get("chian")
