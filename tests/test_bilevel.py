@@ -136,10 +136,12 @@ def test_draws_per_image_have_the_same_mean(estimator):
     """Estimates of draws for the batch and of a draw per image agree in the mean (within 4.5 standard
     errors), for REINFORCE also with the exact gradient by enumeration.
 
-    Their variance may be either way: the images' gradients no longer cancel before the draw.
+    Their variance may be either way: the images' gradients no longer cancel before the draw. The images are
+    alike and of one class, so that the means stand out from it.
     """
     dtype = torch.float64
-    valid = batch(1, dtype)
+    images, labels = batch(1, dtype)
+    valid = images[:1] + 0.3 * images, torch.zeros_like(labels)
     estimates = {}
     for per_image in (False, True):
         bilevel = setup(estimator=estimator, dtype=dtype, draw_per="image" if per_image else "step")
@@ -155,7 +157,8 @@ def test_draws_per_image_have_the_same_mean(estimator):
     one, many = estimates[False], estimates[True]
     error = ((one.var(0) + many.var(0)) / 400).sqrt()
     assert ((one.mean(0) - many.mean(0)).abs() < 4.5 * error + 1e-12).all()
-    assert one.mean(0).norm() > 4 * one.std(0).norm() / 20 or estimator == "reinforce_loo"
+    for found in (one, many):
+        assert found.mean(0).norm() > 4 * found.std(0).norm() / 20
     if estimator == "reinforce_loo":
         with torch.no_grad():
             choices = itertools.product(range(5), repeat=3)
@@ -175,21 +178,39 @@ def test_loss_based_architecture_steps_build_no_graph():
     assert "baseline" in bilevel.architecture.estimator.state()
 
 
-def test_first_order_architecture_steps_compute_no_weight_gradients(monkeypatch):
-    """No convolution is asked for the gradient of its weight."""
-    bilevel = setup("nasbench201")
-    asked = []
-    original = torch.autograd.grad
+class WeightGradients(TorchDispatchMode):
+    """Whether each convolution that is differentiated is asked for the gradient of its weight."""
 
-    def spy(outputs, inputs, *args, **kwargs):
-        if inputs is not bilevel.architecture.logits:  # the pass through the supernet
-            asked.extend(p.requires_grad for p in bilevel.supernet.parameters())
-        return original(outputs, inputs, *args, **kwargs)
+    def __init__(self):
+        super().__init__()
+        self.asked = []
 
-    monkeypatch.setattr(torch.autograd, "grad", spy)
-    bilevel.architecture_step(batch(1), batch(2), rng())
-    assert asked
-    assert not any(asked)
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution_backward.default:
+            self.asked.append(args[-1][1])
+        return function(*args, **(kwargs or {}))
+
+
+def kept_for_backward(action):
+    """Bytes of the tensors that `action` keeps for backward passes."""
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+        action()
+    return sum(sizes)
+
+
+def test_first_order_architecture_steps_compute_no_weight_gradients():
+    """No convolution is asked for the gradient of its weight, and nothing is kept for it."""
+    bilevel = setup("darts")
+    with WeightGradients() as gradients:
+        bilevel.architecture_step(batch(1), batch(2), rng())
+    assert gradients.asked
+    assert not any(gradients.asked)
+    assert all(p.grad is None for p in bilevel.supernet.parameters())
+    draw = bilevel.architecture.estimator(bilevel.architecture.logits.detach(), rng()).requires_grad_()
+    kept = kept_for_backward(lambda: bilevel.architecture_step(batch(1), batch(2), rng()))
+    with_weights = kept_for_backward(lambda: bilevel.supernet(batch(1)[0], draw))
+    assert 0 < kept < 0.8 * with_weights
 
 
 @pytest.mark.parametrize("estimator", estimators.names())
@@ -250,33 +271,44 @@ def test_second_order_by_finite_differences_equals_double_backward(space_name, e
 
 
 class HostReads(TorchDispatchMode):
-    """Counts the times a number is read out of a tensor, which makes a GPU's host wait."""
+    """Counts what makes a GPU's host wait: a number that is read out of a tensor, a result whose size depends
+    on values, a copy to another device."""
+
+    SIZED = ("nonzero", "masked_select", "_unique2", "unique_dim", "equal", "repeat_interleave")
 
     def __init__(self):
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        read = function is torch.ops.aten._local_scalar_dense.default
+        sized = function._opname in self.SIZED
+        tensors = [t for t in (*args, result) if isinstance(t, torch.Tensor)]
+        copied = function._opname in ("_to_copy", "copy_") and len({t.device for t in tensors}) > 1
+        self.count += read or sized or copied
+        return result
 
 
 @pytest.mark.parametrize("estimator", ["reinmax", "st_gumbel", "softmax", "reinforce_loo"])
 def test_steps_read_nothing_from_the_device(estimator):
     """No number is read from a tensor for an edge, a candidate or a cell, in forward or backward.
 
-    The choice itself is read from the draw, whose tensors live on the CPU. Whether a step is skipped is
-    decided on the device by fused optimizers, which a search has on CUDA.
+    The choice itself is read from the draw, whose tensors live on the CPU, as do the logits. Whether their
+    step is skipped is the one thing that is read; that of the weights is decided on the device by a fused
+    optimizer, which a search has on CUDA.
     """
     bilevel = setup("nasbench201", estimator, clip=5.0, architecture_clip=1.0)
-    for optimizer in (bilevel.weight_optimizer, bilevel.architecture_optimizer):
-        optimizer.param_groups[0]["fused"] = True
+    bilevel.weight_optimizer.param_groups[0]["fused"] = True
     with HostReads() as reads:
         torch.ones(1).item()
-        assert reads.count == 1
-        bilevel.architecture_step(batch(1), batch(2), rng(1))
+        torch.ones(1).nonzero()
+        torch.ones(1).to("meta")
+        assert reads.count == 3
         bilevel.weight_step(batch(1), rng(2))
-    assert reads.count == 1
+        assert reads.count == 3
+        bilevel.architecture_step(batch(1), batch(2), rng(1))
+        assert reads.count == 4
 
 
 def test_unrolling_restores_the_weights_even_after_an_error():
@@ -291,7 +323,9 @@ def test_unrolling_restores_the_weights_even_after_an_error():
 
 
 def test_search_learns_which_candidate_helps():
-    """On a task that only convolutions can solve, the logits leave `none` behind."""
+    """On a task that `none` cannot solve, the logits leave it behind on the edge that decides, and the
+    networks that are drawn are better than those of uniform logits. After so short a training it is open
+    which of the others they prefer."""
     bilevel = setup("micro")
     bilevel.architecture_optimizer = torch.optim.Adam([bilevel.architecture.logits], 0.05)
     images = torch.randn(60, 1, 8, 8, generator=rng(0))
@@ -303,7 +337,10 @@ def test_search_learns_which_candidate_helps():
     for step in range(80):
         bilevel.weight_step((images[:30], labels[:30]), rng(2 * step))
         bilevel.architecture_step((images[30:], labels[30:]), (images[:30], labels[:30]), rng(2 * step + 1))
-    p = bilevel.architecture.logits.softmax(-1)
-    last_node = p[1:]
-    assert (last_node[:, 0] < 0.2).any()
-    assert bilevel.architecture.logits.abs().max() > 0.5
+    p = bilevel.architecture.logits.detach().softmax(-1)
+    with torch.no_grad():
+        choices = itertools.product(range(5), repeat=3)
+        losses = [F.cross_entropy(bilevel.supernet(images[30:], list(c)), labels[30:]) for c in choices]
+    losses = torch.stack(losses).view(5, 5, 5)
+    assert p[1, 0] < 0.15  # from the input straight to the output
+    assert torch.einsum("ijk,i,j,k->", losses, *p) < 0.7 * losses.mean()

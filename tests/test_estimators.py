@@ -1,10 +1,13 @@
 """The contract of every estimator: written formula, exactness, sampling, robustness."""
 
 import itertools
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
 import torch
+from conftest import ROOT, run_environment
 
 import estimators
 from estimators import Schedule
@@ -522,6 +525,18 @@ def test_an_estimator_from_outside(own):
         estimators.register("st", type("Other", (own,), {}))
     with pytest.raises(ValueError, match="is named 'own', expected 'other'"):
         estimators.register("other", own)
+
+
+def test_the_example_of_an_own_estimator():
+    """Straight-through at one end, ReinMax, which is exact for its quadratic loss, at the other."""
+    command = [sys.executable, str(ROOT / "examples" / "own_estimator.py")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=run_environment())
+    words = [line.split() for line in shown.stdout.splitlines()]
+    found = {name: (float(bias), float(std)) for name, _, bias, _, std, *_ in words}
+    bias = {name: pair[0] for name, pair in found.items()}
+    assert found["st_to_reinmax:beta=0"] == pytest.approx(found["st"], abs=0.06)
+    assert found["st_to_reinmax:beta=0.5"] == pytest.approx(found["reinmax"], abs=0.06)
+    assert bias["st_to_reinmax:beta=0.5"] < 0.05 < bias["st_to_reinmax:beta=0.25"] < bias["st"]
 
 
 def test_signals_and_randomness():
