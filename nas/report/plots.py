@@ -132,9 +132,8 @@ class _Line(NamedTuple):
 def plot_curves(metrics: Metrics) -> Figure:
     """Losses and accuracies (%) over the epochs, of a search or of a final training."""
     figure, grid = new_grid(1, 2, 2.3, left=0.45, right=1.3, top=0.35, bottom=0.45, between=(1.45, 0))
-    for axes, suffix, title, digits in zip(
-        grid[0], ("loss", "accuracy"), ("loss", "accuracy, %"), (3, 1), strict=True
-    ):
+    measures = (("loss", "loss", 3), ("accuracy", "accuracy, %", 1))
+    for axes, (suffix, title, digits) in zip(grid[0], measures, strict=True):
         lines = [_read(metrics, f"{key}_{suffix}", *_SERIES[key]) for key in _SERIES]
         axes.set_title(title)
         _plot_lines(axes, metrics, lines, digits)

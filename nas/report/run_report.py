@@ -85,16 +85,13 @@ def _quote(word: str) -> str:
 def _search_tiles(result: dict[str, Any], metrics: list[dict[str, Any]], genotype: Genotype) -> list[Tile]:
     edges = [edge for cell in genotype.cells for edge in cell.edges]
     skips = sum(genotype.count("skip_connect").values())
+    epochs = f"{len(metrics)} epoch{'s'[: len(metrics) != 1]}"
     return [
         Tile("Derived cell", *_percent(result["derived_accuracy"]), "validation, shared weights"),
         Tile("Skip connections", f"{skips}", f"of {len(edges)} edges"),
         Tile("Entropy", f"{metrics[-1]['entropy']:.2f}" if metrics else "–", "nats", "mean, last epoch"),
         Tile("Supernet", *_count(result["parameters"]), "parameters"),
-        Tile(
-            "Search time",
-            *_duration(result["total_seconds"]),
-            f"{len(metrics)} epoch{'s'[: len(metrics) != 1]}",
-        ),
+        Tile("Search time", *_duration(result["total_seconds"]), epochs),
     ]
 
 
@@ -125,30 +122,19 @@ def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], space: Sear
         caption = "Loss and accuracy on training and test images; the result is that of the last epoch."
         return [*pictures, Picture("Curves", curves, caption)]
     moments, epochs = [m["probabilities"] for m in metrics], [m["epoch"] for m in metrics]
+    probabilities = plots.plot_probabilities(space, moments, epochs)
+    trained = (
+        "train: steps of the weights; validation: steps of the architecture; derived cell: the most probable "
+        "architecture with the shared weights on the validation split."
+    )
+    share = "The share of every operation on every edge; edges are named source→target."
+    undecided = "How undecided the edges are: 0 when every edge has made its choice."
+    skips = "Edges without weights; in a search that collapses they take over the derived cell."
     return [
-        Picture(
-            "Curves",
-            curves,
-            "train: steps of the weights; validation: steps of the architecture; derived cell: the "
-            "most probable architecture with the shared weights on the validation split.",
-        ),
-        Picture(
-            "Probabilities",
-            plots.plot_probabilities(space, moments, epochs),
-            "The share of every operation on every edge; edges are named source→target.",
-        ),
-        Picture(
-            "Entropy",
-            plots.plot_entropy(metrics),
-            "How undecided the edges are: 0 when every edge has made its choice.",
-            half=True,
-        ),
-        Picture(
-            "Skip connections",
-            plots.plot_skips(metrics),
-            "Edges without weights; in a search that collapses they take over the derived cell.",
-            half=True,
-        ),
+        Picture("Curves", curves, trained),
+        Picture("Probabilities", probabilities, share),
+        Picture("Entropy", plots.plot_entropy(metrics), undecided, half=True),
+        Picture("Skip connections", plots.plot_skips(metrics), skips, half=True),
     ]
 
 
