@@ -15,9 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(options: FinalOptions) -> None:
     """Run the training. Imported late, so that --help and bad options answer at once."""
-    from nas.training.final import run
+    from nas import entry
 
-    run(options)
+    entry.train(options)
 
 
 if __name__ == "__main__":

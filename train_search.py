@@ -15,9 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search(options: SearchOptions) -> None:
     """Run the search. Imported late, so that --help and bad options answer at once."""
-    from nas.bilevel.search import run
+    from nas import entry
 
-    run(options)
+    entry.search(options)
 
 
 if __name__ == "__main__":

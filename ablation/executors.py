@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from nas.runs.files import lock, write_json
-from recipes import InputError, RunOptions, command_line, first_line
+from recipes import RESUME_ME, InputError, RunOptions, first_line
 from recipes.ablation import LOCAL_JOBS, GridOptions
+from recipes.config_file import config_json
 
 GRACE = 60.0  # seconds that a run has for its last step and its checkpoint when it is asked to stop
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -65,11 +66,13 @@ class Run:
         """The command line that starts the run, or continues it where its folder has begun."""
         folder = self.folder
         command = [sys.executable, "-m", self.module, "--out", str(self.options.out)]
+        if self.options.plugins:
+            command += ["--plugins", *self.options.plugins]
         if (folder / "config.json").exists():
             return [*command, "--resume"]
         config = folder.with_name(folder.name + ".json")
         config.parent.mkdir(parents=True, exist_ok=True)
-        write_json(config, command_line.config_json(self.options))
+        write_json(config, config_json(self.options))
         return [*command, "--config", str(config)]
 
 
@@ -132,7 +135,7 @@ def finish(run: Run, retries: int, children: Children | None = None) -> str | No
         for _ in range(retries + 1):
             with _claim(run, children) as claim:
                 code, errors = children.run(run.command(), run.cwd, claim)
-            if children.stopping or (code >= 0 and code != command_line.RESUME_ME):
+            if children.stopping or (code >= 0 and code != RESUME_ME):
                 break
     except OSError as error:
         return f"the run {run.options.out} cannot be written or locked: {error}"

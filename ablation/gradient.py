@@ -179,7 +179,7 @@ def write_report(
     pictures = [
         page.Picture(
             "Bias against spread",
-            gradient_plots.draw_trade_off(temperature),
+            gradient_plots.plot_trade_off(temperature),
             "The black dot is the exact gradient, whose norm is the unit of both axes; the diamond is the "
             "estimate 0. A line follows an estimator from temperature "
             f"{TAUS[0]:g}, its thin end, to {TAUS[-1]:g}. The dot with the name is temperature 1, with 95 % "
@@ -188,12 +188,12 @@ def write_report(
         ),
         page.Picture(
             "More candidates",
-            gradient_plots.draw_candidates([r for r in records if r["part"] == "candidates"]),
+            gradient_plots.plot_candidates([r for r in records if r["part"] == "candidates"]),
             "One choice among K candidates, all estimators at temperature 1. Bands are 95 % intervals.",
         ),
         page.Picture(
             "Error of a single estimate",
-            gradient_plots.draw_ranking(at_one),
+            gradient_plots.plot_ranking(at_one),
             "At temperature 1, sorted by the mean of the right table. Left: in units of the norm of the "
             "exact gradient; the estimate 0 has 1. Right: what no step size changes.",
         ),

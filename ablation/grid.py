@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,9 +23,9 @@ import estimators
 import search_spaces
 from ablation import grid_report
 from ablation.executors import Run, execute
+from nas import tables
 from nas.runs.files import read_json, read_json_lines
-from nas.tables import truth
-from nas.tables.truth import Truth
+from nas.tables import Truth
 from recipes import (
     FinalOptions,
     InputError,
@@ -36,6 +36,7 @@ from recipes import (
     one_of,
 )
 from recipes.ablation import GridOptions
+from recipes.config_file import free, read_config
 from search_spaces import Genotype
 from studies.truth.build import RECIPE as FINAL_RECIPE
 
@@ -50,7 +51,7 @@ SEARCH_RECIPE: dict[str, Any] = {
 }
 MEASURED_MOMENTS = {"micro": 4}
 # Options that may differ between a run and the plan: where it is, and where its options came from.
-_WITHOUT_EFFECT = command_line.FREE_ON_RESUME | {"config", "preset", "threads"}
+_WITHOUT_EFFECT = free(RunOptions) | {"config", "preset", "threads", "plugins"}
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ def find_truth(options: GridOptions) -> Truth | None:
             raise InputError("--table and --evaluate retrain were both given: drop one")
         return None
     if options.table is not None:
-        return truth.read(Path(options.table), options.space, options.column)
-    return truth.packaged(options.space, options.dataset)
+        return tables.read(Path(options.table), options.space, options.column)
+    return tables.packaged(options.space, options.dataset)
 
 
 # Running
@@ -222,8 +223,8 @@ def is_finished(options: RunOptions) -> bool:
     path = folder / "config.json"
     if not path.exists():
         return False
-    stored = command_line.read_config(type(options), path)
-    wanted = command_line.config_json(options)
+    stored = read_config(type(options), path)
+    wanted = asdict(options)
     for name, value in stored.items():
         if name not in _WITHOUT_EFFECT and value != wanted[name]:
             raise InputError(

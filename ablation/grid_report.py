@@ -15,7 +15,7 @@ from ablation.comparison import Paired, estimate, paired
 from ablation.grid_plots import Records, methods, values
 from nas.report import page
 from nas.runs.files import write_text
-from nas.tables.truth import Truth
+from nas.tables import Truth
 from recipes.ablation import LOCAL_JOBS, GridOptions
 
 
@@ -92,7 +92,7 @@ def _pictures(
     pictures = [
         page.Picture(
             "What was found",
-            grid_plots.draw_answer(records, known),
+            grid_plots.plot_answer(records, known),
             "Small: searches. Large: their mean with its 95 % bootstrap interval. Numbers: mean ± standard "
             "deviation. ◂ marks searches left of the axis.",
         )
@@ -102,7 +102,7 @@ def _pictures(
         pictures.append(
             page.Picture(
                 "Over the search",
-                grid_plots.draw_anytime(curves, known, evaluations),
+                grid_plots.plot_anytime(curves, known, evaluations),
                 "Above: what the search would have found if it had stopped after an epoch. Below: how "
                 "undecided it was. Means over the seeds with 95 % bootstrap intervals.",
             )
@@ -112,7 +112,7 @@ def _pictures(
         pictures += [
             page.Picture(
                 "The architecture gradient, measured inside the searches",
-                grid_plots.draw_gradient_plane(gradients),
+                grid_plots.plot_gradient_plane(gradients),
                 "Bias and standard deviation of one estimate of the gradient of the logits, in units of "
                 f"the norm of the true one ({_reference(gradients)}), on a fixed validation batch, each "
                 f"estimator at its temperature of that moment. Means over {runs} searches with 95 % "
@@ -121,7 +121,7 @@ def _pictures(
             ),
             page.Picture(
                 "What averaging buys",
-                grid_plots.draw_budget(gradients),
+                grid_plots.plot_budget(gradients),
                 "Direction of the mean of N estimates, computed from measured bias and variance. Left in "
                 "each panel the noise decides, right the bias.",
             ),
@@ -130,7 +130,7 @@ def _pictures(
         pictures.append(
             page.Picture(
                 "Pairs",
-                grid_plots.draw_pairs(names, pairs),
+                grid_plots.plot_pairs(names, pairs),
                 "Difference of accuracy, row minus column, mean over equal seeds. Bold: the 95 % bootstrap "
                 "interval does not contain 0; with few seeds it is too narrow, see the p-values below.",
             )

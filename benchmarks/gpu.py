@@ -25,7 +25,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks import subjects, timing
 from benchmarks.final import PLAIN
 from benchmarks.timing import BenchmarkOptions, Report, Row
-from nas import runtime
+from nas import device as devices
 from nas.bilevel.search import Search
 from nas.training.final import Training
 from recipes import FinalOptions, SearchOptions
@@ -78,7 +78,7 @@ class Budget:
 def run(options: GpuOptions) -> Report:
     """All measurements, the most important ones first."""
     budget = Budget(60 * options.budget_minutes)
-    device = runtime.select_device(SearchOptions(device=options.device))
+    device = devices.select(options.device)
     report = Announcing("gpu", options)
     bandwidth, rate = machine_limits(report, device, budget.share(0.04))
 
@@ -188,7 +188,7 @@ def search_time(report: Report, name: str, search: Search, target: str, seconds:
     """Report how long an epoch and the whole search take on CIFAR-10; the seconds of both steps."""
     per_step = statistics.median(epochs(search, seconds)) / search.steps
     start = time.perf_counter()
-    search.score(search.derive())
+    search.score(search.rule.selected(search))
     evaluation = (time.perf_counter() - start) / len(search.valid.images) * CIFAR_PART
     count, every = (250, 5) if search.space.name == "nasbench201" else (50, 1)
     epoch = per_step * (CIFAR_PART // search.options.batch_size)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from matplotlib.figure import Figure
 
-import search_spaces
+import nas
 from benchmarks import subjects, timing
 from benchmarks.timing import BenchmarkOptions, Cost, Report, Row
-from nas import data
-from nas.bilevel.search import run as run_search
 from nas.report.figures import new_figure, to_png
-from recipes import InputError, SearchOptions, one_of
+from recipes import InputError, one_of
 from search_spaces.nasbench201 import DenseCellSpace
 
 # The candidates of nasbench201, then others.
@@ -98,16 +94,13 @@ def search(options: WholeSearchOptions, changes: dict[str, Any]) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     changes = dict(changes)
-    space = DenseCellSpace("nasbench201", nodes=4, channels=16, cells=5)
-    space.operations = CANDIDATES[: changes.pop("candidates", 5)]  # type: ignore[assignment]
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        stack.enter_context(mock.patch.dict(search_spaces._REGISTRY, {space.name: space}))
-        if "dataset" not in changes:
-            images = subjects.random_images(options.images)
-            stack.enter_context(mock.patch.object(data, "load", return_value=images))
-        run_search(SearchOptions(out=str(folder / "run"), device="cpu", tensorboard=False, **changes))
+    space = DenseCellSpace("dense_cells", 4, 16, 5, CANDIDATES[: changes.pop("candidates", 5)])
+    if "dataset" in changes:
+        changes["data"] = changes.pop("dataset")
+    else:
+        changes["data"] = subjects.random_images(options.images)
+    with tempfile.TemporaryDirectory() as folder:
+        nas.search(space, out=Path(folder) / "run", device="cpu", tensorboard=False, **changes)
 
 
 def growth(options: WholeSearchOptions, seconds: dict[str, float], memory: dict[str, float]) -> Figure:

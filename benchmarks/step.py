@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from benchmarks import subjects, timing
 from benchmarks.timing import Action, BenchmarkOptions, Report, Row, timed
-from nas import runtime
+from nas import device
 from nas.bilevel.search import Search
-from nas.bilevel.steps import Batch, frozen
+from nas.bilevel.unroll import Batch, frozen
+from nas.genotypes import cells_of
 from nas.seeding import generator
 from recipes import SearchOptions, one_of
 from search_spaces.mixed_edge import Draw
@@ -84,16 +85,16 @@ def actions(options: StepOptions) -> dict[str, Action]:
     dense, gdas = build(options, "dense", public=True), build(options, "surrogate", public=True)
     batch, public_batch = one_batch(ours), one_batch(dense)
     networks = [alone(ours, call) for call in range(DRAWS)]
-    uniform = torch.full_like(ours.logits, 1 / ours.logits.shape[1]).detach()
+    uniform = torch.full_like(ours.architecture.logits, 1 / ours.architecture.logits.shape[1]).detach()
 
     def sampled_alone(call: int) -> None:
         network, optimizer = networks[call % DRAWS]
-        with ours.bilevel.autocast:
+        with ours.bilevel.precision():
             loss = F.cross_entropy(network(batch[0]), batch[1])
         descend(loss, network, optimizer, ours.options.clip)
 
     def candidates(call: int) -> None:
-        with torch.no_grad(), ours.bilevel.autocast:
+        with torch.no_grad(), ours.bilevel.precision():
             mixture.supernet(batch[0], uniform)
 
     def weights_frozen(call: int) -> None:
@@ -148,11 +149,13 @@ def build(
 def alone(search: Search, call: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The network that the weight step of this call draws, in the memory order of the supernet, and an
     optimizer as that of the supernet."""
-    chosen = search.bilevel.estimator(search.logits.detach(), draws(call)).argmax(-1).tolist()
-    network = subjects.sampled_network(
-        search.space, chosen, search.options.channels, runtime.cells(search.options, search.space)
+    chosen = (
+        search.architecture.estimator(search.architecture.logits.detach(), draws(call)).argmax(-1).tolist()
     )
-    network = runtime.place(network, search.options, search.device)
+    network = subjects.sampled_network(
+        search.space, chosen, search.options.channels, cells_of(search.space, search.options.cells)
+    )
+    network = device.place(network, search.device, search.options.channels_last)
     defaults = search.weight_optimizer.defaults
     return network, type(search.weight_optimizer)(network.parameters(), **defaults)
 
@@ -169,14 +172,18 @@ def draws(call: int) -> torch.Generator:
 
 def public_weight_step(search: Search, batch: Batch, call: int) -> None:
     """All candidates (GDAS: the drawn one) mixed with the weights of the draw, plain backward, SGD."""
-    loss, _ = search.bilevel.loss(search.bilevel.estimator(search.logits, draws(call)), batch)
+    loss, _ = search.bilevel.loss(
+        search.architecture.estimator(search.architecture.logits, draws(call)), batch
+    )
     descend(loss, search.supernet, search.weight_optimizer, search.options.clip)
 
 
 def public_architecture_step(search: Search, batch: Batch, call: int) -> None:
     """First order as in DARTS: backward through everything, the weights' gradients included, Adam."""
     search.architecture_optimizer.zero_grad()
-    loss, _ = search.bilevel.loss(search.bilevel.estimator(search.logits, draws(call)), batch)
+    loss, _ = search.bilevel.loss(
+        search.architecture.estimator(search.architecture.logits, draws(call)), batch
+    )
     loss.backward()
     search.architecture_optimizer.step()
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TypeVar
-from unittest import mock
 
 import torch
 from torch import nn
 
-from nas import data
+from nas import device
 from nas.bilevel.search import Search
 from nas.data import Augmentation, DataSet, Images
 from nas.training.final import Training
 from recipes import FinalOptions, SearchOptions
-from search_spaces import SearchSpace
+from search_spaces import ABSENT, SearchSpace
 from search_spaces.operations import candidate_norm, supernet_norm
-from search_spaces.skeleton import CellPlan, Materials, PlannedEdge, Size
+from search_spaces.skeleton import EdgeFactory, Size
 
 Job = TypeVar("Job", Search, Training)
 
@@ -35,8 +34,7 @@ def random_images(count: int, seed: int = 0) -> DataSet:
 
 def search(options: SearchOptions, dataset: DataSet) -> Search:
     """The search that train_search.py would run on `dataset`."""
-    with mock.patch.object(data, "load", return_value=dataset):
-        return Search(options)
+    return Search.of(options, {"dataset": dataset}, device.select(options.device))
 
 
 def whole_epoch(search: Search, number: int) -> None:
@@ -48,8 +46,7 @@ def whole_epoch(search: Search, number: int) -> None:
 
 def training(options: FinalOptions, dataset: DataSet) -> Training:
     """The training that train_final.py would run on `dataset`."""
-    with mock.patch.object(data, "load", return_value=dataset):
-        return Training(options)
+    return Training.of(options, {"dataset": dataset}, device.select(options.device))
 
 
 def sampled_network(space: SearchSpace, chosen: Sequence[int], channels: int, cells: int) -> nn.Module:
@@ -57,11 +54,9 @@ def sampled_network(space: SearchSpace, chosen: Sequence[int], channels: int, ce
 
     Its normalisations are those of the supernet, so that nothing but the other candidates is left out.
     """
-    plans = {}
-    for block, name in enumerate(space.cell_names):
-        edges = []
-        for row, (source, target) in enumerate(space.cell_edges, start=block * len(space.cell_edges)):
-            edges.append(PlannedEdge(source, target, row, space.operations[chosen[row]]))
-        plans[name] = CellPlan(space.inputs, space.nodes, tuple(edges), space.supernet_concat)
-    materials = Materials(space.operations, candidate_norm, supernet_norm, space.pool_norm)
-    return space.skeleton(plans, materials, Size(channels, cells, num_classes=10, in_channels=3))
+    operations = [
+        None if k == ABSENT else slot.candidates[k] for slot, k in zip(space.slots, chosen, strict=True)
+    ]
+    factory = EdgeFactory(candidate_norm, supernet_norm, space.pool_norm)
+    size = Size(channels, cells, num_classes=10, in_channels=3)
+    return space.skeleton(space.plans(space.genotype(operations)), factory, size)

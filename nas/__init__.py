@@ -1,5 +1,8 @@
 """Search, derive, retrain: joins estimators (tensors) and search spaces (modules).
 
+    result = nas.search(space="micro", data="digits", estimator="reinmax", epochs=20)
+    trained = nas.train(result.genotype, data="digits", epochs=30)
+
 Importing this package registers the timm model `nas_net`.
 """
 
@@ -9,6 +12,25 @@ from nas.compat import prepare_torchvision
 
 prepare_torchvision()
 
+from nas.api import SearchResult, TrainResult, search, train  # noqa: E402
+from nas.bilevel.policies import POLICIES  # noqa: E402
+from nas.bilevel.rules import RULES  # noqa: E402
+from nas.bilevel.terms import TERMS  # noqa: E402
 from nas.training.model import load, nas_net, save  # noqa: E402
+from recipes import InputError  # noqa: E402
 
-__all__ = ["load", "nas_net", "save"]
+register_policy, register_rule, register_term = POLICIES.register, RULES.register, TERMS.register
+
+__all__ = [
+    "InputError",
+    "SearchResult",
+    "TrainResult",
+    "load",
+    "nas_net",
+    "register_policy",
+    "register_rule",
+    "register_term",
+    "save",
+    "search",
+    "train",
+]

@@ -8,7 +8,7 @@ from pathlib import Path
 import search_spaces
 from recipes import InputError, one_of
 from recipes.text_files import parse_json, read_text
-from search_spaces import Genotype, GenotypeError
+from search_spaces import Genotype, GenotypeError, SearchSpace
 from search_spaces.zoo import PUBLISHED
 
 
@@ -16,8 +16,8 @@ def read_genotype(text: str, space_name: str | None = None) -> Genotype:
     """The genotype that `text` is: a file, the name of a published cell, or the notation itself.
 
     Args:
-        text: path of a genotype.json or of a text file, a key of `search_spaces.zoo.PUBLISHED`, an
-            architecture string of NAS-Bench-201, or `Genotype(normal=[...], ...)`.
+        text: path of a genotype.json or of a text file, a key of `search_spaces.zoo.PUBLISHED`, or the
+            notation of a space: an architecture string of NAS-Bench-201, `Genotype(normal=[...], ...)`.
         space_name: the search space it has to belong to; None: found from the text.
 
     Raises:
@@ -37,18 +37,23 @@ def read_genotype(text: str, space_name: str | None = None) -> Genotype:
 
 
 def _parse(text: str, space_name: str | None) -> Genotype:
-    """Read the notation of `space_name`, by default of the space whose notation it looks like."""
-    if space_name is None:
-        space_name = "darts" if "(" in text else "micro" if text.count("+") == 1 else "nasbench201"
-    try:
-        return search_spaces.get(space_name).parse(text)
-    except GenotypeError as error:
-        raise InputError(str(error)) from None
+    """Read the notation of `space_name`, by default of the first space that can read the text."""
+    spaces = [search_spaces.get(name) for name in ([space_name] if space_name else search_spaces.names())]
+    known = ", ".join(search_spaces.names())
+    problems = []
+    for space in spaces:
+        if space_name or space.recognises(text):
+            try:
+                return space.parse(text)
+            except GenotypeError as error:
+                problems.append(str(error))
+    problems.append(f"malformed genotype {text[:100]!r}, expected the notation of one of: {known}")
+    raise InputError(problems[0])
 
 
 def _in_space(space: str, notation: str, wanted: str | None, what: str) -> Genotype:
     if wanted not in (None, space):
-        raise InputError(f"{what} belongs to the space '{space}', but --space is '{wanted}'")
+        raise InputError(f"{what} belongs to the space '{space}', but `space` is '{wanted}'")
     return search_spaces.get(space).parse(notation)
 
 
@@ -61,8 +66,19 @@ def _read_file(path: Path, space_name: str | None) -> Genotype:
         one_of("search space", genotype.space, search_spaces.names())
         if space_name not in (None, genotype.space):
             raise InputError(
-                f"genotype belongs to the space '{genotype.space}', but --space is '{space_name}'"
+                f"genotype belongs to the space '{genotype.space}', but `space` is '{space_name}'"
             )
         return search_spaces.get(genotype.space).validate(genotype)
     except (OSError, ValueError, InputError) as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def cells_of(space: SearchSpace, cells: int | None) -> int:
+    """Number of cells of a network: `cells`, by default the fewest. Raises InputError for fewer than
+    these."""
+    if cells is not None and cells < space.fewest_cells:
+        raise InputError(
+            f"`cells` is {cells}, expected at least {space.fewest_cells} in the space '{space.name}' "
+            f"({space.cells_help})"
+        )
+    return cells or space.fewest_cells

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from recipes.errors import InputError, InterruptionError, first_line, one_of
+from recipes.errors import RESUME_ME, InputError, InterruptionError, first_line, one_of
 from recipes.options import FinalOptions, RunOptions, SearchOptions
 
 __all__ = [
+    "RESUME_ME",
     "FinalOptions",
     "InputError",
     "InterruptionError",

@@ -18,6 +18,9 @@ class InputError(Exception):
         super().__init__(line if len(line) <= 1000 else f"{line[:700]} ... {line[-250:]}")
 
 
+RESUME_ME = 75  # the exit code of a process that was told to stop and has saved its work (EX_TEMPFAIL)
+
+
 class InterruptionError(Exception):
     """A signal has ended the work, what was done is saved: one line that says how to go on."""
 

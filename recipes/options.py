@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, TypeVar
 
-LARGEST = {
-    "seed": 2**63 - 1, "channels": 4096, "cells": 1000, "threads": 1024, "jobs": 1024, "seeds": 10_000,
-    "draws": 1_000_000, "problems": 1_000_000, "crop_padding": 4096, "cutout": 4096,
-}  # fmt: skip
-"""Integers that nobody means to exceed, and that could not be computed with; of other options: a billion."""
+from recipes.errors import InputError
+
+Dataclass = TypeVar("Dataclass")
+Options = TypeVar("Options", bound="RunOptions")
+
+LARGEST = 10**9  # no integer option is meant to exceed it, unless it says otherwise
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an option may have; None bounds nothing."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is in the range; infinity and NaN never are."""
+        return (
+            -math.inf < value < math.inf
+            and (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        """E.g. `at least 1`, `above 0 and below 1`."""
+        bounds = {
+            "at least": self.at_least,
+            "above": self.above,
+            "at most": self.at_most,
+            "below": self.below,
+        }
+        return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+
+
+def option(default: Any, *, free: bool = False, **bounds: float) -> Any:
+    """A field of options.
+
+    Args:
+        bounds: of its numbers, as in Range.
+        free: whether a continued run may have another value than the run so far: it changes no result.
+    """
+    return field(default=default, metadata={"range": Range(**bounds), "free": free})
 
 
 @dataclass(kw_only=True)
@@ -22,60 +64,67 @@ class RunOptions:
     """Named recipe that sets the defaults of the options below it (listed in the README)."""
     config: str | None = None
     """JSON file whose values become the defaults, e.g. the config.json of an earlier run."""
-    out: str | None = None
+    out: str | None = option(None, free=True)
     """Run folder; by default a name under runs/ made from space, estimator, data set and seed."""
-    resume: bool = False
+    resume: bool = option(False, free=True)
     """Continue the run in --out at its last checkpoint, with the options stored there."""
-    overwrite: bool = False
+    overwrite: bool = option(False, free=True)
     """Delete an earlier run in --out first."""
-    seed: int = 0
+    plugins: tuple[str, ...] = ()
+    """Python files or modules that are imported first: they register estimators, operations, spaces, data
+    sets, terms or rules of your own. Only what the command line names is ever imported."""
+    seed: int = option(0, at_least=0, at_most=2**63 - 1)
     """Seed of everything random; equal seeds give equal runs on the CPU."""
 
     dataset: str = "digits"
     """digits, cifar10, cifar100 or folder:PATH (class folders, under train/ and test/ or not)."""
-    data_root: str = "data"
+    data_root: str = option("data", free=True)
     """Folder that holds cifar10 and cifar100."""
-    download: bool = False
+    download: bool = option(False, free=True)
     """Download cifar10 or cifar100 into --data-root where it is missing."""
-    image_size: int = 32
+    image_size: int = option(32, at_least=4, at_most=4096)
     """Side in pixels that the images of folder:PATH are resized to."""
-    test_fraction: float = 0.2
+    test_fraction: float = option(0.2, above=0, below=1)
     """Part of the images set aside as test set where the data set (digits, folder:PATH) has none."""
-    train_limit: int | None = None
+    train_limit: int | None = option(None, at_least=1)
     """Use only so many training images, drawn evenly over the classes (default: all)."""
-    data_budget_gb: float = 8.0
+    data_budget_gb: float = option(8.0, at_least=0)
     """Data above this size (GB) stay in pinned host memory instead of on the device."""
 
-    epochs: int = 30
+    epochs: int = option(30, at_least=1)
     """Passes over the training images."""
-    batch_size: int = 64
+    batch_size: int = option(64, at_least=2)
     """Images a step, all processes of a torchrun job together."""
     sync_batch_norm: bool = False
     """Normalise with the statistics of the whole batch, not of the slice of each process; slower."""
-    channels: int = 16
+    label_smoothing: float = option(0.0, at_least=0, below=1)
+    """Probability mass that is spread over the other classes in training."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: weigh classes in the training loss by the inverse of their number of images."""
+    channels: int = option(16, at_least=1, at_most=4096)
     """Channels of the first cells (C)."""
-    cells: int | None = None
+    cells: int | None = option(None, at_least=1, at_most=1000)
     """Cells per stage (nasbench201, micro) or cells in all (darts); default: the fewest, 1 or 3."""
-    lr: float = 0.05
+    lr: float = option(0.05, above=0)
     """Learning rate of the weights at the start."""
-    lr_min: float = 0.0
+    lr_min: float = option(0.0, at_least=0)
     """Learning rate of the weights at the end of the cosine decay."""
-    momentum: float = 0.9
+    momentum: float = option(0.9, at_least=0, below=1)
     """Momentum of the weights."""
-    weight_decay: float = 5e-4
+    weight_decay: float = option(5e-4, at_least=0)
     """Weight decay of the weights."""
-    clip: float = 5.0
+    clip: float = option(5.0, at_least=0)
     """Largest norm of the weights' gradient; 0 turns clipping off."""
-    crop_padding: int | None = None
+    crop_padding: int | None = option(None, at_least=0, at_most=4096)
     """Pixels that images are padded by before a random crop (default: the data set's)."""
     flip: bool | None = None
     """Mirror training images at random (default: the data set's)."""
-    cutout: int = 0
+    cutout: int = option(0, at_least=0, at_most=4096)
     """Side in pixels of a random square that is blanked in training images; 0 turns it off."""
 
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
-    threads: int | None = None
+    threads: int | None = option(None, at_least=1, at_most=1024)
     """CPU threads (default: all cores)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto is bfloat16 autocast on CUDA and float32 on the CPU."""
@@ -83,15 +132,15 @@ class RunOptions:
     """Keep feature maps in channels-last memory order; faster on CPU and GPU."""
     deterministic: bool = False
     """Use deterministic algorithms only, so that equal seeds give equal runs on CUDA, too; slower there."""
-    max_skipped_steps: int = 20
+    max_skipped_steps: int = option(20, at_least=0, free=True)
     """Steps of a run that may be skipped because their loss or gradient is not finite; one more ends it."""
-    checkpoint_every: int = 1
+    checkpoint_every: int = option(1, at_least=1, free=True)
     """Epochs between checkpoints; the last epoch always leaves one."""
-    checkpoint_steps: int = 0
+    checkpoint_steps: int = option(0, at_least=0, free=True)
     """Steps between further checkpoints inside epochs; 0: none."""
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: float = option(10.0, at_least=0, free=True)
     """Minutes after which a step leaves a checkpoint wherever it is; 0: none."""
-    evaluate_every: int = 1
+    evaluate_every: int = option(1, at_least=1)
     """Epochs between evaluations; the last epoch is always evaluated."""
     tensorboard: bool = True
     """Write TensorBoard events."""
@@ -103,19 +152,19 @@ class SearchOptions(RunOptions):
 
     kind: ClassVar[str] = "search"
 
-    epochs: int = 60
+    epochs: int = option(60, at_least=1)
     """Passes over the training part of the images."""
     space: str = "nasbench201"
-    """Search space: nasbench201, darts or micro."""
+    """Search space: nasbench201, micro, darts, s1, s2, s3 or s4."""
     estimator: str = "reinmax"
     """Gradient estimator: reinmax, reinmax_rao, st, st_gumbel, gumbel_rao, gst, softmax, concrete,
-    dirichlet, reinforce or reinforce_loo."""
+    dirichlet, reinforce or reinforce_loo; with settings if wanted: gumbel_rao:samples=20."""
     tau: str | None = None
     """Temperature: a number, or START:END for a linear schedule (default: the estimator's own)."""
     edge_gradient: Literal["lean", "compiled", "dense", "surrogate"] = "lean"
     """Gradient of the draws: lean (exact), compiled (the same by torch.compile, for GPUs), dense (exact,
     plain autograd) or surrogate (GDAS)."""
-    draws: int | None = None
+    draws: int | None = option(None, at_least=1, at_most=1_000_000)
     """Independent draws per architecture step, averaged (default: 1, for reinforce_loo 4)."""
     draw_per: Literal["step", "rank", "image"] = "step"
     """step: a step draws for the whole batch; rank: every process of a torchrun job draws its own
@@ -126,22 +175,29 @@ class SearchOptions(RunOptions):
     """1: weights are held fixed in architecture steps; 2: one unrolled weight step (DARTS)."""
     nesterov: bool = True
     """Nesterov momentum for the weights."""
-    warmup_epochs: int | None = None
+    warmup_epochs: int | None = option(None, at_least=0)
     """Epochs at the start with weight steps only (default: half of --epochs)."""
-    val_fraction: float = 0.5
+    val_fraction: float = option(0.5, above=0, below=1)
     """Part of the training images that serves the architecture steps."""
-    arch_lr: float = 0.02
+    arch_lr: float = option(0.02, above=0)
     """Learning rate of the logits (Adam)."""
-    arch_weight_decay: float = 1e-3
+    arch_weight_decay: float = option(1e-3, at_least=0)
     """Weight decay of the logits."""
-    arch_clip: float = 1.0
+    arch_clip: float = option(1.0, at_least=0)
     """Largest norm of the logits' gradient; 0 turns clipping off."""
-    measure_every: int = 0
+    measure_every: int = option(0, at_least=0)
     """Epochs between measurements of the architecture gradient: how far is every estimator from the
     truth on a fixed validation batch? 0: none. All architectures of micro are run for it, elsewhere
     a thousand."""
+    terms: tuple[str, ...] = ()
+    """What the architecture step minimises beside the loss: beta_decay, entropy or uniform_decay, each with
+    settings if wanted: entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""
+    policy: str = "draw"
+    """What a weight step trains: draw (an architecture from the estimator) or uniform (any, with equal
+    probability)."""
     derive: str = "argmax"
-    """argmax, or sample:K to score K drawn architectures with the shared weights."""
+    """Rule that selects the architecture in the end: argmax, or sample:K to score K drawn architectures with
+    the shared weights."""
 
     @property
     def warmup(self) -> int:
@@ -163,21 +219,48 @@ class FinalOptions(RunOptions):
     """Any optimizer timm knows, e.g. sgd (Nesterov), momentum, adamw."""
     scheduler: str = "cosine"
     """Learning-rate scheduler of timm: cosine, tanh, step (a tenth at each third of the run) or poly."""
-    warmup_epochs: int = 0
+    warmup_epochs: int = option(0, at_least=0)
     """Epochs in which the learning rate rises linearly."""
-    label_smoothing: float = 0.0
-    """Probability mass that is spread over the other classes."""
-    drop_path: float = 0.0
+    drop_path: float = option(0.0, at_least=0, below=1)
     """Drop-path probability that the epochs rise to linearly from 0, as in DARTS (darts)."""
-    auxiliary_weight: float = 0.0
+    auxiliary_weight: float = option(0.0, at_least=0)
     """Weight of the auxiliary head's loss; 0 builds none (darts)."""
-    mixup: float = 0.0
+    mixup: float = option(0.0, at_least=0)
     """Mixup alpha; 0 turns it off."""
-    cutmix: float = 0.0
+    cutmix: float = option(0.0, at_least=0)
     """CutMix alpha; 0 turns it off."""
     auto_augment: str | None = None
     """timm policy such as rand-m9-mstd0.5; images are augmented one by one on the CPU."""
-    ema_decay: float = 0.0
+    ema_decay: float = option(0.0, at_least=0, below=1)
     """Decay of an exponential moving average of the weights, which is then tested; 0: none."""
     compile: bool = False
     """Compile the network with torch.compile; pays for long runs."""
+
+
+def check_numbers(options: Dataclass) -> Dataclass:
+    """Return options of any kind if every value by itself is in its range; raises InputError."""
+    for entry in fields(options):  # type: ignore[arg-type]
+        value, bounds = getattr(options, entry.name), entry.metadata.get("range", Range())
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if type(value) is int and bounds.at_most is None:
+                bounds = replace(bounds, at_most=LARGEST)
+            if not bounds.holds(value):
+                raise InputError(f"`{entry.name}` is {value}, expected a number of {bounds}")
+        if isinstance(value, str) and ("\0" in value or value.encode(errors="replace").decode() != value):
+            raise InputError(
+                f"`{entry.name}` is not valid UTF-8, or contains a zero byte: rename the file or folder"
+            )
+    return options
+
+
+def check(options: Options) -> Options:
+    """Return `options` if they are in their ranges and go together; raises InputError."""
+    check_numbers(options)
+    warmup = getattr(options, "warmup_epochs", None)
+    if warmup is not None and warmup >= options.epochs:
+        raise InputError(f"`warmup_epochs` is {warmup}, expected fewer than `epochs`, {options.epochs}")
+    if options.resume and options.overwrite:
+        raise InputError("`resume` and `overwrite` were both given: choose one")
+    if options.resume and not options.out:
+        raise InputError("`resume` needs `out`, the folder of the run to continue")
+    return options

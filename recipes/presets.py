@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from recipes.options import FinalOptions, RunOptions, SearchOptions
+
 # The defaults: a small network that finds its cell on a laptop in a minute.
 _QUICK: dict[str, Any] = {}
 
@@ -84,3 +86,8 @@ FINAL: dict[str, dict[str, Any]] = {
         "evaluate_every": 10,
     },
 }
+
+
+def of(kind: type[RunOptions]) -> dict[str, dict[str, Any]]:
+    """The recipes of a kind of run, by name."""
+    return {SearchOptions: SEARCH, FinalOptions: FINAL}[kind]

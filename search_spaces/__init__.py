@@ -1,4 +1,4 @@
-"""Search spaces: cell topology, candidate operations, macro skeleton. They know modules only.
+"""Search spaces: slots with candidate operations, and the network around them. They know modules only.
 
 space = search_spaces.get("nasbench201")
 genotype = space.parse("|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+...")
@@ -7,23 +7,35 @@ model = space.network(genotype, channels=16, cells=5, num_classes=10)
 
 from __future__ import annotations
 
+from recipes.registry import Registry
+from search_spaces import operations
 from search_spaces.darts import darts
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.nasbench201 import micro, nasbench201
+from search_spaces.robust_darts import s1, s2, s3, s4
+from search_spaces.slot import ABSENT, Slot
 from search_spaces.space import SearchSpace
 
-__all__ = ["CellGenotype", "Edge", "Genotype", "GenotypeError", "SearchSpace", "get", "names"]
+__all__ = [
+    "ABSENT",
+    "CellGenotype",
+    "Edge",
+    "Genotype",
+    "GenotypeError",
+    "SearchSpace",
+    "Slot",
+    "get",
+    "names",
+    "operations",
+    "register",
+]
 
-_REGISTRY: dict[str, SearchSpace] = {space.name: space for space in (nasbench201, darts, micro)}
+_SPACES: Registry[SearchSpace] = Registry(
+    "search space", {space.name: space for space in (nasbench201, darts, micro, s1, s2, s3, s4)}
+)
+get, names = _SPACES.get, _SPACES.names
 
 
-def names() -> list[str]:
-    """Names of all search spaces."""
-    return list(_REGISTRY)
-
-
-def get(name: str) -> SearchSpace:
-    """The search space `name`. Raises KeyError when there is none."""
-    if name not in _REGISTRY:
-        raise KeyError(f"unknown search space {name!r}, expected one of {', '.join(_REGISTRY)}")
-    return _REGISTRY[name]
+def register(space: SearchSpace) -> SearchSpace:
+    """Add a search space under its name and return it. Raises ValueError if that is taken or malformed."""
+    return _SPACES.register(space.name, space)

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import ast
 import warnings
-from math import comb, prod
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import combinations
+from math import prod
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search_spaces import operations
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.mixed_edge import Choice
 from search_spaces.operations import DropPath, FactorizedReduce, Norm, conv_norm
-from search_spaces.skeleton import Cell, CellPlan, Materials, Size, Skeleton
-from search_spaces.space import RandomSource, SearchSpace, edges_by_target
+from search_spaces.skeleton import Cell, CellPlan, EdgeFactory, Size, Skeleton
+from search_spaces.slot import Slot, cell_slots
+from search_spaces.space import RandomSource, SearchSpace, draw_one, edges_by_target
 
 _FORM = (
     "Genotype(normal=[('operation', source), ...], normal_concat=range(2, 6), "
@@ -25,40 +30,62 @@ _FORM = (
 _LONGEST_TEXT = 10_000
 
 
+CANDIDATES = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+
+
 class DartsSpace(SearchSpace):
     """Normal and reduction cells with two inputs and 4 intermediate nodes, two edges into each.
 
-    `none` is a candidate of the supernet but is never derived.
+    `none` can be a candidate of the supernet but is never derived.
+
+    Args:
+        name: registry name.
+        normal, reduce: candidates of the edges of a cell, or a list of them for each of the 14 edges.
     """
 
-    name = "darts"
-    operations = (
-        "none",
-        "max_pool_3x3",
-        "avg_pool_3x3",
-        "skip_connect",
-        "sep_conv_3x3",
-        "sep_conv_5x5",
-        "dil_conv_3x3",
-        "dil_conv_5x5",
-    )
-    cell_names = ("normal", "reduce")
-    inputs, nodes = 2, 6
-    cell_edges = tuple((s, t) for t in range(2, 6) for s in range(t))
     channels, cells, fewest_cells = 36, 20, 3
     cells_help = "cells in all; two of them, at 1/3 and 2/3 of the depth, are reduction cells"
+    features = frozenset({"auxiliary", "drop_path"})
     pool_norm = True
-    edges_per_node = 2
+    inputs, nodes, edges_per_node = 2, 6, 2
+    concat = tuple(range(inputs, nodes))
+
+    def __init__(
+        self,
+        name: str,
+        normal: Sequence[Sequence[str]] | Sequence[str],
+        reduce: Sequence[Sequence[str]] | Sequence[str],
+    ) -> None:
+        self.name = name
+        self.slots = (
+            *cell_slots("normal", self.inputs, self.nodes, normal, "normal "),
+            *cell_slots("reduce", self.inputs, self.nodes, reduce, "reduce "),
+        )
+
+    @cached_property
+    def _into(self) -> dict[tuple[str, int], list[Slot]]:
+        """The slots that lead to every node."""
+        into: dict[tuple[str, int], list[Slot]] = {}
+        for slot in self.slots:
+            into.setdefault((slot.cell, slot.target), []).append(slot)
+        return into
 
     @property
     def size(self) -> int:
-        choices = (len(self.operations) - 1) ** self.edges_per_node
-        cell = prod(comb(t, self.edges_per_node) * choices for t in range(self.inputs, self.nodes))
-        return int(cell ** len(self.cell_names))
+        sets = (combinations(slots, self.edges_per_node) for slots in self._into.values())
+        return prod(sum(_ways(slots) for slots in of_node) for of_node in sets)
 
-    @property
-    def supernet_concat(self) -> tuple[int, ...]:
-        return tuple(range(self.inputs, self.nodes))
+    def recognises(self, text: str) -> bool:
+        return text.lstrip().startswith("Genotype")
 
     def parse(self, text: str) -> Genotype:
         fields = _read_call(text)
@@ -76,12 +103,12 @@ class DartsSpace(SearchSpace):
             if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
                 raise GenotypeError(f"item {position} of '{name}' is not an (operation, source) pair")
             operation, source = pair
-            self._require_operation(operation, [o for o in self.operations if o != "none"])
             if type(source) is not int or not 0 <= source < target:
                 raise GenotypeError(
                     f"the source of pair {position} in '{name}' is not a node before node {target}, "
                     f"expected 0 to {target - 1}"
                 )
+            self._require_operation(operation, _derivable(self.slots[self.row(name, source, target)]))
             edges.append(Edge(source, target, operation))
         for target, pair in edges_by_target(edges).items():
             if len({edge.source for edge in pair}) != len(pair):
@@ -100,41 +127,48 @@ class DartsSpace(SearchSpace):
             parts.append(f"{cell.name}={pairs}, {cell.name}_concat={_format_concat(cell.concat)}")
         return f"Genotype({', '.join(parts)})"
 
-    def derive(self, scores: Tensor) -> Genotype:
+    def discretise(self, scores: Tensor) -> Genotype:
         rows = scores.tolist()
-        allowed = [k for k, operation in enumerate(self.operations) if operation != "none"]
-        cells = []
-        for block, name in enumerate(self.cell_names):
-            edges: list[Edge] = []
-            for target in range(self.inputs, self.nodes):
-                ranked = []
-                for i, (s, t) in enumerate(self.cell_edges):
-                    if t == target:
-                        row = rows[block * len(self.cell_edges) + i]
-                        best = max(allowed, key=lambda k: row[k])
-                        ranked.append((row[best], Edge(s, t, self.operations[best])))
-                ranked.sort(key=lambda pair: -pair[0])
-                best_edges = [edge for _, edge in ranked[: self.edges_per_node]]
-                edges += sorted(best_edges, key=lambda e: e.source)
-            cells.append(CellGenotype(name, tuple(edges), self.supernet_concat))
-        return Genotype(self.name, tuple(cells))
+        cells: dict[str, list[Edge]] = {name: [] for name in self.cell_names}
+        for (cell, target), slots in self._into.items():
+            ranked = []
+            for slot in slots:
+                row = rows[self.row(cell, slot.source, target)]
+                own = dict(zip(slot.candidates, row, strict=False))  # the row can be longer
+                best = max(_derivable(slot), key=own.__getitem__)
+                ranked.append((own[best], Edge(slot.source, target, best)))
+            ranked.sort(key=lambda pair: -pair[0])
+            best_edges = [edge for _, edge in ranked[: self.edges_per_node]]
+            cells[cell] += sorted(best_edges, key=lambda e: e.source)
+        return self._of_edges(cells)
 
     def random(self, rng: RandomSource) -> Genotype:
-        allowed = [operation for operation in self.operations if operation != "none"]
-        cells = []
-        for name in self.cell_names:
-            edges = []
-            for target in range(self.inputs, self.nodes):
-                sources = list(range(target))
-                while len(sources) > self.edges_per_node:
-                    sources.pop(int(rng.random() * len(sources)))
-                for source in sources:
-                    edges.append(Edge(source, target, allowed[int(rng.random() * len(allowed))]))
-            cells.append(CellGenotype(name, tuple(edges), self.supernet_concat))
-        return Genotype(self.name, tuple(cells))
+        cells: dict[str, list[Edge]] = {name: [] for name in self.cell_names}
+        for (cell, target), slots in self._into.items():
+            most = max(_ways(chosen) for chosen in combinations(slots, self.edges_per_node))
+            while True:  # a pair of edges is accepted as often as there are ways to fill it
+                chosen = list(slots)
+                while len(chosen) > self.edges_per_node:
+                    chosen.pop(int(rng.random() * len(chosen)))
+                if _ways(chosen) == most or rng.random() * most < _ways(chosen):
+                    break
+            cells[cell] += [Edge(slot.source, target, draw_one(_derivable(slot), rng)) for slot in chosen]
+        return self._of_edges(cells)
 
-    def skeleton(self, plans: dict[str, CellPlan], materials: Materials, size: Size) -> Skeleton:
-        return NasnetSkeleton(plans, materials, size)
+    def _of_edges(self, cells: dict[str, list[Edge]]) -> Genotype:
+        return Genotype(self.name, tuple(CellGenotype(n, tuple(e), self.concat) for n, e in cells.items()))
+
+    def skeleton(self, plans: dict[str, CellPlan], factory: EdgeFactory, size: Size) -> Skeleton:
+        return NasnetSkeleton(plans, factory, size)
+
+
+def _derivable(slot: Slot) -> list[str]:
+    return [name for name in slot.candidates if operations.family(name) != "none"]
+
+
+def _ways(slots: Sequence[Slot]) -> int:
+    """Number of ways to fill slots with something."""
+    return prod(len(_derivable(slot)) for slot in slots)
 
 
 class NasnetCell(nn.Module):
@@ -143,7 +177,7 @@ class NasnetCell(nn.Module):
     def __init__(
         self,
         plan: CellPlan,
-        materials: Materials,
+        factory: EdgeFactory,
         channels_before: tuple[int, int],
         channels: int,
         reduction: bool,
@@ -151,7 +185,7 @@ class NasnetCell(nn.Module):
         drop_path: DropPath | None,
     ) -> None:
         super().__init__()
-        norm = materials.edge_norm
+        norm = factory.edge_norm
         self.preprocess_0: nn.Module = (
             FactorizedReduce(channels_before[0], channels, norm)
             if previous_reduction
@@ -160,7 +194,7 @@ class NasnetCell(nn.Module):
         self.preprocess_1 = conv_norm(channels_before[1], channels, norm)
         self.cell = Cell(
             plan,
-            lambda e: materials.edge(e, channels, 2 if reduction and e.source < 2 else 1),
+            lambda e: factory.edge(e, channels, channels, 2 if reduction and e.source < 2 else 1),
             drop_path,
         )
 
@@ -197,12 +231,12 @@ class NasnetSkeleton(Skeleton):
     """Stem, `cells` cells of which those at 1/3 and 2/3 of the depth halve the resolution and
     double the channels, pooling, classifier."""
 
-    def __init__(self, plans: dict[str, CellPlan], materials: Materials, size: Size) -> None:
+    def __init__(self, plans: dict[str, CellPlan], factory: EdgeFactory, size: Size) -> None:
         super().__init__()
         channels, cells = size.channels, size.cells
         stem = 3 * channels
         self.stem = nn.Sequential(
-            nn.Conv2d(size.in_channels, stem, 3, padding=1, bias=False), materials.frame_norm(stem)
+            nn.Conv2d(size.in_channels, stem, 3, padding=1, bias=False), factory.frame_norm(stem)
         )
         self.drop_path = DropPath() if size.drop_path else None
         self.cells = nn.ModuleList()
@@ -214,11 +248,11 @@ class NasnetSkeleton(Skeleton):
             channels *= 2 if reduction else 1
             plan = plans["reduce" if reduction else "normal"]
             self.cells.append(
-                NasnetCell(plan, materials, before, channels, reduction, previous_reduction, self.drop_path)
+                NasnetCell(plan, factory, before, channels, reduction, previous_reduction, self.drop_path)
             )
             before, previous_reduction = (before[1], channels * len(plan.concat)), reduction
             if size.auxiliary and i == self.auxiliary_at:
-                self.auxiliary = AuxiliaryHead(before[1], size.num_classes, materials.frame_norm)
+                self.auxiliary = AuxiliaryHead(before[1], size.num_classes, factory.frame_norm)
         self.num_features = before[1]
         self.reset_classifier(size.num_classes)
 
@@ -283,4 +317,4 @@ def _format_concat(nodes: tuple[int, ...]) -> str:
     return str(list(nodes))
 
 
-darts = DartsSpace()
+darts = DartsSpace("darts", CANDIDATES, CANDIDATES)

@@ -25,7 +25,7 @@ class Choice(NamedTuple):
     Attributes:
         weights: (E, K), or (B, E, K) for each image, on the device of the features; None where nothing is
             to be learned from them.
-        chosen: the operation of every edge, if all weights are one-hot and equal for all images.
+        chosen: the candidate of every slot, if all weights are one-hot and equal for all images.
     """
 
     weights: Tensor | None
@@ -36,9 +36,9 @@ def read_draw(draw: Draw, device: torch.device) -> Choice:
     """The choice in a draw.
 
     Args:
-        draw: either operation indices, one per edge (only these candidates are run), or a tensor
-            (E, K) of weights, or (B, E, K) with the weights of each image. Keep the tensor on the
-            CPU: the choice is read from it.
+        draw: either indices into the candidates of every slot (only these are run, and nothing where
+            that is ABSENT), or a tensor (E, K) of weights, or (B, E, K) with the weights of each image.
+            Keep the tensor on the CPU: the choice is read from it.
         device: where the features are.
     """
     if not isinstance(draw, Tensor):
@@ -55,6 +55,7 @@ class MixedEdge(nn.Module):
 
     Args:
         candidates: (name, module) of every candidate operation, in the order of the logits.
+        nothing: the value of the edge where it is absent.
 
     Attributes:
         edge_gradient: where the gradient of one-hot weights comes from: `lean`, the cell adds it (see
@@ -64,10 +65,11 @@ class MixedEdge(nn.Module):
 
     edge_gradient = "lean"
 
-    def __init__(self, candidates: Iterable[tuple[str, nn.Module]]) -> None:
+    def __init__(self, candidates: Iterable[tuple[str, nn.Module]], nothing: Zero) -> None:
         super().__init__()
         self.candidates = nn.ModuleDict(dict(candidates))
         self.operations = list(self.candidates.values())
+        self.nothing = nothing
 
     @cached_property
     def parts(self) -> list[Parts]:
@@ -81,7 +83,7 @@ class MixedEdge(nn.Module):
     def forward(self, x: Tensor, choice: Choice, row: int) -> Tensor:
         """The value of an edge that mixes, by its row of the choice."""
         assert choice.weights is not None
-        weights = choice.weights[..., row, :]
+        weights = choice.weights[..., row, : len(self.operations)]
         if choice.chosen is not None and self.edge_gradient == "surrogate":
             chosen = choice.chosen[row]
             others = weights.sum() - weights[chosen]

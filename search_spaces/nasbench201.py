@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
+from search_spaces.genotype import Genotype, GenotypeError
 from search_spaces.mixed_edge import Choice
 from search_spaces.operations import ResidualReduction
-from search_spaces.skeleton import Cell, CellPlan, Materials, Size, Skeleton
-from search_spaces.space import RandomSource, SearchSpace, edges_by_target
+from search_spaces.skeleton import Cell, CellPlan, EdgeFactory, Size, Skeleton
+from search_spaces.slot import cell_slots
+from search_spaces.space import SearchSpace, edges_by_target
+
+CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 
 
 class DenseCellSpace(SearchSpace):
@@ -24,25 +27,16 @@ class DenseCellSpace(SearchSpace):
     `|operation~source|...|` of its incoming edges in the order of their sources.
     """
 
-    operations = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-    cell_names = ("cell",)
-    inputs = 1
-    fewest_cells = 1
     cells_help = "cells per stage (N); there are 3 stages"
 
-    def __init__(self, name: str, nodes: int, channels: int, cells: int) -> None:
+    def __init__(
+        self, name: str, nodes: int, channels: int, cells: int, candidates: Sequence[str] = CANDIDATES
+    ) -> None:
         self.name, self.nodes, self.channels, self.cells = name, nodes, channels, cells
-        self.cell_edges = tuple((s, t) for t in range(1, nodes) for s in range(t))
+        self.slots = cell_slots("cell", 1, nodes, candidates)
 
-    @property
-    def size(self) -> int:
-        return int(len(self.operations) ** len(self.cell_edges))
-
-    def genotype(self, chosen: Sequence[str]) -> Genotype:
-        """Genotype with the operation `chosen[i]` on edge `cell_edges[i]`."""
-        edges = zip(self.cell_edges, chosen, strict=True)
-        cell = CellGenotype("cell", tuple(Edge(s, t, operation) for (s, t), operation in edges))
-        return Genotype(self.name, (cell,))
+    def recognises(self, text: str) -> bool:
+        return "|" in text and text.count("+") == self.nodes - 2
 
     def parse(self, text: str) -> Genotype:
         nodes = text.strip().split("+")
@@ -50,10 +44,8 @@ class DenseCellSpace(SearchSpace):
         for target, node in enumerate(nodes, start=1):
             terms = node.split("|")
             if len(nodes) != self.nodes - 1 or len(terms) != target + 2 or terms[0] or terms[-1]:
-                raise GenotypeError(
-                    f"malformed genotype for the space '{self.name}': {text[:100]!r}, expected the "
-                    f"form {self.format(self.genotype(['none'] * len(self.cell_edges)))!r}"
-                )
+                form = self.format(self.genotype([slot.candidates[0] for slot in self.slots]))
+                raise self._malformed(text, repr(form))
             for source, term in enumerate(terms[1:-1]):
                 operation, _, origin = term.partition("~")
                 if origin != str(source):
@@ -61,7 +53,8 @@ class DenseCellSpace(SearchSpace):
                         f"malformed edge {term[:60]!r} in a genotype for the space '{self.name}': "
                         f"expected 'operation~{source}'"
                     )
-                chosen.append(self._require_operation(operation))
+                candidates = self.slots[self.row("cell", source, target)].candidates
+                chosen.append(self._require_operation(operation, candidates))
         return self.genotype(chosen)
 
     def format(self, genotype: Genotype) -> str:
@@ -73,7 +66,7 @@ class DenseCellSpace(SearchSpace):
 
     def all(self) -> Iterator[Genotype]:
         """Every cell; the operation of the last edge changes first."""
-        return map(self.genotype, itertools.product(self.operations, repeat=len(self.cell_edges)))
+        return map(self.genotype, itertools.product(*(slot.candidates for slot in self.slots)))
 
     def canonical(self, genotype: Genotype) -> str:
         """A string that is equal for cells computing the same function, as the benchmark counts.
@@ -87,17 +80,8 @@ class DenseCellSpace(SearchSpace):
             terms[target] = "+".join(sorted(_term(e.operation, terms[e.source]) for e in edges))
         return terms[self.nodes - 1]
 
-    def derive(self, scores: Tensor) -> Genotype:
-        return self.genotype([self.operations[k] for k in scores.argmax(-1).tolist()])
-
-    def random(self, rng: RandomSource) -> Genotype:
-        k = len(self.operations)
-        return self.genotype([self.operations[int(rng.random() * k)] for _ in self.cell_edges])
-
-    def skeleton(self, plans: dict[str, CellPlan], materials: Materials, size: Size) -> Skeleton:
-        if size.auxiliary or size.drop_path:
-            raise ValueError(f"the space '{self.name}' has neither an auxiliary head nor drop-path")
-        return StagedSkeleton(plans["cell"], materials, size)
+    def skeleton(self, plans: dict[str, CellPlan], factory: EdgeFactory, size: Size) -> Skeleton:
+        return StagedSkeleton(plans["cell"], factory, size)
 
 
 def _term(operation: str, source: str) -> str:
@@ -110,10 +94,10 @@ class StagedSkeleton(Skeleton):
     """Stem, three stages of `cells` cells with C, 2C, 4C channels and residual reductions between
     them, normalisation and ReLU, pooling, classifier."""
 
-    def __init__(self, plan: CellPlan, materials: Materials, size: Size) -> None:
+    def __init__(self, plan: CellPlan, factory: EdgeFactory, size: Size) -> None:
         super().__init__()
         channels = size.channels
-        norm = materials.frame_norm
+        norm = factory.frame_norm
         self.stem = nn.Sequential(
             nn.Conv2d(size.in_channels, channels, 3, padding=1, bias=False), norm(channels)
         )
@@ -122,7 +106,7 @@ class StagedSkeleton(Skeleton):
             c = channels * 2**stage
             if stage > 0:
                 blocks.append(ResidualReduction(c // 2, c, norm))
-            blocks += [Cell(plan, lambda e, c=c: materials.edge(e, c, 1)) for _ in range(size.cells)]  # type: ignore[misc]
+            blocks += [Cell(plan, lambda e, c=c: factory.edge(e, c, c, 1)) for _ in range(size.cells)]  # type: ignore[misc]
         self.blocks = nn.ModuleList(blocks)
         self.num_features = channels * 4
         self.drop_path = None

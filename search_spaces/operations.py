@@ -1,7 +1,7 @@
 """Candidate operations and the building blocks of the macro skeletons.
 
-Every operation maps (B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride)) and works out of
-place, because the candidates of an edge read the same tensor.
+Every operation maps (B, channels_in, H, W) to (B, channels_out, ceil(H / stride), ceil(W / stride)) and works
+out of place, because the candidates of an edge read the same tensor.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recipes.registry import Registry
 from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d, every_second
 
 Norm = Callable[[int], nn.Module]
@@ -30,12 +32,30 @@ candidate_norm: Norm = partial(nn.BatchNorm2d, affine=False, track_running_stats
 class Zero(nn.Module):
     """The operation `none`."""
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
-        self.stride = stride
+        self.channels, self.stride = channels, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride])
+        return torch.zeros_like(_shaped(x, self.channels, self.stride))
+
+
+class Noise(nn.Module):
+    """Standard normal noise of the shape of an output, whatever the input is (RobustDARTS)."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.randn_like(_shaped(x, self.channels, self.stride))
+
+
+def _shaped(x: Tensor, channels: int, stride: int) -> Tensor:
+    """A tensor like the output of an operation on x."""
+    if stride > 1:
+        x = x[:, :, ::stride, ::stride]
+    return x if x.shape[1] == channels else x[:, :1].expand(-1, channels, -1, -1)
 
 
 class FactorizedReduce(nn.Module):
@@ -109,46 +129,109 @@ def relu_conv_norm(
 
 
 def _depthwise_separable(
-    c: int, kernel: int, stride: int, dilation: int, norm: Norm, inplace: bool = False
+    channels_in: int,
+    channels_out: int,
+    kernel: int,
+    stride: int,
+    dilation: int,
+    norm: Norm,
+    inplace: bool = False,
 ) -> list[nn.Module]:
     return [
         nn.ReLU(inplace),
-        DepthwiseConv2d(c, kernel, stride, dilation),
-        nn.Conv2d(c, c, 1, bias=False),
-        norm(c),
+        DepthwiseConv2d(channels_in, kernel, stride, dilation),
+        nn.Conv2d(channels_in, channels_out, 1, bias=False),
+        norm(channels_out),
     ]
 
 
-def _sep_conv(c: int, stride: int, norm: Norm, kernel: int) -> nn.Module:
-    first = _depthwise_separable(c, kernel, stride, 1, norm)
-    return nn.Sequential(*first, *_depthwise_separable(c, kernel, 1, 1, norm, inplace=True))
+def _sep_conv(channels_in: int, channels_out: int, stride: int, norm: Norm, kernel: int) -> nn.Module:
+    first = _depthwise_separable(channels_in, channels_in, kernel, stride, 1, norm)
+    second = _depthwise_separable(channels_in, channels_out, kernel, 1, 1, norm, inplace=True)
+    return nn.Sequential(*first, *second)
 
 
-def _dil_conv(c: int, stride: int, norm: Norm, kernel: int) -> nn.Module:
-    return nn.Sequential(*_depthwise_separable(c, kernel, stride, 2, norm))
+def _dil_conv(channels_in: int, channels_out: int, stride: int, norm: Norm, kernel: int) -> nn.Module:
+    return nn.Sequential(*_depthwise_separable(channels_in, channels_out, kernel, stride, 2, norm))
 
 
-def _skip_connect(c: int, stride: int, norm: Norm) -> nn.Module:
-    return nn.Identity() if stride == 1 else nn.Sequential(nn.ReLU(), FactorizedReduce(c, c, norm))
+def _nor_conv(channels_in: int, channels_out: int, stride: int, norm: Norm, kernel: int) -> nn.Module:
+    return relu_conv_norm(channels_in, channels_out, kernel, stride, norm)
 
 
-_OPERATIONS: dict[str, Callable[[int, int, Norm], nn.Module]] = {
-    "none": lambda c, stride, norm: Zero(stride),
-    "skip_connect": _skip_connect,
-    "nor_conv_1x1": lambda c, stride, norm: relu_conv_norm(c, c, 1, stride, norm),
-    "nor_conv_3x3": lambda c, stride, norm: relu_conv_norm(c, c, 3, stride, norm),
-    "avg_pool_3x3": lambda c, stride, norm: AvgPool3x3(stride),
-    "max_pool_3x3": lambda c, stride, norm: nn.MaxPool2d(3, stride, 1),
-    "sep_conv_3x3": partial(_sep_conv, kernel=3),
-    "sep_conv_5x5": partial(_sep_conv, kernel=5),
-    "dil_conv_3x3": partial(_dil_conv, kernel=3),
-    "dil_conv_5x5": partial(_dil_conv, kernel=5),
-}
+def _skip_connect(channels_in: int, channels_out: int, stride: int, norm: Norm) -> nn.Module:
+    if stride > 1:
+        return nn.Sequential(nn.ReLU(), FactorizedReduce(channels_in, channels_out, norm))
+    if channels_in != channels_out:
+        return relu_conv_norm(channels_in, channels_out, 1, 1, norm)
+    return nn.Identity()
 
 
-def build(name: str, channels: int, stride: int, norm: Norm) -> nn.Module:
-    """The operation `name` on `channels` channels."""
-    return _OPERATIONS[name](channels, stride, norm)
+def _pooling(
+    channels_in: int, channels_out: int, stride: int, norm: Norm, layer: Callable[[int], nn.Module]
+) -> nn.Module:
+    if channels_in != channels_out:
+        raise ValueError(f"a pooling cannot turn {channels_in} channels into {channels_out}")
+    return layer(stride)
+
+
+FAMILIES = ("none", "skip", "pooling", "convolution", "other")
+
+
+class Operation(NamedTuple):
+    """A candidate: `build(channels_in, channels_out, stride, norm)` makes its module."""
+
+    build: Callable[[int, int, int, Norm], nn.Module]
+    family: str
+
+
+_OPERATIONS: Registry[Operation] = Registry(
+    "operation",
+    {
+        "none": Operation(lambda _, channels, stride, norm: Zero(channels, stride), "none"),
+        "skip_connect": Operation(_skip_connect, "skip"),
+        "nor_conv_1x1": Operation(partial(_nor_conv, kernel=1), "convolution"),
+        "nor_conv_3x3": Operation(partial(_nor_conv, kernel=3), "convolution"),
+        "avg_pool_3x3": Operation(partial(_pooling, layer=AvgPool3x3), "pooling"),
+        "max_pool_3x3": Operation(
+            partial(_pooling, layer=lambda stride: nn.MaxPool2d(3, stride, 1)), "pooling"
+        ),
+        "sep_conv_3x3": Operation(partial(_sep_conv, kernel=3), "convolution"),
+        "sep_conv_5x5": Operation(partial(_sep_conv, kernel=5), "convolution"),
+        "dil_conv_3x3": Operation(partial(_dil_conv, kernel=3), "convolution"),
+        "dil_conv_5x5": Operation(partial(_dil_conv, kernel=5), "convolution"),
+        "noise": Operation(lambda _, channels, stride, norm: Noise(channels, stride), "other"),
+    },
+)
+names = _OPERATIONS.names
+
+
+def register(name: str, build: Callable[[int, int, int, Norm], nn.Module], family: str = "other") -> None:
+    """Add an operation that any space can name as a candidate.
+
+    Args:
+        name: lower-case letters, digits and _.
+        build: `build(channels_in, channels_out, stride, norm)` returns the module; `norm(channels)` makes a
+            normalisation, which a supernet makes without weights. Of layers in an `nn.Sequential`, a first
+            ReLU or pooling is shared in supernets, and a last normalisation makes the exact gradient cheaper.
+        family: one of FAMILIES.
+
+    Raises:
+        ValueError: the name is taken or malformed, or there is no such family.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"unknown family of operations {family!r}, expected one of {', '.join(FAMILIES)}")
+    _OPERATIONS.register(name, Operation(build, family))
+
+
+def build(name: str, channels_in: int, channels_out: int, stride: int, norm: Norm) -> nn.Module:
+    """The operation `name`. Raises ValueError where it cannot change the number of channels."""
+    return _OPERATIONS.get(name).build(channels_in, channels_out, stride, norm)
+
+
+def family(name: str) -> str:
+    """The family of the operation `name`, one of FAMILIES."""
+    return _OPERATIONS.get(name).family
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,17 @@ from search_spaces import operations
 from search_spaces.exact_gradient import Recorder
 from search_spaces.mixed_edge import EDGE_GRADIENTS, RECORDED, Choice, Draw, MixedEdge, read_draw
 from search_spaces.operations import DropPath, Norm, Parts, Zero
+from search_spaces.slot import ABSENT
 
 
 class PlannedEdge(NamedTuple):
-    """An edge of a cell: `row` is its row in the logits, `operation` None for a mixed edge."""
+    """An edge of a cell: its slot's row in the logits and candidates; `operation` None for a mixed edge."""
 
     source: int
     target: int
     row: int
     operation: str | None
+    candidates: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -37,25 +39,30 @@ class CellPlan:
     edges: tuple[PlannedEdge, ...]
     concat: tuple[int, ...] = ()
 
+    def chain(self) -> list[CellPlan]:
+        """Every edge as a cell of its own, for a space whose one kind of cell is a chain of blocks."""
+        return [CellPlan(1, 2, (edge._replace(source=0, target=1),)) for edge in self.edges]
+
 
 @dataclass(frozen=True)
-class Materials:
-    """What an edge and the frame around the cells are made of."""
+class EdgeFactory:
+    """Makes the module of an edge; `frame_norm` is the normalisation of what is around the cells."""
 
-    candidates: tuple[str, ...]
     edge_norm: Norm
     frame_norm: Norm
     pool_norm: bool = False  # DARTS normalises pooling candidates, in the supernet only
 
-    def edge(self, planned: PlannedEdge, channels: int, stride: int) -> nn.Module:
+    def edge(self, planned: PlannedEdge, channels_in: int, channels_out: int, stride: int) -> nn.Module:
+        """(B, channels_in, H, W) to (B, channels_out, ceil(H / stride), ceil(W / stride))."""
         if planned.operation is not None:
-            return self.operation(planned.operation, channels, stride)
-        return MixedEdge((name, self.operation(name, channels, stride)) for name in self.candidates)
+            return self._operation(planned.operation, channels_in, channels_out, stride)
+        candidates = ((n, self._operation(n, channels_in, channels_out, stride)) for n in planned.candidates)
+        return MixedEdge(candidates, Zero(channels_out, stride))
 
-    def operation(self, name: str, channels: int, stride: int) -> nn.Module:
-        module = operations.build(name, channels, stride, self.edge_norm)
-        if self.pool_norm and "pool" in name:
-            return nn.Sequential(module, self.edge_norm(channels))
+    def _operation(self, name: str, channels_in: int, channels_out: int, stride: int) -> nn.Module:
+        module = operations.build(name, channels_in, channels_out, stride, self.edge_norm)
+        if self.pool_norm and operations.family(name) == "pooling":
+            return nn.Sequential(module, self.edge_norm(channels_out))
         return module
 
 
@@ -130,15 +137,15 @@ class Cell(nn.Module):
             return module(x, choice, row)  # type: ignore[no-any-return]
         assert choice.chosen is not None
         chosen = choice.chosen[row]
-        if isinstance(module.operations[chosen], Zero):
+        if chosen == ABSENT or isinstance(module.operations[chosen], Zero):
             return None
         return module.parts[chosen](x, stems) if recorder is None else recorder.edge(i, x, stems)
 
     def _nothing(self, target: int, states: Sequence[Tensor]) -> Tensor:
-        """The value of a node that only `none` leads to."""
+        """The value of a node that nothing but `none` leads to."""
         i, source = next((i, e.source) for i, e in enumerate(self.plan.edges) if e.target == target)
         module = self.edges[i]
-        zero = module.candidates["none"] if isinstance(module, MixedEdge) else module
+        zero = module.nothing if isinstance(module, MixedEdge) else module
         return zero(states[source])  # type: ignore[no-any-return]
 
     def _recorder(self, choice: Choice | None, inputs: Sequence[Tensor]) -> Recorder | None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
+from math import prod
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.operations import candidate_norm, derived_norm, supernet_norm
-from search_spaces.skeleton import CellPlan, Materials, PlannedEdge, Size, Skeleton
+from search_spaces.skeleton import CellPlan, EdgeFactory, PlannedEdge, Size, Skeleton
+from search_spaces.slot import ABSENT, Slot
 
 
 class RandomSource(Protocol):
@@ -20,65 +24,132 @@ class RandomSource(Protocol):
 
 
 class SearchSpace(ABC):
-    """Cell topology, candidate operations and macro skeleton.
+    """Decisions, and the network around them.
+
+    A subclass gives the attributes and `skeleton`. Here, every slot holds one of its candidates, whatever the
+    others hold, and the notation is `name(operation, operation, ...)` in the order of the slots. A space with
+    other rules overrides `size`, `random`, `discretise` and the notation.
 
     Attributes:
         name: registry name.
-        operations: candidate operations, in the order of the columns of the logits.
-        cell_names: kinds of cell; each has a block of `cell_edges` rows of the logits.
-        cell_edges: (source, target) of every edge of a cell's supernet, in the order of the rows.
+        slots: the decisions, in the order of the rows of the logits (E, K).
         channels, cells: default size of a network.
         fewest_cells: smallest value of `cells` with which every kind of cell occurs.
         cells_help: what `cells` counts.
+        concat: nodes that a cell concatenates; empty: its output is the last node.
+        features: what derived networks can be built with: `auxiliary`, `drop_path`.
+        pool_norm: whether pooling candidates are normalised in the supernet.
     """
 
     name: str
-    operations: tuple[str, ...]
-    cell_names: tuple[str, ...]
-    cell_edges: tuple[tuple[int, int], ...]
-    inputs: int
-    nodes: int
+    slots: tuple[Slot, ...]
     channels: int
     cells: int
-    fewest_cells: int
-    cells_help: str
+    fewest_cells = 1
+    cells_help = "number of cells"
+    concat: tuple[int, ...] = ()
+    features: frozenset[str] = frozenset()
     pool_norm = False
 
     @property
-    def num_edges(self) -> int:
-        """Rows of the logits."""
-        return len(self.cell_names) * len(self.cell_edges)
+    def num_slots(self) -> int:
+        """Rows of the logits, E."""
+        return len(self.slots)
 
     @property
-    def edge_labels(self) -> list[str]:
+    def width(self) -> int:
+        """Columns of the logits, K: the most candidates that a slot has."""
+        return max(len(slot.candidates) for slot in self.slots)
+
+    @property
+    def labels(self) -> list[str]:
         """A readable label for every row of the logits."""
-        prefix = [f"{name} " if len(self.cell_names) > 1 else "" for name in self.cell_names]
-        return [f"{p}{source}→{target}" for p in prefix for source, target in self.cell_edges]
+        return [slot.label for slot in self.slots]
+
+    @cached_property
+    def operations(self) -> tuple[str, ...]:
+        """All candidates, in the order of their first appearance."""
+        return tuple(dict.fromkeys(name for slot in self.slots for name in slot.candidates))
+
+    @cached_property
+    def cell_names(self) -> tuple[str, ...]:
+        """Kinds of cell."""
+        return tuple(dict.fromkeys(slot.cell for slot in self.slots))
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, int, int], int]:
+        return {(slot.cell, slot.source, slot.target): row for row, slot in enumerate(self.slots)}
+
+    def row(self, cell: str, source: int, target: int) -> int:
+        """The row of the slot between two nodes of a cell. Raises KeyError if there is none."""
+        return self._rows[cell, source, target]
+
+    def mask(self) -> Tensor | None:
+        """(E, K), true where a slot has a candidate; None if all of it is."""
+        counts = torch.tensor([len(slot.candidates) for slot in self.slots])
+        mask = torch.arange(self.width) < counts.unsqueeze(1)
+        return None if mask.all() else mask
+
+    def by_operation(self, values: Tensor) -> Tensor:
+        """Values (..., E, K) of candidates as (..., E, len(operations)), 0 where a slot has no such one."""
+        result = values.new_zeros(*values.shape[:-1], len(self.operations))
+        for row, slot in enumerate(self.slots):
+            for k, name in enumerate(slot.candidates):
+                result[..., row, self.operations.index(name)] = values[..., row, k]
+        return result
 
     @property
-    @abstractmethod
     def size(self) -> int:
         """Number of architectures that can be derived."""
+        return prod(len(slot.candidates) for slot in self.slots)
 
-    @abstractmethod
+    def recognises(self, text: str) -> bool:
+        """Whether a text looks like an architecture in the notation of this space."""
+        return text.lstrip().startswith(f"{self.name}(")
+
     def parse(self, text: str) -> Genotype:
         """Read the notation of the space. Raises GenotypeError."""
+        inner = text.strip().removeprefix(f"{self.name}(").removesuffix(")")
+        names = [name.strip() for name in inner.split(",")]
+        if text.strip() != f"{self.name}({inner})" or len(names) != self.num_slots:
+            form = self.format(self.genotype([slot.candidates[0] for slot in self.slots]))
+            raise self._malformed(text, form)
+        for slot, name in zip(self.slots, names, strict=True):
+            self._require_operation(name, slot.candidates)
+        return self.genotype(names)
 
-    @abstractmethod
     def format(self, genotype: Genotype) -> str:
         """Inverse of `parse`."""
+        return f"{self.name}({', '.join(edge.operation for cell in genotype.cells for edge in cell.edges)})"
 
-    @abstractmethod
-    def derive(self, scores: Tensor) -> Genotype:
-        """The architecture that log-probabilities (num_edges, K) of the operations speak for."""
+    def discretise(self, scores: Tensor) -> Genotype:
+        """The architecture that scores (E, K) of the candidates speak for, e.g. log-probabilities."""
+        best = [
+            slot.candidates[int(row[: len(slot.candidates)].argmax())]
+            for slot, row in zip(self.slots, scores, strict=True)
+        ]
+        return self.genotype(best)
 
-    @abstractmethod
     def random(self, rng: RandomSource) -> Genotype:
         """An architecture drawn uniformly."""
+        return self.genotype([draw_one(slot.candidates, rng) for slot in self.slots])
 
     @abstractmethod
-    def skeleton(self, plans: dict[str, CellPlan], materials: Materials, size: Size) -> Skeleton:
-        """The network around the cells."""
+    def skeleton(self, plans: dict[str, CellPlan], factory: EdgeFactory, size: Size) -> Skeleton:
+        """The network around the cells, from a plan for every kind of cell."""
+
+    def genotype(self, chosen: Sequence[str | None]) -> Genotype:
+        """The architecture with the operation `chosen[i]` in slot i, no edge where that is None.
+
+        It need not be one that can be derived: that is what `validate` tells.
+        """
+        edges: dict[str, list[Edge]] = {name: [] for name in self.cell_names}
+        for slot, operation in zip(self.slots, chosen, strict=True):
+            if operation is not None:
+                edges[slot.cell].append(Edge(slot.source, slot.target, operation))
+        return Genotype(
+            self.name, tuple(CellGenotype(name, tuple(found), self.concat) for name, found in edges.items())
+        )
 
     def validate(self, genotype: Genotype) -> Genotype:
         """Return `genotype` if it belongs to this space; raises GenotypeError otherwise."""
@@ -96,17 +167,19 @@ class SearchSpace(ABC):
         return parsed
 
     def choice(self, genotype: Genotype) -> list[int]:
-        """Operation index of every row of the logits; edges that are absent count as `none`."""
+        """Index of the candidate in every slot; without an edge that of `none`, or ABSENT if there is
+        none."""
         chosen = {
-            (cell.name, edge.source, edge.target): edge.operation
+            self.row(cell.name, edge.source, edge.target): edge.operation
             for cell in genotype.cells
             for edge in cell.edges
         }
-        return [
-            self.operations.index(chosen.get((name, source, target), "none"))
-            for name in self.cell_names
-            for source, target in self.cell_edges
-        ]
+        indices = []
+        for row, slot in enumerate(self.slots):
+            name = chosen.get(row, "none")
+            absent = row not in chosen and name not in slot.candidates
+            indices.append(ABSENT if absent else slot.candidates.index(name))
+        return indices
 
     def network(
         self,
@@ -129,14 +202,16 @@ class SearchSpace(ABC):
 
         Raises:
             GenotypeError: the genotype is not of this space.
+            ValueError: the space has no such feature.
         """
-        genotype = self.validate(genotype)
-        plans = {cell.name: self._plan(cell) for cell in genotype.cells}
-        materials = Materials(self.operations, derived_norm, derived_norm)
+        for feature, wanted in (("auxiliary", auxiliary), ("drop_path", drop_path)):
+            if wanted and feature not in self.features:
+                raise ValueError(f"networks of the space '{self.name}' have no {feature}")
         size = Size(
             channels or self.channels, cells or self.cells, num_classes, in_channels, auxiliary, drop_path
         )
-        return self.skeleton(plans, materials, size)
+        plans = self.plans(self.validate(genotype))
+        return self.skeleton(plans, EdgeFactory(derived_norm, derived_norm), size)
 
     def supernet(
         self,
@@ -152,36 +227,33 @@ class SearchSpace(ABC):
         Args:
             edge_gradient: one of EDGE_GRADIENTS; see `mixed_edge`.
         """
-        plans = {}
-        for block, name in enumerate(self.cell_names):
-            first = block * len(self.cell_edges)
-            edges = tuple(
-                PlannedEdge(source, target, first + row, None)
-                for row, (source, target) in enumerate(self.cell_edges)
-            )
-            plans[name] = CellPlan(self.inputs, self.nodes, edges, self.supernet_concat)
-        materials = Materials(self.operations, candidate_norm, supernet_norm, self.pool_norm)
+        factory = EdgeFactory(candidate_norm, supernet_norm, self.pool_norm)
         size = Size(channels or self.channels, cells or self.cells, num_classes, in_channels)
-        network = self.skeleton(plans, materials, size)
+        network = self.skeleton(self.plans(), factory, size)
         network.is_supernet = True
         network.set_edge_gradient(edge_gradient)
         return network
 
-    @property
-    def supernet_concat(self) -> tuple[int, ...]:
-        """Nodes that a cell of the supernet concatenates; empty: its output is the last node."""
-        return ()
+    def plans(self, genotype: Genotype | None = None) -> dict[str, CellPlan]:
+        """The plan of every kind of cell: of the edges of a genotype, by default of all slots."""
+        plans = {}
+        for number, name in enumerate(self.cell_names):
+            slots = [slot for slot in self.slots if slot.cell == name]
+            edges: Sequence[Edge | Slot] = slots
+            concat = self.concat
+            if genotype is not None:
+                edges, concat = genotype.cells[number].edges, genotype.cells[number].concat
+            planned = []
+            for edge in edges:
+                row = self.row(name, edge.source, edge.target)
+                operation = edge.operation if isinstance(edge, Edge) else None
+                candidates = self.slots[row].candidates
+                planned.append(PlannedEdge(edge.source, edge.target, row, operation, candidates))
+            targets = [slot.target for slot in slots]
+            plans[name] = CellPlan(min(targets), max(targets) + 1, tuple(planned), concat)
+        return plans
 
-    def _plan(self, cell: CellGenotype) -> CellPlan:
-        first = self.cell_names.index(cell.name) * len(self.cell_edges)
-        edges = tuple(
-            PlannedEdge(e.source, e.target, first + self.cell_edges.index((e.source, e.target)), e.operation)
-            for e in cell.edges
-        )
-        return CellPlan(self.inputs, self.nodes, edges, cell.concat)
-
-    def _require_operation(self, name: str, allowed: Sequence[str] | None = None) -> str:
-        allowed = allowed or self.operations
+    def _require_operation(self, name: str, allowed: Sequence[str]) -> str:
         if name not in allowed:
             raise GenotypeError(
                 f"unknown operation {name[:60]!r} for the space '{self.name}', "
@@ -189,9 +261,19 @@ class SearchSpace(ABC):
             )
         return name
 
+    def _malformed(self, text: str, form: str) -> GenotypeError:
+        return GenotypeError(
+            f"malformed genotype for the space '{self.name}': {text[:100]!r}, expected the form {form}"
+        )
+
 
 def _position(edge: Edge) -> tuple[int, int, str]:
     return edge.target, edge.source, edge.operation
+
+
+def draw_one(names: Sequence[str], rng: RandomSource) -> str:
+    """One of `names`, drawn uniformly."""
+    return names[int(rng.random() * len(names))]
 
 
 def edges_by_target(edges: Sequence[Edge]) -> dict[int, list[Edge]]:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import nas  # noqa: E402, F401
+from search_spaces import operations  # noqa: E402
 
 torch.set_num_threads(1)  # before the fixture below, for what modules share
 
@@ -25,6 +26,18 @@ def _quiet_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def fixed_noise(monkeypatch):
+    """The operation `noise` is the same on every call with an input of the same shape."""
+
+    def forward(self, x):
+        like = operations._shaped(x, self.channels, self.stride)
+        values = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=like.dtype)
+        return values.contiguous(memory_format=torch.channels_last)
+
+    monkeypatch.setattr(operations.Noise, "forward", forward)
 
 
 @pytest.fixture

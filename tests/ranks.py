@@ -45,18 +45,18 @@ STEPS = 4
 
 def searched(options: SearchOptions) -> tuple[torch.Tensor, float]:
     """The logits after some steps, and the validation loss that the ranks have seen."""
-    search = Search(options)
+    search = Search.of(options)
     for step, _ in enumerate(search.epoch(0, 0), 1):
         if step == STEPS:
             break
     loss, _ = search.valid_mean.read()
     distributed.require_agreement(search.state(), "states")
-    return search.logits.detach().clone(), float(loss)
+    return search.architecture.logits.detach().clone(), float(loss)
 
 
 def trained(options: FinalOptions) -> tuple[list[torch.Tensor], tuple[float, float]]:
     """Weights and running statistics after some steps, and the test result."""
-    training = Training(options)
+    training = Training.of(options)
     for step, _ in enumerate(training.epoch(0, 0), 1):
         if step == STEPS:
             break
@@ -87,7 +87,7 @@ def check_equal_runs() -> None:
 
 
 def searched_start(options: SearchOptions) -> torch.Tensor:
-    return Search(options).logits.detach()
+    return Search.of(options).architecture.logits.detach()
 
 
 def check_own_draws() -> None:
@@ -97,10 +97,11 @@ def check_own_draws() -> None:
     for estimator in ("st", "reinforce"):
         mine = gradients_alone(replace(options, estimator=estimator), rank)
         with distributed.group():
-            search = Search(replace(options, estimator=estimator))
+            search = Search.of(replace(options, estimator=estimator))
             next(iter(search.epoch(0, 0)))
             if estimator == "st":  # reinforce has one baseline for all
-                assert torch.allclose(search.logits.grad, mine[0], atol=1e-7), (search.logits.grad, mine[0])
+                found = search.architecture.logits.grad
+                assert torch.allclose(found, mine[0], atol=1e-7), (found, mine[0])
             touched = [p.grad for p in search.supernet.parameters()]
             assert [g is None for g in touched] == [g is None for g in mine[1]]
             for a, b in zip(touched, mine[1], strict=True):
@@ -116,29 +117,29 @@ def gradients_alone(options: SearchOptions, rank: int) -> tuple[torch.Tensor, li
     """Means, over two ranks, of what each finds with its own draw on its own slice, in one process."""
     found = []
     for r in range(2):
-        search = Search(options)
+        search = Search.of(options)
         half = slice(8 * r, 8 * r + 8)
         train, valid = (
             tuple(t[half] for t in next(b)) for b in (search.train.epoch(0), search.valid.endless(0))
         )
         position = (0, r) if r else (0,)
         bilevel: Bilevel = search.bilevel
-        before = search.logits.detach().clone()
+        before = search.architecture.logits.detach().clone()
         bilevel.architecture_step(valid, train, generator(0, "architecture draw", *position))
-        gradient = search.logits.grad.clone()
+        gradient = search.architecture.logits.grad.clone()
         with torch.no_grad():  # all ranks draw the weight step from the logits that all have moved
-            search.logits.copy_(before)
+            search.architecture.logits.copy_(before)
         found.append([gradient, search, train, position])
     search = found[0][1]
-    search.logits.grad = sum(f[0] for f in found) / 2
+    search.architecture.logits.grad = sum(f[0] for f in found) / 2
     search.bilevel.architecture_optimizer = torch.optim.Adam(
-        [search.logits], 0.02, (0.5, 0.999), weight_decay=1e-3
+        [search.architecture.logits], 0.02, (0.5, 0.999), weight_decay=1e-3
     )
     search.bilevel.architecture_optimizer.step()
     weights = []
     for _, other, train, position in found:
         with torch.no_grad():
-            other.logits.copy_(search.logits)
+            other.architecture.logits.copy_(search.architecture.logits)
         other.bilevel.weight_step(train, generator(0, "weight draw", *position))
         weights.append([p.grad for p in other.supernet.parameters()])
     mean = []

@@ -10,7 +10,7 @@ import pytest
 import ablate
 from ablation import grid, grid_plots, grid_report
 from ablation.comparison import estimate, paired
-from nas.tables import truth
+from nas import tables
 from recipes import InputError
 from recipes.ablation import GridOptions
 
@@ -171,7 +171,7 @@ def test_everything_is_written(finished):
     assert [(row["method"], row["seed"]) for row in rows] == [
         ("reinmax", "0"), ("reinmax", "1"), ("st,draws=2", "0"), ("st,draws=2", "1"),
     ]  # fmt: skip
-    known = truth.packaged("micro", "digits")
+    known = tables.packaged("micro", "digits")
     for row in rows:
         result = json.loads((folder / "runs" / f"{row['method']}-s{row['seed']}" / "result.json").read_text())
         assert row["genotype"] == result["genotype"]
@@ -262,7 +262,7 @@ def fake(methods, seeds, known):
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize(("methods", "seeds"), [(("st",), 1), (("st", "st,draws=2", "reinmax"), 3)])
 def test_report_of_little(known, methods, seeds, tmp_path):
-    table = truth.packaged("micro", "digits") if known else None
+    table = tables.packaged("micro", "digits") if known else None
     records = fake(methods, seeds, known)
     options = GridOptions(methods=methods, seeds=seeds, evaluate="truth" if known else "retrain")
     grid_report.write(tmp_path, records, [], [], table, options)

@@ -22,7 +22,7 @@ from studies.tasks.latent_tree import CLASSES, MASKED, LatentTree, ListOps, _mer
 from studies.tasks.listops import CLOSE, OPERATIONS, PADDING, Grammar, encode, evaluate, generate
 from studies.tasks.polynomial import Polynomial
 from studies.tasks.task_grid import Cell, Setting, choose
-from studies.tasks.task_report import Panel, draw_dots
+from studies.tasks.task_report import Panel, plot_dots
 from studies.tasks.vae import CategoricalVAE, MnistVAE, load_mnist
 
 DISCRETE = [name for name in estimators.names() if estimators.family(name).discrete]
@@ -463,13 +463,13 @@ def test_results_do_not_depend_on_the_number_of_jobs(tmp_path):
 
 def test_far_estimators_are_pointed_at_and_the_rest_keeps_its_scale():
     values = {"st": [1.0, 1.2], "gst": [1.4, 1.5], "reinmax": [0.9, 1.0], "reinforce": [50.0, 51.0]}
-    (axes,) = draw_dots([Panel("", values, {})], "", best=min, digits=1).axes
+    (axes,) = plot_dots([Panel("", values, {})], "", best=min, digits=1).axes
     assert axes.get_xlim()[1] < 2
     texts = [text.get_text() for text in axes.texts]
     assert sorted(texts) == sorted(["1.1", "1.4", "0.9", "50.5 →"])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["reinmax", "st", "gst", "reinforce"]
     near = dict(list(values.items())[:3])
-    (axes,) = draw_dots([Panel("", near, {})], "", best=max, digits=0).axes
+    (axes,) = plot_dots([Panel("", near, {})], "", best=max, digits=0).axes
     assert axes.get_yticklabels()[0].get_text() == "gst"
     assert not any("→" in text.get_text() for text in axes.texts)
 

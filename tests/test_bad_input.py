@@ -33,19 +33,24 @@ from malformed import ODD_TEXT, edited, edited_bytes, edited_data, edited_json, 
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import estimators
 import nas
 import search_spaces
 from ablation import grid
-from nas import data, genotypes, runtime
-from nas.bilevel import derive
-from nas.bilevel import search as nas_search
+from nas import data, genotypes, tables
+from nas import device as devices
+from nas.bilevel import parts
+from nas.bilevel.rules import RULES
+from nas.data.sources import folder as folder_source
 from nas.report.run_report import render_report
 from nas.runs import checkpoint
 from nas.runs.run_folder import RunFolder
-from nas.tables import truth
-from nas.training import final, model
-from recipes import FinalOptions, InputError, SearchOptions, command_line
+from nas.tables.json_table import TABLE_FORMAT
+from nas.tables.lookup import enumerable
+from nas.training import model, timm_parts
+from recipes import FinalOptions, InputError, SearchOptions, command_line, config_file
 from recipes.ablation import GridOptions
+from recipes.options import check
 from search_spaces import Genotype, GenotypeError
 from search_spaces.zoo import PUBLISHED
 from studies.tasks import vae
@@ -232,17 +237,17 @@ def genotype_words(folder: Path) -> Parser:
 def configuration(options_class: Any, folder: Path) -> Parser:
     """config.json of a run."""
     written = [
-        command_line.config_json(options)
+        config_file.config_json(options)
         for options in (options_class(), options_class(out="runs/x", train_limit=5, cells=3, flip=True))
     ]
     read = from_file(
         folder / "config.json",
-        lambda path: command_line.check(options_class(**command_line.read_config(options_class, path))),
+        lambda path: check(options_class(**config_file.read_config(options_class, path))),
     )
     return Parser(
         read,
         edited_json(st.sampled_from(written)),
-        lambda options: json.dumps(command_line.config_json(options)),
+        lambda options: json.dumps(config_file.config_json(options)),
     )
 
 
@@ -253,7 +258,7 @@ PARSERS["configuration of a training"] = lambda folder: configuration(FinalOptio
 @parser("command line")
 def words_of_a_command(folder: Path) -> Parser:
     path = folder / "config.json"
-    path.write_text(json.dumps(command_line.config_json(SearchOptions())))
+    path.write_text(json.dumps(config_file.config_json(SearchOptions())))
     good = ["--epochs", "3", "--tau", "1:0.1", "--lr", "0.5", "--flip", "--no-flip", "--resume", "--seed",
             "--out", "runs", "--config", str(path), "--preset", "quick", "--order", "2", "--precision",
             "float32", "--cells", "None", "7", "--", "--image-size=8", "--overwrite"]  # fmt: skip
@@ -270,7 +275,7 @@ def temperature(folder: Path) -> Parser:
     tau = st.floats(1e-3, 1e3)
     texts = tau.map(str) | st.tuples(tau, tau).map(lambda pair: f"{pair[0]}:{pair[1]}")
     return Parser(
-        lambda text: nas_search.build_estimator(SearchOptions(tau=text))[1],
+        lambda text: parts.temperature(SearchOptions(tau=text), estimators.get("reinmax")),
         edited(texts),
         lambda schedule: f"{schedule.start!r}:{schedule.end!r}",
     )
@@ -279,7 +284,9 @@ def temperature(folder: Path) -> Parser:
 @parser("rule of derivation")
 def derivation(folder: Path) -> Parser:
     texts = st.just("argmax") | st.integers(-5, 200_000).map(lambda k: f"sample:{k}")
-    return Parser(derive.parse_derive, edited(texts), lambda k: f"sample:{k}" if k else "argmax")
+    return Parser(
+        RULES.build, edited(texts), lambda rule: f"sample:{rule.count}" if rule.name == "sample" else "argmax"
+    )
 
 
 @parser("method of a grid")
@@ -320,7 +327,7 @@ def policy(folder: Path) -> Parser:
     image = Image.new("RGB", (8, 8), "red")
 
     def read(text: str) -> None:
-        apply = final.image_policy(text)
+        apply = timm_parts.image_policy(text)
         assert apply is not None
         random.seed(0)
         np.random.seed(0)
@@ -336,16 +343,16 @@ def device(folder: Path) -> Parser:
     names = st.sampled_from(
         ["cpu", "cpu:0", "auto", "cuda:0", "meta", "mps", "xla:1", "privateuseone", "lazy"]
     )
-    return Parser(lambda text: runtime.select_device(SearchOptions(device=text)), edited(names), str)
+    return Parser(lambda text: devices.select(text), edited(names), str)
 
 
 @parser("data set")
 def data_set(folder: Path) -> Parser:
     with pytest.raises(InputError):
-        data.load(SearchOptions(dataset="cifar10"))  # imports torchvision, which makes classes from text
-    data.load(SearchOptions())  # imports scikit-learn
+        data.load("cifar10")  # imports torchvision, which makes classes from text
+    data.load("digits")  # imports scikit-learn
     names = st.sampled_from(["cifar10", "cifar100", "folder:nowhere", "folder:", "imagenet", "digits:"])
-    return Parser(lambda text: data.load(SearchOptions(dataset=text)), edited(names))
+    return Parser(lambda text: data.load(text), edited(names))
 
 
 # Tables
@@ -353,11 +360,11 @@ def data_set(folder: Path) -> Parser:
 
 def table_of_micro() -> dict[str, Any]:
     """A table as `ablate.py truth` writes it, of two seeds."""
-    space = truth.SPACES["micro"]
+    space = enumerable("micro")
     cells = [space.format(cell) for cell in space.all()]
     correct = [[(7 * i + seed) % 1000 for i in range(len(cells))] for seed in (0, 1)]
     return {
-        "format": truth.TABLE_FORMAT, "space": "micro", "dataset": "digits",
+        "format": TABLE_FORMAT, "space": "micro", "dataset": "digits",
         "recipe": {"epochs": 6, "batch_size": 48, "lr": 0.1}, "seeds": [0, 1], "test_images": 1078,
         "cells": cells, "parameters": [1 + i for i in range(len(cells))], "correct": correct,
     }  # fmt: skip
@@ -365,7 +372,7 @@ def table_of_micro() -> dict[str, Any]:
 
 def csv_of_micro(columns: int = 2) -> str:
     """A CSV table of micro."""
-    space = truth.SPACES["micro"]
+    space = enumerable("micro")
     lines = [",".join(["index", "arch", *("cifar10", "other")[:columns]])]
     lines += [
         ",".join([str(i), space.format(cell), *(f"{(i * 0.7 + c) % 100:.2f}" for c in range(columns))])
@@ -376,7 +383,7 @@ def csv_of_micro(columns: int = 2) -> str:
 
 def table(folder: Path, contents: st.SearchStrategy[Any]) -> Parser:
     """A table of micro in a file."""
-    return Parser(from_file(folder / "table", lambda path: truth.read_all(path, "micro")), contents)
+    return Parser(from_file(folder / "table", lambda path: tables.read_all(path, "micro")), contents)
 
 
 @parser("CSV table")
@@ -468,7 +475,7 @@ def stopped_run(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
     """The checkpoint of a run, and a function that finds what a resumed run takes from it."""
     run = folder / "run"
     run.mkdir()
-    (run / "config.json").write_text(json.dumps(command_line.config_json(SearchOptions())))
+    (run / "config.json").write_text(json.dumps(config_file.config_json(SearchOptions())))
     options = SearchOptions(out=str(run), resume=True)
     with RunFolder(SearchOptions(out=str(run), overwrite=True), "search") as opened:
         opened.save_checkpoint(1, 2, 3.0, {"logits": torch.zeros(3, 5), "estimator": {}})
@@ -519,7 +526,7 @@ def run_configuration(folder: Path) -> Parser:
 
     return Parser(
         from_file(folder / "run" / "config.json", read),
-        edited_json(st.just(command_line.config_json(options))),
+        edited_json(st.just(config_file.config_json(options))),
     )
 
 
@@ -555,7 +562,7 @@ def image_file(folder: Path) -> Parser:
     def read(path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as they are where folders are read
-            assert data._decode(path, 8).shape == (8, 8, 3)
+            assert folder_source._decode(path, 8).shape == (8, 8, 3)
 
     # An image of the largest size allowed takes 320 MB with alpha, and that three times to be put on white.
     contents = st.sampled_from(images())
@@ -603,7 +610,7 @@ def image_folder(folder: Path) -> Parser:
     def read(tree: dict[str, Any]) -> None:
         shutil.rmtree(folder / "tree", ignore_errors=True)
         fill(folder / "tree", tree)
-        dataset = data.load(SearchOptions(dataset=f"folder:{folder}/tree", image_size=8))
+        dataset = data.load(f"folder:{folder}/tree", image_size=8)
         assert len(dataset.classes) >= 2
         for part in (dataset.train, dataset.test):
             assert part.pixels.shape == (len(part), 3, 8, 8)
@@ -679,7 +686,7 @@ def test_odd_pieces_of_darts_text(piece: str) -> None:
 def test_odd_values_in_configurations(change: Any, message: str, tmp_path: Path) -> None:
     read = configuration(SearchOptions, tmp_path).read
     with pytest.raises(InputError, match=message):
-        read(json.dumps(command_line.config_json(SearchOptions()) | change))
+        read(json.dumps(config_file.config_json(SearchOptions()) | change))
 
 
 @pytest.mark.parametrize(
@@ -709,7 +716,7 @@ def test_what_is_no_file_is_not_read(name: str, tmp_path: Path) -> None:
     os.mkfifo("pipe")
     for read in (
         lambda: command_line.parse(SearchOptions, ["--config", name]),
-        lambda: truth.read(Path(name), "micro"),
+        lambda: tables.read(Path(name), "micro"),
         lambda: genotypes.read_genotype(name),
     ):
         with pytest.raises(InputError), little_memory(100):
@@ -739,13 +746,13 @@ def test_what_a_grid_sets_itself_is_refused(options: GridOptions, message: str, 
 
 def test_other_odd_options() -> None:
     for text in ("sample:" + "9" * 5000, "sample:٣", "sample:0x1", "sample:", "sample:-1", "argmax:3"):
-        with pytest.raises(InputError, match="--derive"):
-            derive.parse_derive(text)
+        with pytest.raises(InputError, match="rule of selection"):
+            RULES.build(text)
     for tau in ("1:", ":1", "1:2:3", "nan", "inf", "", "1e-4"):
-        with pytest.raises(InputError, match="--tau"):
-            nas_search.build_estimator(SearchOptions(tau=tau))
+        with pytest.raises(InputError, match="`tau`"):
+            parts.temperature(SearchOptions(tau=tau), estimators.get("reinmax"))
     with pytest.raises(InputError, match="at most three digits"), little_memory(50):
-        final.image_policy("rand-m9-n1000000000")
+        timm_parts.image_policy("rand-m9-n1000000000")
 
 
 @pytest.mark.parametrize(
@@ -776,7 +783,7 @@ def test_a_table_of_millions_of_lines(tmp_path: Path) -> None:
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress(b"arch,cifar10\n" + b"a,1\n" * 4_000_000, 1))
     with pytest.raises(InputError, match="'a' is not a cell"), little_memory(150):
-        truth.read(path, "micro")
+        tables.read(path, "micro")
 
 
 @pytest.mark.parametrize("name", ["config", "result", "environment", "genotype", "metrics"])

@@ -10,7 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import estimators
 import search_spaces
-from nas.bilevel.steps import Bilevel, unrolled_gradient, unrolled_gradient_exact
+from nas.bilevel.architecture import Architecture
+from nas.bilevel.steps import Bilevel
+from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
+from nas.task import Classification
+
+pytestmark = pytest.mark.usefixtures("fixed_noise")
 
 
 def rng(seed=0):
@@ -23,13 +28,14 @@ def setup(space_name="micro", estimator="reinmax", dtype=torch.float32, edge_gra
     supernet = space.supernet(
         channels=4, cells=space.fewest_cells, num_classes=3, in_channels=1, edge_gradient=edge_gradient
     ).to(dtype)
-    logits = nn.Parameter(torch.randn(space.num_edges, len(space.operations), generator=rng(1)).to(dtype))
+    logits = torch.randn(space.num_slots, space.width, generator=rng(1)).to(dtype)
+    architecture = Architecture(space, estimators.get(estimator), logits)
     return Bilevel(
         supernet,
-        logits,
-        estimators.get(estimator),
+        architecture,
+        Classification(3),
         torch.optim.SGD(supernet.parameters(), 0.1),
-        torch.optim.SGD([logits], 1.0),
+        torch.optim.SGD([architecture.logits], 1.0),
         **options,
     )
 
@@ -49,10 +55,10 @@ def test_architecture_step_moves_the_logits_only(estimator, order):
         pytest.skip("second order differentiates the loss, which this estimator does not")
     bilevel = setup(estimator=estimator, order=order)
     if estimator == "reinforce":
-        bilevel.estimator.load_state({"baseline": 0.0})
-    weights, logits = snapshot(bilevel.supernet), bilevel.logits.detach().clone()
+        bilevel.architecture.estimator.load_state({"baseline": 0.0})
+    weights, logits = snapshot(bilevel.supernet), bilevel.architecture.logits.detach().clone()
     result = bilevel.architecture_step(batch(1), batch(2), rng(3))
-    assert not torch.equal(bilevel.logits, logits)
+    assert not torch.equal(bilevel.architecture.logits, logits)
     assert all(torch.equal(v, weights[k]) for k, v in bilevel.supernet.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in bilevel.supernet.parameters())
     assert result.images == 6 * bilevel.draws
@@ -65,11 +71,11 @@ def test_more_draws_are_the_average_of_single_ones(estimator):
     """The gradient from N draws is the mean of the gradients at each of the same N draws."""
     bilevel = setup(estimator=estimator, dtype=torch.float64, draws=3)
     valid = batch(1, torch.float64)
-    before = bilevel.logits.detach().clone()
+    before = bilevel.architecture.logits.detach().clone()
     bilevel.architecture_step(valid, valid, rng(3))
-    step = before - bilevel.logits.detach()  # plain SGD with learning rate 1
+    step = before - bilevel.architecture.logits.detach()  # plain SGD with learning rate 1
     logits = before.expand(3, *before.shape).clone().requires_grad_()
-    draws = bilevel.estimator(logits, rng(3))
+    draws = bilevel.architecture.estimator(logits, rng(3))
     losses = [F.cross_entropy(bilevel.supernet(valid[0], draw), valid[1]) for draw in draws]
     (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), logits)
     torch.testing.assert_close(step, gradient.sum(0))
@@ -81,12 +87,12 @@ def test_more_draws_have_the_same_mean_and_less_variance():
     space = search_spaces.get("micro")
     bilevel = setup(estimator="reinforce_loo", dtype=torch.float64)
     valid = batch(1, torch.float64)
-    logits = bilevel.logits.detach().clone()
+    logits = bilevel.architecture.logits.detach().clone()
     with torch.no_grad():
         values = torch.stack(
             [
                 F.cross_entropy(bilevel.supernet(valid[0], list(choice)), valid[1])
-                for choice in itertools.product(range(5), repeat=space.num_edges)
+                for choice in itertools.product(range(5), repeat=space.num_slots)
             ]
         ).view(5, 5, 5)
     leaf = logits.clone().requires_grad_()
@@ -96,9 +102,9 @@ def test_more_draws_have_the_same_mean_and_less_variance():
     for count in (2, 8):
         estimates = []
         for seed in range(1200 // count):
-            draws = bilevel.estimator(logits.expand(count, *logits.shape), rng(seed))
+            draws = bilevel.architecture.estimator(logits.expand(count, *logits.shape), rng(seed))
             i, j, k = draws.argmax(-1).unbind(1)
-            estimates.append(bilevel.estimator.gradient(logits, draws, values[i, j, k]))
+            estimates.append(bilevel.architecture.estimator.gradient(logits, draws, values[i, j, k]))
         stacked = torch.stack(estimates)
         error = stacked.mean(0) - exact
         assert (error.abs() < 4.5 * stacked.std(0) / len(estimates) ** 0.5 + 1e-12).all()
@@ -119,7 +125,7 @@ def test_a_draw_per_image_is_each_images_own_architecture():
     bilevel = setup("nasbench201", dtype=torch.float64)
     without_normalisation(bilevel.supernet)
     images, _ = batch(1, torch.float64)
-    draws = bilevel.estimator(bilevel.logits.detach().expand(6, 6, 5), rng(2))
+    draws = bilevel.architecture.estimator(bilevel.architecture.logits.detach().expand(6, 6, 5), rng(2))
     together = bilevel.supernet(images, draws)
     for i, choice in enumerate(draws.argmax(-1).tolist()):
         torch.testing.assert_close(together[i : i + 1], bilevel.supernet(images[i : i + 1], choice))
@@ -140,13 +146,13 @@ def test_draws_per_image_have_the_same_mean(estimator):
     for per_image in (False, True):
         bilevel = setup(estimator=estimator, dtype=dtype, draw_per="image" if per_image else "step")
         without_normalisation(bilevel.supernet)
-        start = bilevel.logits.detach().clone()
+        start = bilevel.architecture.logits.detach().clone()
         rows = []
         for seed in range(400):
             with torch.no_grad():
-                bilevel.logits.copy_(start)
+                bilevel.architecture.logits.copy_(start)
             bilevel.architecture_step(valid, valid, rng(seed))
-            rows.append(start - bilevel.logits.detach())
+            rows.append(start - bilevel.architecture.logits.detach())
         estimates[per_image] = torch.stack(rows)
     one, many = estimates[False], estimates[True]
     error = ((one.var(0) + many.var(0)) / 400).sqrt()
@@ -169,7 +175,7 @@ def test_loss_based_architecture_steps_build_no_graph():
     bilevel.supernet.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
     bilevel.architecture_step(batch(1), batch(2), rng(3))
     assert seen == [False]
-    assert "baseline" in bilevel.estimator.state()
+    assert "baseline" in bilevel.architecture.estimator.state()
 
 
 class WeightGradients(TorchDispatchMode):
@@ -201,7 +207,7 @@ def test_first_order_architecture_steps_compute_no_weight_gradients():
     assert gradients.asked
     assert not any(gradients.asked)
     assert all(p.grad is None for p in bilevel.supernet.parameters())
-    draw = bilevel.estimator(bilevel.logits.detach(), rng()).requires_grad_()
+    draw = bilevel.architecture.estimator(bilevel.architecture.logits.detach(), rng()).requires_grad_()
     kept = kept_for_backward(lambda: bilevel.architecture_step(batch(1), batch(2), rng()))
     with_weights = kept_for_backward(lambda: bilevel.supernet(batch(1)[0], draw))
     assert 0 < kept < 0.8 * with_weights
@@ -210,16 +216,16 @@ def test_first_order_architecture_steps_compute_no_weight_gradients():
 @pytest.mark.parametrize("estimator", estimators.names())
 def test_weight_step_moves_the_weights_only(estimator):
     bilevel = setup(estimator=estimator)
-    weights, logits = snapshot(bilevel.supernet), bilevel.logits.detach().clone()
+    weights, logits = snapshot(bilevel.supernet), bilevel.architecture.logits.detach().clone()
     bilevel.weight_step(batch(1), rng(3))
-    assert torch.equal(bilevel.logits, logits)
-    assert bilevel.logits.grad is None
+    assert torch.equal(bilevel.architecture.logits, logits)
+    assert bilevel.architecture.logits.grad is None
     assert any(not torch.equal(v, weights[k]) for k, v in bilevel.supernet.state_dict().items())
 
 
 def test_weight_step_trains_the_drawn_architecture_and_leaves_the_others():
     bilevel = setup("nasbench201")
-    choice = bilevel.draw(rng(3))
+    choice = bilevel.architecture.draw(rng(3))
     weights = snapshot(bilevel.supernet)
     bilevel.weight_step(batch(1), rng(3))
     moved = {k for k, v in bilevel.supernet.state_dict().items() if not torch.equal(v, weights[k])}
@@ -250,15 +256,15 @@ def test_second_order_by_finite_differences_equals_double_backward(space_name, e
     results = {}
     for mode, unroll in (("lean", unrolled_gradient), ("dense", unrolled_gradient_exact)):
         bilevel = setup(space_name, estimator, dtype, mode)
-        draw = bilevel.estimator(bilevel.logits, rng(5)).detach().requires_grad_()
+        draw = bilevel.architecture.estimator(bilevel.architecture.logits, rng(5)).detach().requires_grad_()
         small = {"epsilon": 1e-5} if mode == "lean" else {}
-        results[mode] = unroll(bilevel.supernet, draw, valid, train, rate, **small)
+        results[mode] = unroll(bilevel.supernet, F.cross_entropy, draw, valid, train, rate, **small)
     torch.testing.assert_close(results["lean"][0], results["dense"][0], rtol=1e-10, atol=1e-10)
     lean, dense = results["lean"][2], results["dense"][2]
     assert (lean - dense).norm() / dense.norm() < 1e-4
 
     bilevel = setup(space_name, estimator, dtype)
-    draw = bilevel.estimator(bilevel.logits, rng(5)).detach().requires_grad_()
+    draw = bilevel.architecture.estimator(bilevel.architecture.logits, rng(5)).detach().requires_grad_()
     loss = F.cross_entropy(bilevel.supernet(valid[0], draw), valid[1])
     (first_order,) = torch.autograd.grad(loss, draw)
     assert (first_order - dense).norm() / dense.norm() > 0.05  # the second order does matter
@@ -308,10 +314,10 @@ def test_steps_read_nothing_from_the_device(estimator):
 def test_unrolling_restores_the_weights_even_after_an_error():
     bilevel = setup()
     weights = snapshot(bilevel.supernet)
-    draw = bilevel.estimator(bilevel.logits, rng(5)).detach().requires_grad_()
+    draw = bilevel.architecture.estimator(bilevel.architecture.logits, rng(5)).detach().requires_grad_()
     bad = (batch(1)[0], torch.tensor([9] * 6))
     with pytest.raises(IndexError):
-        unrolled_gradient(bilevel.supernet, draw, bad, batch(2), 0.1)
+        unrolled_gradient(bilevel.supernet, F.cross_entropy, draw, bad, batch(2), 0.1)
     assert all(torch.equal(v, weights[k]) for k, v in bilevel.supernet.state_dict().items())
     assert all(p.requires_grad for p in bilevel.supernet.parameters())
 
@@ -321,17 +327,17 @@ def test_search_learns_which_candidate_helps():
     networks that are drawn are better than those of uniform logits. After so short a training it is open
     which of the others they prefer."""
     bilevel = setup("micro")
-    bilevel.architecture_optimizer = torch.optim.Adam([bilevel.logits], 0.05)
+    bilevel.architecture_optimizer = torch.optim.Adam([bilevel.architecture.logits], 0.05)
     images = torch.randn(60, 1, 8, 8, generator=rng(0))
     labels = torch.arange(60) % 3
     for label in range(3):
         images[labels == label] += 2 * torch.sin(torch.arange(8.0) * (label + 1))
     with torch.no_grad():
-        bilevel.logits.zero_()
+        bilevel.architecture.logits.zero_()
     for step in range(80):
         bilevel.weight_step((images[:30], labels[:30]), rng(2 * step))
         bilevel.architecture_step((images[30:], labels[30:]), (images[:30], labels[:30]), rng(2 * step + 1))
-    p = bilevel.logits.detach().softmax(-1)
+    p = bilevel.architecture.logits.detach().softmax(-1)
     with torch.no_grad():
         choices = itertools.product(range(5), repeat=3)
         losses = [F.cross_entropy(bilevel.supernet(images[30:], list(c)), labels[30:]) for c in choices]

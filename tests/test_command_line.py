@@ -11,6 +11,7 @@ from conftest import ROOT, run_environment
 
 import train_final
 import train_search
+from nas import data
 from nas.runs import checkpoint
 from recipes import InputError, SearchOptions, command_line, presets
 from recipes.options import FinalOptions
@@ -116,6 +117,19 @@ def test_bad_search_options(arguments, words, tmp_path, capsys):
 def test_bad_final_options(arguments, words, tmp_path, capsys):
     out = tmp_path / "run"
     fails(train_final.main, [*arguments, "--out", str(out)], *words, out=out, capsys=capsys)
+
+
+def test_errors_of_the_library_name_arguments_and_those_of_the_command_line_flags(tmp_path, capsys):
+    with pytest.raises(InputError, match=r"give `download`, or `data_root=FOLDER`"):
+        data.load("cifar10", data_root=tmp_path)
+    arguments = ["--dataset", "cifar10", "--data-root", str(tmp_path)]
+    fails(train_search.main, arguments, "give --download, or --data-root FOLDER", capsys=capsys)
+    for message, shown in {
+        "drop `draw_per=image`, or `order`": "drop --draw-per image, or --order",
+        "no `A`, `a b`, `` or `1`": "no `A`, `a b`, `` or `1`",
+        "`tau=2 to 3` and `x=`": "--tau 2 to 3 and --x",
+    }.items():
+        assert command_line._with_flags(message) == shown
 
 
 @pytest.mark.parametrize("answer", [None, 1])
@@ -439,11 +453,13 @@ def test_the_demo_runs(tmp_path):
 def test_every_estimator_fits_every_search_preset():
     """A preset brings no temperature or gradient along that would spoil another estimator."""
     import estimators
-    from nas.bilevel.search import build_estimator
+    from nas.bilevel import parts
 
     for preset in presets.SEARCH:
         for name in estimators.names():
             options = command_line.parse(SearchOptions, ["--preset", preset, "--estimator", name])
             assert options.edge_gradient == "lean"
             if options.order == 1:
-                assert build_estimator(options)[0].name == name
+                estimator = estimators.get(options.estimator)
+                parts.temperature(options, estimator)
+                parts.check(options, estimator)

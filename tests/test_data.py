@@ -10,6 +10,8 @@ from PIL import Image
 
 from nas import data, runtime
 from nas.data import Augmentation, Batches, Delivery, Images
+from nas.data.sources import folder as folder_source
+from nas.seeding import generator
 from recipes import InputError, SearchOptions
 
 CPU = torch.device("cpu")
@@ -27,7 +29,7 @@ def plain(source, batch_size=8, augmentation=None, **options):
 
 
 def test_digits_are_real_split_and_normalised():
-    dataset = data.load(SearchOptions())
+    dataset = data.load("digits")
     assert len(dataset.train) + len(dataset.test) == 1797
     assert dataset.in_channels == 1
     assert len(dataset.classes) == 10
@@ -108,7 +110,7 @@ def test_crops_and_flips_are_pieces_of_the_padded_image():
     pad = 2
     batches = plain(source, 64, Augmentation(crop_padding=pad, flip=True))
     x, y = next(batches.epoch(0))
-    order = torch.randperm(64, generator=data.generator(0, "order", 0))
+    order = torch.randperm(64, generator=generator(0, "order", 0))
     padded = torch.nn.functional.pad(source.pixels[order], (pad,) * 4).float() / 255
     offsets, mirrored = set(), 0
     for i in range(64):
@@ -140,11 +142,11 @@ def test_augmentation_does_to_each_image_what_was_drawn(channels_last):
     x, _ = next(Batches(source, 48, delivery, augmentation, seed=5).epoch(3))
     assert x.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
-    rng = data.generator(5, "augmentation", 3, 0)
+    rng = generator(5, "augmentation", 3, 0)
     mirrored = torch.rand(48, generator=rng) < 0.5
     offset = torch.randint(0, 2 * pad + 1, (2, 48), generator=rng)
     centre = torch.rand(2, 48, generator=rng)
-    order = torch.randperm(48, generator=data.generator(5, "order", 3))
+    order = torch.randperm(48, generator=generator(5, "order", 3))
     for i, image in enumerate(pixels[order]):
         top, left = offset[:, i].tolist()
         crop = torch.nn.functional.pad(image, (pad,) * 4)[:, top : top + h, left : left + w]
@@ -173,7 +175,7 @@ def test_image_policy_is_applied():
 
     source = images(16, c=3, size=8)
     augmentation = Augmentation(policy=image_policy("rand-m9-n2"))
-    data.generator(0, "x")
+    generator(0, "x")
     import random
 
     random.seed(0)
@@ -185,9 +187,8 @@ def test_image_policy_is_applied():
     assert changed > 8
 
 
-def test_options_change_the_augmentation():
-    options = SearchOptions(flip=True, crop_padding=0, cutout=3, train_limit=100)
-    dataset = data.load(options)
+def test_arguments_change_the_augmentation():
+    dataset = data.load("digits", flip=True, crop_padding=0, cutout=3, train_limit=100)
     assert dataset.augmentation == Augmentation(crop_padding=0, flip=True, cutout=3)
     assert len(dataset.train) == pytest.approx(100, abs=5)
     assert torch.bincount(dataset.train.labels).min() >= 9
@@ -212,7 +213,7 @@ def write_folder(root, parts=("train", "test"), classes=("ant", "bée"), n=3, si
 
 def test_folder_with_train_and_test(tmp_path):
     name = write_folder(tmp_path / "pictures")
-    dataset = data.load(SearchOptions(dataset=name, image_size=8))
+    dataset = data.load(name, image_size=8)
     assert dataset.classes == ("ant", "bée")
     assert dataset.train.pixels.shape == (6, 3, 8, 8)
     assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -221,7 +222,7 @@ def test_folder_with_train_and_test(tmp_path):
 
 def test_folder_without_parts_is_split(tmp_path):
     name = write_folder(tmp_path / "pictures", parts=("",), n=10)
-    dataset = data.load(SearchOptions(dataset=name, image_size=8, test_fraction=0.3))
+    dataset = data.load(name, image_size=8, test_fraction=0.3)
     assert (len(dataset.train), len(dataset.test)) == (14, 6)
 
 
@@ -230,23 +231,22 @@ def test_folder_modes_and_cache(tmp_path, monkeypatch):
     Image.new("L", (8, 8), 7).save(tmp_path / "p/train/ant/grey.png")
     Image.new("RGBA", (8, 8), (1, 2, 3, 4)).save(tmp_path / "p/train/ant/alpha.png")
     Image.new("P", (8, 8)).save(tmp_path / "p/train/ant/palette.gif")
-    options = SearchOptions(dataset=name, image_size=8)
-    first = data.load(options)
+    first = data.load(name, image_size=8)
     assert len(first.train) == 9
 
     def refuse(*_):
         raise AssertionError("decoded twice")
 
-    monkeypatch.setattr(data, "_decode", refuse)
-    assert torch.equal(data.load(options).train.pixels, first.train.pixels)
+    monkeypatch.setattr(folder_source, "_decode", refuse)
+    assert torch.equal(data.load(name, image_size=8).train.pixels, first.train.pixels)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     Image.new("L", (8, 8), 200).save(tmp_path / "p/train/ant/grey.png")
-    changed = data.load(options)
+    changed = data.load(name, image_size=8)
     assert not torch.equal(changed.train.pixels, first.train.pixels)
     for file in (tmp_path / "cache" / "reinmax-nas").iterdir():
         file.write_bytes(b"damaged")
-    assert torch.equal(data.load(options).train.pixels, changed.train.pixels)
+    assert torch.equal(data.load(name, image_size=8).train.pixels, changed.train.pixels)
     assert not list((tmp_path / "cache" / "reinmax-nas").glob("*.tmp"))
 
 
@@ -257,7 +257,7 @@ def decoded(tmp_path, image, name="picture.png", **save):
         (root / label).mkdir(parents=True)
         for i in range(2):
             image.save(root / label / f"{i}{name}", **save)
-    return data.load(SearchOptions(dataset=f"folder:{root}", image_size=8)).train.pixels[0]
+    return data.load(f"folder:{root}", image_size=8).train.pixels[0]
 
 
 def test_sixteen_bit_images_keep_their_range(tmp_path):
@@ -288,14 +288,14 @@ def test_hidden_files_are_no_images_and_odd_names_are(tmp_path):
     (ant / "._0.png").write_text("not an image")
     (ant / "folder.png").mkdir()
     (ant / "0.png").rename(ant / "\udce9.PNG")
-    assert len(data.load(SearchOptions(dataset=name, image_size=8)).train) == 6
+    assert len(data.load(name, image_size=8).train) == 6
 
 
 def test_without_a_cache_the_images_are_read_all_the_same(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     name = write_folder(tmp_path / "p")
-    assert len(data.load(SearchOptions(dataset=name, image_size=8)).train) == 6
+    assert len(data.load(name, image_size=8).train) == 6
     assert "not cached" in capsys.readouterr().err
 
 
@@ -350,19 +350,19 @@ def break_folder(root, how):
 def test_bad_folders(tmp_path, how, message):
     name = break_folder(tmp_path / "p", how)
     with pytest.raises(InputError, match=message):
-        data.load(SearchOptions(dataset=name))
+        data.load(name)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_missing_cifar(tmp_path, name):
-    with pytest.raises(InputError, match="--download"):
-        data.load(SearchOptions(dataset=name, data_root=str(tmp_path)))
+    with pytest.raises(InputError, match="give `download`"):
+        data.load(name, data_root=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["cifr10", "digits:x", "imagenet"])
 def test_unknown_data_sets(name):
     with pytest.raises(InputError, match=r"unknown data set|malformed"):
-        data.load(SearchOptions(dataset=name))
+        data.load(name)
 
 
 def test_devices_are_the_same_by_any_of_their_names():
@@ -386,13 +386,13 @@ def test_data_off_the_device_are_pinned_and_moved(monkeypatch):
     assert {t.device for t in pinned} == {CPU}
 
 
-def test_delivery_follows_the_options():
-    dataset = data.load(SearchOptions())
+def test_delivery_follows_its_arguments():
+    dataset = data.load("digits")
     size = dataset.train.pixels.numel() + dataset.test.pixels.numel()
-    assert data.delivery(dataset, SearchOptions(), CPU).resident
-    assert not data.delivery(dataset, SearchOptions(data_budget_gb=(size - 1) / 1e9), CPU).resident
+    assert data.delivery(dataset, device=CPU).resident
+    assert not data.delivery(dataset, device=CPU, data_budget_gb=(size - 1) / 1e9).resident
     for channels_last in (True, False):
-        delivery = data.delivery(dataset, SearchOptions(channels_last=channels_last), CPU)
+        delivery = data.delivery(dataset, device=CPU, channels_last=channels_last)
         source = Images(dataset.train.pixels.repeat(1, 2, 1, 1), dataset.train.labels)
         batches = Batches(source, 8, delivery, Augmentation())
         x, _ = next(batches.epoch(0))
@@ -406,7 +406,7 @@ def test_real_cifar_images(shared_data, tmp_path):
         wanted = [m for m in archive if m.name.endswith(("001.jpg", "002.jpg"))]
         archive.extractall(tmp_path, wanted, filter="data")
     root = next(tmp_path.rglob("train")).parent
-    dataset = data.load(SearchOptions(dataset=f"folder:{root}"))
+    dataset = data.load(f"folder:{root}")
     assert len(dataset.classes) == 10
     assert dataset.test.labels.unique().tolist() == list(range(10))
     assert dataset.train.pixels.shape[1:] == (3, 32, 32)
@@ -442,8 +442,7 @@ def test_cifar_in_torchvisions_layout(name, tmp_path, monkeypatch):
     meta = write(cifar.meta["filename"], {cifar.meta["key"]: classes})
     monkeypatch.setattr(cifar, "meta", cifar.meta | {"md5": meta[1]})
 
-    options = SearchOptions(dataset=name, data_root=str(tmp_path))
-    dataset = data.load(options)
+    dataset = data.load(name, data_root=tmp_path)
     assert dataset.classes == tuple(classes)
     assert len(dataset.test) == 10
     assert len(dataset.train) == 10 * len(cifar.train_list)
@@ -454,4 +453,4 @@ def test_cifar_in_torchvisions_layout(name, tmp_path, monkeypatch):
     damaged = folder / cifar.train_list[0][0]
     damaged.write_bytes(damaged.read_bytes()[:-5])  # its checksum is verified before it is read
     with pytest.raises(InputError, match="missing or damaged"):
-        data.load(options)
+        data.load(name, data_root=tmp_path)

@@ -76,7 +76,7 @@ def test_evaluation_is_shared_by_whole_batches():
 @pytest.mark.parametrize("size", [15, 2])
 def test_a_batch_that_ranks_cannot_share_is_refused(size):
     images = Images(torch.zeros(50, 1, 2, 2, dtype=torch.uint8), torch.zeros(50))
-    with pytest.raises(InputError, match=f"--batch-size is {size}, expected a multiple of the 2 ranks"):
+    with pytest.raises(InputError, match=f"`batch_size` is {size}, expected a multiple of the 2 ranks"):
         Batches(images, size, delivery(), Augmentation(), 0, (0, 2))
 
 

@@ -19,6 +19,7 @@ from search_spaces.exact_gradient import (
 from search_spaces.mixed_edge import MixedEdge, read_draw
 from search_spaces.skeleton import Cell
 
+pytestmark = pytest.mark.usefixtures("fixed_noise")
 SPACES = search_spaces.names()
 PATHWISE = [name for name in estimators.names() if estimators.family(name).signal == "gradient"]
 
@@ -39,7 +40,7 @@ def data(dtype=torch.float64):
 
 def gradient_of_logits(space, supernet, estimator_name, seed=1, dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
-    logits = torch.randn(space.num_edges, len(space.operations), generator=g).to(dtype).requires_grad_()
+    logits = torch.randn(space.num_slots, space.width, generator=g).to(dtype).requires_grad_()
     x, y = data(dtype)
     loss = F.cross_entropy(supernet(x, estimators.get(estimator_name)(logits, generator=g)), y)
     (gradient,) = torch.autograd.grad(loss, logits)
@@ -94,11 +95,11 @@ def test_compiled_equals_dense(space_name, shapes, traced):
     cells = 8 if space_name == "darts" else 1
     supernet = space.supernet(channels=4, cells=cells, num_classes=5).double()
     supernet = supernet.to(memory_format=torch.channels_last)
-    k = len(space.operations)
+    k = space.width
     for seed in range(8):
         g = torch.Generator().manual_seed(seed)
-        choice = torch.randint(0, k, (space.num_edges,), generator=g)
-        choice[torch.rand(space.num_edges, generator=g) < 0.1 * seed] = seed % 2  # none, or skip_connect
+        choice = torch.randint(0, k, (space.num_slots,), generator=g)
+        choice[torch.rand(space.num_slots, generator=g) < 0.1 * seed] = seed % 2  # none, or skip_connect
         found = [gradient_of_draw(supernet, mode, choice, k) for mode in ("compiled", "dense")]
         torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
     assert len(traced) == shapes
@@ -152,11 +153,11 @@ def test_unreached_nodes_and_edges_of_nothing(space_name):
     """Cells that are cut off, in part or in whole, have the gradient of plain autograd too."""
     space, supernet = build(space_name)
     supernet = supernet.to(memory_format=torch.channels_last)
-    k = len(space.operations)
+    k = space.width
     for seed in range(4):
         g = torch.Generator().manual_seed(seed)
-        choice = torch.randint(0, k, (space.num_edges,), generator=g)
-        choice[torch.rand(space.num_edges, generator=g) < 0.2 + 0.2 * seed] = 0
+        choice = torch.randint(0, k, (space.num_slots,), generator=g)
+        choice[torch.rand(space.num_slots, generator=g) < 0.2 + 0.2 * seed] = 0
         found = [gradient_of_draw(supernet, mode, choice, k) for mode in ("lean", "dense")]
         torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
         assert seed or found[0].abs().max() > 1e-4
@@ -259,9 +260,9 @@ class Counter:
 def test_lean_keeps_a_graph_for_the_chosen_candidates_only():
     space, supernet = build("nasbench201")
     counter = Counter(supernet)
-    draw = F.one_hot(torch.full((space.num_edges,), 2), 5).double().requires_grad_()
+    draw = F.one_hot(torch.full((space.num_slots,), 2), 5).double().requires_grad_()
     torch.autograd.grad(F.cross_entropy(supernet(data()[0], draw), data()[1]), draw)
-    edges = 3 * space.num_edges
+    edges = 3 * space.num_slots
     assert counter.with_graph == edges  # nor_conv_1x1
     assert counter.without_graph == edges  # nor_conv_3x3; the others have no convolution
 
@@ -269,8 +270,8 @@ def test_lean_keeps_a_graph_for_the_chosen_candidates_only():
 def test_a_choice_runs_nothing_else():
     space, supernet = build("nasbench201")
     counter = Counter(supernet)
-    supernet(data()[0], [3] * space.num_edges).sum().backward()
-    assert counter.with_graph == 3 * space.num_edges
+    supernet(data()[0], [3] * space.num_slots).sum().backward()
+    assert counter.with_graph == 3 * space.num_slots
     assert counter.without_graph == 0
     for module in supernet.modules():
         if isinstance(module, MixedEdge):

@@ -16,11 +16,12 @@ from conftest import little_memory
 from PIL import Image
 
 from nas import data
-from recipes import InputError, SearchOptions
+from nas.data.sources import folder as folder_source
+from recipes import InputError
 
 
 def load(root, size=8):
-    return data.load(SearchOptions(dataset=f"folder:{root}", image_size=size))
+    return data.load(f"folder:{root}", image_size=size)
 
 
 def write(root, classes=("ant", "bee"), n=5):
@@ -93,10 +94,10 @@ def test_the_first_of_several_pictures_counts(tmp_path):
     for ending in ("gif", "tif", "webp", "png"):
         path = root / "ant" / f"several.{ending}"
         frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
-        assert data._decode(path, 8)[0, 0, 0] >= 248
+        assert folder_source._decode(path, 8)[0, 0, 0] >= 248
     stereo = root / "bee" / "stereo.jpg"
     frames[0].save(stereo, "MPO", save_all=True, append_images=frames[1:])
-    assert data._decode(stereo, 8)[0, 0, 0] >= 248
+    assert folder_source._decode(stereo, 8)[0, 0, 0] >= 248
     assert len(load(root).train) == 12
 
 
@@ -207,7 +208,7 @@ def test_names_of_files_and_classes(tmp_path):
 def test_classes_of_train_and_test_are_compared_before_anything_is_read(tmp_path, monkeypatch):
     write(tmp_path / "p" / "train", ("ant", "bee", "cow"))
     write(tmp_path / "p" / "test", ("ant", "bee", "dog"))
-    monkeypatch.setattr(data, "_decode", None)
+    monkeypatch.setattr(folder_source, "_decode", None)
     with pytest.raises(InputError, match="differ, only under train: cow; only under test: dog"):
         load(tmp_path / "p")
     shutil.rmtree(tmp_path / "p" / "train" / "cow")
@@ -218,7 +219,7 @@ def test_classes_of_train_and_test_are_compared_before_anything_is_read(tmp_path
 def test_more_pixels_than_memory(tmp_path, monkeypatch):
     root = write(tmp_path / "p")
     monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else 4096)
-    with pytest.raises(InputError, match=r"more than the .* of this machine: lower --image-size"):
+    with pytest.raises(InputError, match=r"more than the .* of this machine: lower `image_size`"):
         load(root, size=64)
 
 
@@ -226,9 +227,9 @@ def test_files_are_decoded_a_few_at_a_time(tmp_path, monkeypatch):
     """What waits and what is held does not grow with the folder; a bad file ends the reading soon."""
     root = write(tmp_path / "p", n=30)
     (root / "ant" / "00.png").write_bytes(b"")
-    monkeypatch.setattr(data, "READ_AHEAD", 4)
-    decode, seen = data._decode, []
-    monkeypatch.setattr(data, "_decode", lambda path, size: seen.append(path) or decode(path, size))
+    monkeypatch.setattr(folder_source, "READ_AHEAD", 4)
+    decode, seen = folder_source._decode, []
+    monkeypatch.setattr(folder_source, "_decode", lambda path, size: seen.append(path) or decode(path, size))
     with pytest.raises(InputError, match=r"00\.png"):
         load(root)
     assert len(seen) <= 4
@@ -249,6 +250,6 @@ def test_loading_takes_the_memory_of_the_images_once(tmp_path):
         for i in range(1, 300):
             os.link(root / name / "0.jpg", root / name / f"{i}.jpg")
     with little_memory(250 if tuple(map(int, version("safetensors").split(".")[:2])) >= (0, 8) else 450):
-        pixels = data._read(root, data._class_folders(root), 320).pixels
+        pixels = folder_source._read(root, folder_source._class_folders(root), 320).pixels
     assert pixels.shape == (600, 3, 320, 320)
     assert pixels[:, 0].min() > 250

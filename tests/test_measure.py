@@ -41,11 +41,11 @@ def masked():
 
 
 def measurement(logits):
-    search = Search(SearchOptions(**TOY))
+    search = Search.of(SearchOptions(**TOY))
     for _ in search.epoch(0, 0):
         pass
     with torch.no_grad():
-        search.logits.copy_(logits)
+        search.architecture.logits.copy_(logits)
     images, labels = next(iter(search.valid))
     return GradientMeasure(search.bilevel, (images[:16], labels[:16]), seed=0, position=0)
 
@@ -162,7 +162,7 @@ def test_noise_of_the_reference_is_taken_out():
 
 
 def test_measuring_changes_nothing_else():
-    plain, with_measures = (Search(SearchOptions(**TOY, measure_every=n)) for n in (0, 1))
+    plain, with_measures = (Search.of(SearchOptions(**TOY, measure_every=n)) for n in (0, 1))
     for epoch in range(2):
         for search in (plain, with_measures):
             for _ in search.epoch(epoch, 0):
@@ -171,6 +171,6 @@ def test_measuring_changes_nothing_else():
         gradient = two.pop("gradient")
         assert one == two
         assert set(gradient["estimators"]) == set(estimators.names())
-    assert torch.equal(plain.logits, with_measures.logits)
+    assert torch.equal(plain.architecture.logits, with_measures.architecture.logits)
     again = with_measures.measure(1)
     assert again == gradient  # a function of seed and epoch

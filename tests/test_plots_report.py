@@ -5,17 +5,19 @@ import math
 import random
 import re
 import shlex
+import threading
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import search_spaces
-from nas.report import cell_picture, figures, plots
+from nas.report import cell_picture, figures, labels, palette, plots
 from nas.report import run_report as report
 from nas.report.tensorboard import Board
-from search_spaces import operations
+from search_spaces import CellGenotype, Edge, Genotype
 
 NASTY = "<script>alert('$x$ & \"y\"')</script>"
 
@@ -28,7 +30,7 @@ def softmax(x):
 def search_metrics(space, epochs):
     """Metrics of a search whose edges become ever more certain of a random choice."""
     genotype = space.random(random.Random(0))
-    direction = np.random.default_rng(0).normal(size=(space.num_edges, len(space.operations)))
+    direction = np.random.default_rng(0).normal(size=(space.num_slots, space.width))
     return [
         {
             "epoch": epoch,
@@ -109,14 +111,85 @@ def render(folder):
 
 
 def test_every_operation_has_a_colour():
-    assert set(figures.OPERATION_COLOURS) == set(operations._OPERATIONS)
-    assert len(set(figures.OPERATION_COLOURS.values())) == len(figures.OPERATION_COLOURS)
+    names = {name for space in map(search_spaces.get, search_spaces.names()) for name in space.operations}
+    assert names <= palette._KNOWN.keys()
+    assert len({palette.operation_colour(name) for name in names}) == len(names)
+
+
+def test_names_from_outside_have_colours_of_their_own(monkeypatch):
+    monkeypatch.setattr(palette, "_KNOWN", dict(palette._KNOWN))
+    known = set(palette._KNOWN.values())
+    for colour in (palette.estimator_colour, palette.operation_colour):
+        shades = [colour(name) for name in ("mine", "yours", "theirs")]
+        assert shades == [colour(name) for name in ("mine", "yours", "theirs")]
+        assert len({*shades}) == 3
+        assert not known & {*shades}
+        assert all(re.fullmatch("#[0-9a-f]{6}", shade) for shade in shades)
+    assert palette.estimator_colour("mine:size=3,draws=4") == palette.estimator_colour("mine")
+    palette.register("mine", "#AABBCC")
+    assert palette.estimator_colour("mine") == palette.operation_colour("mine") == "#aabbcc"
+    with pytest.raises(ValueError, match="expected #rrggbb"):
+        palette.register("mine", "red")
+
+
+@pytest.mark.parametrize("blocks", [1, 5, 21])
+def test_a_chain_is_wrapped_over_lines(blocks):
+    names = [f"mbconv_{3 + 2 * (i % 3)}x{3 + 2 * (i % 3)}_e6" for i in range(blocks)]
+    edges = tuple(Edge(i, i + 1, name) for i, name in enumerate(names))
+    layouts = cell_picture.layouts_of(CellGenotype("chain", edges))
+    assert sum(len(layout.curves) for layout in layouts) == blocks
+    assert max(layout.width for layout in layouts) <= figures.WIDTH
+    figure = cell_picture.plot_cell(Genotype("mine", (CellGenotype("chain", edges),)))
+    svg = figures.to_svg(figure)
+    assert svg.count(">input</text>") == svg.count(">output</text>") == 1
+    assert all(f">{i}</text>" in svg for i in range(blocks + 1))
+    for layout in layouts:
+        for curve, (x, _) in zip(layout.curves, layout.labels(), strict=True):
+            half = cell_picture.label_width(curve.edge.operation) / 2
+            assert layout.nodes[curve.edge.source][0] + 0.25 < x - half
+            assert x + half < layout.nodes[curve.edge.target][0] - 0.25
+
+
+def several(rows):
+    """A space whose slots have different candidates."""
+    operations = tuple(dict.fromkeys(name for row in rows for name in row))
+    slots = [SimpleNamespace(candidates=row, label=f"slot {i}") for i, row in enumerate(rows)]
+    return SimpleNamespace(slots=slots, operations=operations, labels=[slot.label for slot in slots])
+
+
+def test_probabilities_of_slots_with_different_candidates():
+    space = several([("a", "b"), ("b", "c", "a"), ("skip_connect",)])
+    moments = [[[0.25, 0.75], [0.5, 0.3, 0.2], [1.0]], [[0.1, 0.9, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]]
+    table = plots.shares(space, moments)
+    nan = math.nan
+    first = [[0.25, 0.75, nan, nan], [0.2, 0.5, 0.3, nan], [nan, nan, nan, 1.0]]
+    assert np.array_equal(table[0], first, equal_nan=True)
+    svg = figures.to_svg(plots.plot_probabilities(space, moments, [1, 2]))
+    assert all(f">{name}</text>" in svg for name in (*space.operations, *space.labels))
+    svg = figures.to_svg(plots.plot_heat_map(space, moments[0]))
+    assert (
+        sum(svg.count(f">{value}</text>") for value in ("0.25", "0.75", "0.20", "0.50", "0.30", "1.00")) == 6
+    )
+    assert "nan" not in svg
+    metrics = [{"epoch": 1, "entropy": 0.5, "probabilities": moments[0]}]
+    uniform = (math.log(2) + math.log(3)) / 3
+    assert f">uniform {uniform:.2f}</text>" in figures.to_svg(plots.plot_entropy(metrics))
+
+
+def test_figures_grow_with_the_slots():
+    heights = []
+    for count in (4, 28, 60):
+        space = several([("a", "b")] * count)
+        figure = plots.plot_probabilities(space, [[[0.5, 0.5]] * count], [1])
+        heights.append(figure.get_figheight() / -(-count // 7))
+        assert figure.get_figwidth() == figures.WIDTH
+    assert min(heights) > 1.2  # inches for a row of panels
 
 
 @pytest.mark.parametrize("name", search_spaces.names())
 def test_cell_names_every_operation(name):
     genotype = search_spaces.get(name).random(random.Random(5))
-    svg = figures.to_svg(cell_picture.draw_cell(genotype))
+    svg = figures.to_svg(cell_picture.plot_cell(genotype))
     assert svg.startswith("<svg")
     for operation in {edge.operation for cell in genotype.cells for edge in cell.edges}:
         drawn = sum(genotype.count(operation).values())
@@ -156,7 +229,7 @@ def test_dense_cells_have_no_crossings():
 
 def test_rendering_is_deterministic():
     genotype = search_spaces.get("darts").random(random.Random(2))
-    one, two = cell_picture.draw_cell(genotype), cell_picture.draw_cell(genotype)
+    one, two = cell_picture.plot_cell(genotype), cell_picture.plot_cell(genotype)
     assert figures.to_svg(one) == figures.to_svg(two) == figures.to_svg(one)
     assert figures.to_png(one, 50) == figures.to_png(two, 50)
     pixels = figures.to_pixels(one, 50)
@@ -168,22 +241,21 @@ def test_rendering_is_deterministic():
 def test_figures_of_a_search(epochs):
     space = search_spaces.get("darts")
     metrics = search_metrics(space, epochs)
-    probabilities = np.array([line["probabilities"] for line in metrics])
-    labels = space.edge_labels
-    figure = plots.draw_probabilities(probabilities, space.operations, labels, range(1, epochs + 1))
+    probabilities = [line["probabilities"] for line in metrics]
+    figure = plots.plot_probabilities(space, probabilities, range(1, epochs + 1))
     svg = figures.to_svg(figure)
-    assert all(f">{label}</text>" in svg for label in labels)
+    assert all(f">{label}</text>" in svg for label in plots._labels(space))
     assert all(svg.count(f">{operation}</text>") == 1 for operation in space.operations)
     assert len(svg) < 700_000
-    assert "derived cell" in figures.to_svg(plots.draw_curves(metrics))
-    assert f">uniform {math.log(8):.2f}</text>" in figures.to_svg(plots.draw_entropy(metrics))
-    skips = figures.to_svg(plots.draw_skips(metrics))
+    assert "derived cell" in figures.to_svg(plots.plot_curves(metrics))
+    assert f">uniform {math.log(8):.2f}</text>" in figures.to_svg(plots.plot_entropy(metrics))
+    skips = figures.to_svg(plots.plot_skips(metrics))
     assert "normal cell" in skips
     assert "reduce cell" in skips
 
 
 def test_curves_skip_what_was_not_measured():
-    svg = figures.to_svg(plots.draw_curves(final_metrics(5)))
+    svg = figures.to_svg(plots.plot_curves(final_metrics(5)))
     assert ">test 60.0</text>" in svg
     assert ">train 65.0</text>" in svg
     assert "validation" not in svg
@@ -191,12 +263,12 @@ def test_curves_skip_what_was_not_measured():
 
 
 def test_spread_keeps_order_and_distance():
-    assert plots.spread([0.0, 1.0], 0.1) == [0.0, 1.0]
-    assert plots.spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert labels.spread([0.0, 1.0], 0.1) == [0.0, 1.0]
+    assert labels.spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
     rng = random.Random(0)
     for _ in range(50):
         wanted = sorted(rng.random() for _ in range(6))
-        placed = plots.spread(wanted, 0.2)
+        placed = labels.spread(wanted, 0.2)
         assert all(b - a > 0.2 - 1e-9 for a, b in pairwise(placed))
 
 
@@ -269,7 +341,7 @@ def events(folder):
 def test_board_of_a_search(tmp_path):
     folder = run_folder(tmp_path / "run", "nasbench201")
     space = search_spaces.get("nasbench201")
-    board = Board(folder, 0, 5, image_every=2)
+    board = Board(folder, space, 0, 5, image_every=2)
     for line in search_metrics(space, 5):
         board.epoch(line)
     options = {"lr": 0.1, "space": "nasbench201", "seed": 1, "cells": None}
@@ -294,14 +366,23 @@ def test_board_of_a_search(tmp_path):
     assert all(path.is_file() for path in (folder / "tensorboard").iterdir())
 
 
+def test_threads_have_their_excepthook_again(tmp_path):
+    before = threading.excepthook
+    board = Board(tmp_path, search_spaces.get("micro"), 0, 5)
+    assert threading.excepthook != before
+    board.close()
+    board.close()
+    assert threading.excepthook == before
+
+
 def test_board_forgets_what_a_resumed_run_repeats(tmp_path):
     folder = run_folder(tmp_path / "run", "micro", "final")
     lines = final_metrics(5)
-    first = Board(folder, 0, 5)
+    first = Board(folder, search_spaces.get("micro"), 0, 5)
     for line in lines[:4]:
         first.epoch(line)
     first.close()
-    second = Board(folder, 2, 5)
+    second = Board(folder, search_spaces.get("micro"), 2, 5)
     for line in lines[2:]:
         second.epoch(line)
     second.close()

@@ -12,17 +12,20 @@ import timm
 import torch
 from torch.nn import functional as F
 
+import estimators
 import nas
 import search_spaces
 import train_final
 import train_search
-from nas.bilevel import derive
+from nas.bilevel import rules
+from nas.bilevel.architecture import Architecture
 from nas.bilevel.search import Search
 from nas.runs import checkpoint
 from nas.runs.run_folder import RunFolder
 from nas.seeding import seed_everything
 from nas.training.final import Training, count_macs
 from recipes import FinalOptions, SearchOptions
+from recipes.config_file import read_config
 from search_spaces.zoo import PUBLISHED
 
 MIXED = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|"
@@ -140,7 +143,7 @@ def test_final_training_resumes_bit_for_bit(case, tmp_path, monkeypatch):
 
     # The saved network is the one that was tested.
     model = nas.load(whole / "model.safetensors")
-    training = Training(FinalOptions(**{k: v for k, v in read(whole / "config.json").items() if k != "kind"}))
+    training = Training.of(FinalOptions(**read_config(FinalOptions, whole / "config.json")))
     correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in training.test)
     accuracy = 100 * correct / len(training.test.images)
     assert accuracy == pytest.approx(read(whole / "result.json")["test_accuracy"])
@@ -268,7 +271,7 @@ def test_derivation_samples_follow_the_distribution():
     generator = torch.Generator().manual_seed(0)
     counts = torch.zeros(5)
     for _ in range(3000):
-        counts[space.choice(derive.sample(space, logits, generator))[0]] += 1
+        counts[space.choice(rules.sample(space, logits, generator))[0]] += 1
     expected = logits[0].softmax(-1) * 3000
     assert ((counts - expected).square() / expected).sum() < 18.47  # 99.9 %, 4 degrees of freedom
 
@@ -277,14 +280,21 @@ def test_best_of_draws_scores_each_architecture_once():
     space = search_spaces.get("micro")
     scored = {}
 
-    def accuracy(genotype):
-        assert genotype not in scored
-        scored[genotype] = float(genotype.count("nor_conv_3x3")["cell"])
-        return scored[genotype]
+    class Scorer:
+        options = SearchOptions()
+        architecture = Architecture(space, estimators.get("st"), torch.zeros(3, 5))
 
-    best = derive.best_of(space, torch.zeros(3, 5), 400, torch.Generator().manual_seed(0), accuracy)
+        def score(self, genotype):
+            assert genotype not in scored
+            scored[genotype] = float(genotype.count("nor_conv_3x3")["cell"])
+            return 0.0, scored[genotype]
+
+    search, rule = Scorer(), rules.Sample(400)
+    search.space = space
+    assert sum(1 for _ in rule.select(search)) == len(scored) == rule.pieces(search) > 90
+    best = rule.selected(search)
     assert scored[best] == max(scored.values()) >= 2
-    assert len(scored) > 90
+    assert next(genotype for genotype in scored if scored[genotype] == scored[best]) == best
 
 
 def test_collapse_is_noticed():
@@ -292,15 +302,15 @@ def test_collapse_is_noticed():
     space = search_spaces.get("nasbench201")
     for skips, nones in ((4, 0), (2, 2), (0, 6)):
         idle = ["skip_connect"] * skips + ["none"] * nones
-        (warning,) = derive.collapse_warnings(space.genotype(idle + ["nor_conv_3x3"] * (6 - len(idle))))
+        (warning,) = rules.collapse_warnings(space.genotype(idle + ["nor_conv_3x3"] * (6 - len(idle))))
         assert warning.startswith(f"the search has collapsed: {skips} skip_connect and {nones} none on the 6")
     for idle in ([], ["none"] * 3, ["skip_connect", "none", "skip_connect"]):
         genotype = space.genotype(idle + ["avg_pool_3x3"] * (6 - len(idle)))
-        assert derive.collapse_warnings(genotype) == []
+        assert rules.collapse_warnings(genotype) == []
 
 
 def test_validation_never_sees_training_augmentation_and_training_does():
-    search = Search(SearchOptions(epochs=1, flip=True, cutout=2))
+    search = Search.of(SearchOptions(epochs=1, flip=True, cutout=2))
     assert search.train.augmentation.flip
     assert search.train.augmentation.cutout == 2
     assert search.valid.augmentation == type(search.valid.augmentation)()
@@ -335,18 +345,18 @@ def test_digits_reach_98_percent(tmp_path):
 def test_loss_of_final_training_is_that_of_mixed_and_smoothed_targets(mixup):
     """Against the definitions: targets are smoothed once, and mixed in the proportion of the images."""
     options = FinalOptions(genotype=MIXED, channels=4, mixup=mixup, label_smoothing=0.2, precision="float32")
-    training, alone = Training(options), Training(options)
+    training, alone = Training.of(options), Training.of(options)
     images, labels = next(iter(training.train))
     smooth = 0.8 * F.one_hot(labels, 10) + 0.02
     alone.model.train()
     inputs, targets = images, smooth
     if mixup:
         seed_everything(0, "mixing")
-        inputs, targets = alone.mixup(images.clone(), labels)
+        inputs, _ = alone.mixup(images.clone(), labels)
         apart = images[0] - images[-1]
         share = ((inputs[0] - images[-1]) * apart).sum() / apart.square().sum()
         assert 0.01 < share < 0.99
-        torch.testing.assert_close(targets, share * smooth + (1 - share) * smooth.flip(0))
+        targets = share * smooth + (1 - share) * smooth.flip(0)
     expected = -(targets * alone.forward(inputs).log_softmax(1)).sum(1).mean()
     seed_everything(0, "mixing")
     torch.testing.assert_close(training.step(images, labels).loss, expected.detach())

@@ -14,14 +14,17 @@ import pytest
 from scipy import stats
 
 import search_spaces
-from nas.tables import truth
+from nas import tables
+from nas.tables import files, json_table, published, reading
+from nas.tables.lookup import enumerable, enumerable_names
 from recipes import InputError
 from search_spaces import Genotype, GenotypeError
+from search_spaces.nasbench201 import micro, nasbench201
 from studies.truth import truth_report
 from studies.truth import truth_statistics as statistics
 
-MICRO = [truth.micro.format(cell) for cell in truth.micro.all()]
-NB201 = [truth.nasbench201.format(cell) for cell in truth.nasbench201.all()]
+MICRO = [micro.format(cell) for cell in micro.all()]
+NB201 = [nasbench201.format(cell) for cell in nasbench201.all()]
 
 
 def own_table(texts=MICRO, seeds=3, space="micro"):
@@ -43,7 +46,7 @@ def own_table(texts=MICRO, seeds=3, space="micro"):
 
 
 def written(path, table):
-    truth.write_table(path, table)
+    json_table.write_table(path, table)
     return path
 
 
@@ -55,13 +58,13 @@ def a_truth(*accuracies):
     """A truth of micro whose first accuracies are given, and all others 0."""
     values = np.zeros(125)
     values[: len(accuracies)] = accuracies
-    return truth.Truth("micro", "made up", values)
+    return tables.Truth("micro", "made up", values)
 
 
 def refused(path, *words, space="micro", column=None):
     """Reading ends in one line that names the file and contains the words."""
     with pytest.raises(InputError) as caught:
-        truth.read(Path(path), space, column)
+        tables.read(Path(path), space, column)
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 500
@@ -82,29 +85,29 @@ def refused(path, *words, space="micro", column=None):
 )
 def test_known_values_of_the_benchmark(column, best, index, median, shared_data):
     path = shared_data / "nats_tss_test_accuracy.csv.gz"
-    table = truth.read(path, "nasbench201", column)
+    table = tables.read(path, "nasbench201", column)
     text, known = table.optimum
     assert (round(known.accuracy, 2), known.rank, known.std, known.cells) == (best, 1, None, 15625)
     with gzip.open(path, "rt") as file:
         rows = list(csv.DictReader(file))
-    assert table.lookup(truth.nasbench201.parse(rows[index]["arch"])).rank == 1  # on CIFAR-10 one of two
+    assert table.lookup(nasbench201.parse(rows[index]["arch"])).rank == 1  # on CIFAR-10 one of two
     assert float(rows[index][column]) == known.accuracy == max(float(row[column]) for row in rows)
     assert text in {row["arch"] for row in rows if float(row[column]) == known.accuracy}
     assert float(np.median(table.accuracies)) == pytest.approx(median, abs=0.0051)
     assert table.source == f"{column} of nats_tss_test_accuracy.csv.gz"
     for row in rows[::500]:
-        assert table.lookup(truth.nasbench201.parse(row["arch"])).accuracy == float(row[column])
+        assert table.lookup(nasbench201.parse(row["arch"])).accuracy == float(row[column])
 
 
 def test_columns_of_the_benchmark(shared_data):
     path = shared_data / "nats_tss_test_accuracy.csv.gz"
-    tables = truth.read_all(path, "nasbench201")
-    assert list(tables) == ["cifar10", "cifar100", "imagenet16-120"]
-    assert truth.read(path, "nasbench201").source.startswith("cifar10 of")
-    found = statistics.agreement(tables["cifar10"].accuracies, tables["cifar100"].accuracies)
+    columns = tables.read_all(path, "nasbench201")
+    assert list(columns) == ["cifar10", "cifar100", "imagenet16-120"]
+    assert tables.read(path, "nasbench201").source.startswith("cifar10 of")
+    found = statistics.agreement(columns["cifar10"].accuracies, columns["cifar100"].accuracies)
     assert found.spearman > 0.95
     with pytest.raises(InputError, match=r"unknown column .* expected one of: cifar10, cifar100, imagenet16"):
-        truth.read(path, "nasbench201", "cifar")
+        tables.read(path, "nasbench201", "cifar")
     refused(path, "line 2", "not a cell of the space 'micro'", column="cifar10")
 
 
@@ -114,47 +117,47 @@ def test_columns_of_the_benchmark(shared_data):
 @pytest.mark.parametrize("name", ["table.json", "table.json.gz", "odd.name"])
 def test_own_table(name, tmp_path):
     table = own_table()
-    found = truth.read(written(tmp_path / name, table), "micro")
+    found = tables.read(written(tmp_path / name, table), "micro")
     shares = 100 * np.array(table["correct"]) / 1078
     np.testing.assert_allclose(found.accuracies, shares.mean(0))
     np.testing.assert_allclose(found.stds, shares.std(0, ddof=1))
     assert (found.space, found.source, found.seeds) == ("micro", "digits, 3 seeds", 3)
     assert found.images_per_training == 6 * 14 * 48  # of 719 images 14 batches
     assert found.recipe == table["recipe"]
-    assert truth.read(tmp_path / name, "micro", "digits").source == found.source
+    assert tables.read(tmp_path / name, "micro", "digits").source == found.source
     refused(tmp_path / name, "unknown column", "expected one of: digits", column="cifar10")
     refused(tmp_path / name, "a table of the space 'micro', expected 'nasbench201'", space="nasbench201")
 
 
 def test_one_seed_has_no_deviation(tmp_path):
-    found = truth.read(written(tmp_path / "t.json", own_table(seeds=1)), "micro")
+    found = tables.read(written(tmp_path / "t.json", own_table(seeds=1)), "micro")
     assert (found.stds, found.seeds, found.source) == (None, 1, "digits, 1 seed")
     assert found.optimum[1].std is None
 
 
 def test_missing_cells_have_the_value_of_their_representative():
-    forms = [truth.micro.canonical(cell) for cell in truth.micro.all()]
+    forms = [micro.canonical(cell) for cell in micro.all()]
     first = {form: text for text, form in reversed(list(zip(MICRO, forms, strict=True)))}
     twin = next(text for text, form in zip(MICRO, forms, strict=True) if first[form] != text)
     texts = [*first.values(), twin]
     table = own_table(texts)
-    found = truth.from_table(table, "table")
+    found = json_table.from_table(table, "table")
     mean = 100 * np.array(table["correct"]).mean(0) / 1078
     for text, form, accuracy in zip(MICRO, forms, found.accuracies, strict=True):
         assert accuracy == pytest.approx(mean[-1 if text == twin else texts.index(first[form])])
-    assert [texts[row] for row in truth.rows(table)][MICRO.index(twin)] == twin
+    assert [texts[row] for row in json_table.rows(table)][MICRO.index(twin)] == twin
 
 
 def test_the_large_space_is_read_fast_and_whole(tmp_path):
     canonical = {}
-    for cell, text in zip(truth.nasbench201.all(), NB201, strict=True):
-        canonical.setdefault(truth.nasbench201.canonical(cell), text)
+    for cell, text in zip(nasbench201.all(), NB201, strict=True):
+        canonical.setdefault(nasbench201.canonical(cell), text)
     path = written(tmp_path / "t.json.gz", own_table(list(canonical.values()), space="nasbench201"))
     began = time.process_time()
-    found = truth.read(path, "nasbench201")
+    found = tables.read(path, "nasbench201")
     assert time.process_time() - began < 1
     assert found.accuracies.shape == found.stds.shape == (15625,)
-    genotype = truth.nasbench201.parse(NB201[77])
+    genotype = nasbench201.parse(NB201[77])
     found.lookup(genotype)
     began = time.process_time()
     for _ in range(1000):
@@ -163,20 +166,20 @@ def test_the_large_space_is_read_fast_and_whole(tmp_path):
 
 
 def test_packaged(tmp_path, monkeypatch):
-    monkeypatch.setattr(truth, "TABLES", tmp_path)
+    monkeypatch.setattr(reading, "TABLES", tmp_path)
     with pytest.raises(InputError, match=r"no table of the space 'micro' on 'digits' .*: \(none\); give"):
-        truth.packaged("micro", "digits")
+        tables.packaged("micro", "digits")
     written(tmp_path / "micro-digits.json", own_table())
-    assert truth.packaged("micro", "digits").source == "digits, 3 seeds"
+    assert tables.packaged("micro", "digits").source == "digits, 3 seeds"
     for name in (("nasbench201", "digits"), ("micro", "cifar10"), ("*", "digits"), ("..", "x")):
         with pytest.raises(InputError, match=r"expected one of: micro-digits; give a table of your own"):
-            truth.packaged(*name)
+            tables.packaged(*name)
 
 
-@pytest.mark.parametrize("path", sorted(truth.TABLES.glob("*")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(reading.TABLES.glob("*.json*")), ids=lambda path: path.name)
 def test_tables_of_the_package(path):
     space, _, dataset = path.name.partition(".")[0].partition("-")
-    table = truth.packaged(space, dataset)
+    table = tables.packaged(space, dataset)
     assert table.optimum[1].accuracy > 90
     assert table.stds is not None
 
@@ -193,7 +196,7 @@ def test_equal_tables_are_equal_files(tmp_path):
 def test_ranks_and_ties():
     table = a_truth(90, 95, 90, 80)
     expected = [(90, 2), (95, 1), (90, 2), (80, 4), (0, 5)]
-    for cell, (accuracy, rank) in zip(truth.micro.all(), expected, strict=False):
+    for cell, (accuracy, rank) in zip(micro.all(), expected, strict=False):
         assert table.lookup(cell) == (accuracy, None, rank, 125)
     assert table.optimum == (MICRO[1], (95, None, 1, 125))
     assert a_truth(7, 9, 9).optimum[0] == MICRO[1]  # the first of equals
@@ -201,10 +204,10 @@ def test_ranks_and_ties():
 
 def test_lookup_of_what_is_not_in_the_space():
     table = a_truth(*range(1, 126))
-    cell = truth.micro.parse(MICRO[77])
+    cell = micro.parse(MICRO[77])
     assert table.lookup(cell) == (78, None, 48, 125)
     with pytest.raises(GenotypeError, match="belongs to the space 'nasbench201'"):
-        table.lookup(truth.nasbench201.parse(NB201[0]))
+        table.lookup(nasbench201.parse(NB201[0]))
     with pytest.raises(GenotypeError, match="malformed genotype for the space 'micro'"):
         table.lookup(Genotype("micro", (replace(cell.cells[0], edges=cell.cells[0].edges[:1]),)))
     darts = search_spaces.get("darts")
@@ -256,11 +259,11 @@ def test_files_that_cannot_be_read(tmp_path):
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, *words)
     with pytest.raises(InputError, match=r"unknown space of a table 'darts', expected one of: micro, nasb"):
-        truth.read(tmp_path / "cut.json", "darts")
+        tables.read(tmp_path / "cut.json", "darts")
 
 
 def test_a_file_that_unpacks_to_too_much(tmp_path, monkeypatch):
-    monkeypatch.setattr(truth, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(files, "LARGEST_FILE", 1000)
     (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(b"0" * 1001))
     refused(tmp_path / "bomb.csv.gz", "more than 1,000 bytes")
 
@@ -302,15 +305,15 @@ def test_what_a_csv_may_be(tmp_path):
     lines[5] = lines[5].rpartition(",")[0] + ",?"
     shuffled = [lines[0], *reversed(lines[1:])]
     (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(shuffled).encode() + b"\r\n\r\n")
-    found = truth.read(tmp_path / "t.csv", "micro")
+    found = tables.read(tmp_path / "t.csv", "micro")
     np.testing.assert_allclose(found.accuracies, [90 + i / 100 for i in range(125)])
     assert (found.stds, found.seeds, found.images_per_training, found.recipe) == (None,) * 4
     refused(tmp_path / "t.csv", "cifar100 is '?'", column="cifar100")
     with pytest.raises(InputError, match="cifar100"):
-        truth.read_all(tmp_path / "t.csv", "micro")
+        tables.read_all(tmp_path / "t.csv", "micro")
     bare = ["arch,digits", *(f"{text},50" for text in MICRO)]
     (tmp_path / "bare.csv").write_text("\n".join(bare))
-    assert truth.read(tmp_path / "bare.csv", "micro", "digits").best_of(3) == pytest.approx(50)
+    assert tables.read(tmp_path / "bare.csv", "micro", "digits").best_of(3) == pytest.approx(50)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +322,9 @@ def test_what_a_csv_may_be(tmp_path):
         ({"format": 2}, ["format of the table is '2', expected 1"]),
         ({"format": True}, ["expected 1"]),
         ({"space": "darts"}, ["unknown space 'darts', expected micro or nasbench201"]),
-        ({"dataset": "cifar10"}, ["the data set is 'cifar10', expected 'digits'"]),
+        ({"dataset": "cifar10"}, ["'train_images' is not a positive integer"]),
+        ({"train_images": 0}, ["'train_images' is not a positive integer"]),
+        ({"test_images": 1797}, ["'train_images' is not a positive integer"]),
         ({"recipe": []}, ["'recipe' is missing or not of type dict"]),
         ({"recipe": {"epochs": 5, "batch_size": 0}}, ["'batch_size' of the recipe"]),
         ({"seeds": []}, ["'seeds' is empty"]),
@@ -353,6 +358,34 @@ def test_incomplete_table_of_our_own(key, tmp_path):
     refused(written(tmp_path / "t.json", table), "t.json: ")
 
 
+def test_a_table_of_another_data_set_says_how_many_images_it_trained_on(tmp_path):
+    table = own_table() | {"dataset": "flowers", "train_images": 100}
+    found = tables.read(written(tmp_path / "t.json", table), "micro")
+    assert found.source == "flowers, 3 seeds"
+    assert found.images_per_training == 6 * 2 * 48
+    assert tables.read(tmp_path / "t.json", "micro", "flowers").source == found.source
+
+
+class Listed:
+    """A space from outside that can be listed."""
+
+    name, size = "listed", 2
+
+    def all(self):
+        return iter(())
+
+    canonical = parse = format = validate = str
+
+
+def test_spaces_are_asked_whether_they_can_be_listed(monkeypatch):
+    assert enumerable_names() == ["micro", "nasbench201"]
+    known = {**{name: search_spaces.get(name) for name in search_spaces.names()}, "listed": Listed()}
+    monkeypatch.setattr(search_spaces, "names", lambda: list(known))
+    monkeypatch.setattr(search_spaces, "get", known.get)
+    assert enumerable_names() == ["listed", "micro", "nasbench201"]
+    assert enumerable("listed").size == 2
+
+
 def test_cells_that_nothing_stands_for(tmp_path):
     refused(written(tmp_path / "t.json", own_table(MICRO[:-1])), f"neither {MICRO[-1]} nor a cell")
 
@@ -379,10 +412,10 @@ class API:
 
 
 def test_conversion_and_back(tmp_path):
-    truth.write_csv(tmp_path / "t.csv.gz", truth.from_api(API(NB201[::-1])))
-    tables = truth.read_all(tmp_path / "t.csv.gz", "nasbench201")
-    for (name, table), base in zip(tables.items(), (90, 70, 40), strict=True):
-        assert name in truth.DATASETS
+    tables.write_csv(tmp_path / "t.csv.gz", tables.from_api(API(NB201[::-1])))
+    columns = tables.read_all(tmp_path / "t.csv.gz", "nasbench201")
+    for (name, table), base in zip(columns.items(), (90, 70, 40), strict=True):
+        assert name in published.DATASETS
         expected = base + np.arange(15625)[::-1] / 2000
         np.testing.assert_allclose(table.accuracies, expected, atol=5.1e-5)
     with gzip.open(tmp_path / "t.csv.gz", "rt") as file:
@@ -423,7 +456,7 @@ class Broken(API):
 )
 def test_objects_that_are_no_complete_api(api, message):
     with pytest.raises(InputError, match=message):
-        truth.from_api(api)
+        tables.from_api(api)
 
 
 def test_official_api_has_these_methods():
@@ -446,7 +479,7 @@ def test_official_api_has_these_methods():
         "arch2infos": dict.fromkeys(range(15625), state),
         "evaluated_indexes": range(15625),
     }
-    rows = truth.from_api(nats_bench.create(content, "tss", verbose=False))
+    rows = tables.from_api(nats_bench.create(content, "tss", verbose=False))
     assert [row.arch for row in rows] == NB201
     assert {row.accuracies for row in rows} == {(80.5, 80.5, 80.5)}
 
@@ -512,7 +545,7 @@ def test_running_deviation_by_hand():
 def test_report_of_a_table_with_a_reference(tmp_path):
     table = own_table(seeds=4)
     shuffled = own_table(seeds=2) | {"correct": np.random.default_rng(5).integers(0, 1079, (2, 125)).tolist()}
-    references = {"other": truth.from_table(shuffled, "other")}
+    references = {"other": json_table.from_table(shuffled, "other")}
     truth_report.write(tmp_path, table, references)
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 4
@@ -531,5 +564,5 @@ def test_report_of_a_table_with_a_reference(tmp_path):
 
 def test_report_where_all_cells_are_equal(tmp_path):
     table = own_table(seeds=2) | {"correct": [[1000] * 125] * 2}
-    truth_report.write(tmp_path, table, {"itself": truth.from_table(table, "it")})
+    truth_report.write(tmp_path, table, {"itself": json_table.from_table(table, "it")})
     assert "| itself | all cells | 125 | – | – |" in (tmp_path / "results.md").read_text()

@@ -15,19 +15,20 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from nas import tables
 from nas.bilevel.search import Search
 from nas.runs import checkpoint
-from nas.tables import truth
+from nas.tables.lookup import enumerable
 from recipes import SearchOptions, command_line
 
-known = truth.packaged("micro", "digits")
-space = truth.SPACES["micro"]
+known = tables.packaged("micro", "digits")
+space = enumerable("micro")
 cells = [cell for cell in space.all() if "0" in space.canonical(cell)]
 accuracies = np.array([known.lookup(cell).accuracy for cell in cells])
 torch.set_num_threads(1)
 for run in map(Path, sys.argv[1:]):
     options = command_line.parse(SearchOptions, ["--config", str(run / "config.json"), "--out", str(run)])
-    search = Search(options)
+    search = Search.of(options)
     saved, _ = checkpoint.load(run)
     assert saved is not None
     search.restore(saved["state"])

@@ -18,7 +18,8 @@ import estimators
 from estimators import Estimator
 from estimators.compare import Errors
 from estimators.exact import count_outcomes, mean_and_gradient
-from nas.bilevel.steps import Batch, Bilevel
+from nas.bilevel.steps import Bilevel
+from nas.bilevel.unroll import Batch
 from nas.seeding import generator
 
 REFERENCE = "reinforce_loo"
@@ -33,14 +34,14 @@ class GradientMeasure:
     """Measures one moment of a search.
 
     Args:
-        bilevel: the supernet, its precision, and its logits (E, K), -inf where there is no candidate.
+        bilevel: the supernet, its precision, and the architecture whose logits (E, K) are measured.
         batch: the images and labels that the loss is taken on.
         seed, position: of the draws; equal ones give equal results.
     """
 
     def __init__(self, bilevel: Bilevel, batch: Batch, seed: int, position: int) -> None:
         self.bilevel, self.batch, self.seed, self.position = bilevel, batch, seed, position
-        self.logits = bilevel.logits.detach()
+        self.logits = bilevel.architecture.masked().detach()
         self.evaluated: dict[tuple[int, ...], tuple[float, Tensor]] = {}  # by the choice on every edge
         self.enumerated = count_outcomes(self.logits) <= ENUMERABLE
         self.mean, self.gradient, self.noise = self._enumerate() if self.enumerated else self._sample()

@@ -1,6 +1,6 @@
 """The picture of an architecture: its cells, every edge with its operation.
 
-Everything is laid out in inches.
+A cell whose edges follow one another, a chain, is wrapped over lines. Everything is laid out in inches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path
 
-from nas.report.figures import INK, OPERATION_COLOURS, QUIET, new_figure, styled
+from nas.report.figures import WIDTH, new_figure, styled
+from nas.report.palette import INK, QUIET, operation_colour
 from search_spaces import CellGenotype, Edge, Genotype
 
 Point = tuple[float, float]
@@ -49,6 +50,10 @@ class CellLayout:
     below it, whichever crosses fewest others. Two inputs stand one above the other instead: edges
     from the upper one stay above the line, those from the lower one below it.
 
+    Args:
+        first: number of the first node, where the cell is a line of a longer chain.
+        last: whether the last node is the output.
+
     Attributes:
         nodes: centre of every node.
         output: centre of the box that concatenates nodes, or None.
@@ -56,22 +61,24 @@ class CellLayout:
         width, top, bottom: extent; the line of the nodes is at height 0.
     """
 
-    def __init__(self, cell: CellGenotype) -> None:
-        self.cell = cell
+    def __init__(self, cell: CellGenotype, first: int = 0, last: bool = True) -> None:
+        self.cell, self.first, self.last = cell, first, last
         nodes = 1 + max(max(edge.target for edge in cell.edges), *cell.concat, 0)
         self.inputs = min(edge.target for edge in cell.edges)
         self.stack = 0.0 if self.inputs == 1 else 0.42
         left = 0.2 + _BOX[0] / 2
         # Two edges slant towards the first node after stacked inputs: they need more room.
-        first, spacing = (2.4, 2.4) if self.inputs == 1 else (2.0, 1.66)
+        before, spacing = (2.4, 2.4) if self.inputs == 1 else (2.0, 1.66)
+        if is_chain(cell):
+            before = spacing = chain_spacing(cell)
         self.nodes: list[Point] = [
             (left, self.stack * (1 if node == 0 else -1))
             if node < self.inputs
-            else (left + first + spacing * (node - self.inputs), 0.0)
+            else (left + before + spacing * (node - self.inputs), 0.0)
             for node in range(nodes)
         ]
-        last = self.nodes[-1][0]
-        self.output: Point | None = (last + 1.05, 0.0) if cell.concat else None
+        end = self.nodes[-1][0]
+        self.output: Point | None = (end + 1.05, 0.0) if cell.concat else None
         self.width = (self.output or self.nodes[-1])[0] + left
         self.sides = self._choose_sides()
         self.levels = self._stack_levels()
@@ -179,42 +186,66 @@ def label_width(text: str) -> float:
     return (0.602 * len(text) + 0.9) * _LABEL_SIZE / 72
 
 
+def is_chain(cell: CellGenotype) -> bool:
+    """Whether the edges lead from each node to the next."""
+    places = [(edge.source, edge.target) for edge in cell.edges]
+    return not cell.concat and places == [(i, i + 1) for i in range(len(places))]
+
+
+def chain_spacing(cell: CellGenotype) -> float:
+    """Distance between the nodes of a chain: its longest label fits, with a bit of the edge at both ends."""
+    return max(1.5, _BOX[0] + 0.45 + max(label_width(edge.operation) for edge in cell.edges))
+
+
+def layouts_of(cell: CellGenotype) -> list[CellLayout]:
+    """The cell, or the lines of a chain; a line begins with the node that the one before ends with."""
+    if not is_chain(cell):
+        return [CellLayout(cell)]
+    most = max(1, int((WIDTH - 0.4 - _BOX[0]) / chain_spacing(cell)))
+    lines = []
+    for first in range(0, len(cell.edges), most):
+        edges = cell.edges[first : first + most]
+        moved = tuple(Edge(edge.source - first, edge.target - first, edge.operation) for edge in edges)
+        lines.append(CellLayout(CellGenotype(cell.name, moved), first, first + most >= len(cell.edges)))
+    return lines
+
+
 @styled
-def draw_cell(genotype: Genotype) -> Figure:
+def plot_cell(genotype: Genotype) -> Figure:
     """The architecture: one panel per kind of cell, every edge with its operation."""
-    layouts = [CellLayout(cell) for cell in genotype.cells]
-    title = 0.32 if len(layouts) > 1 else 0.0
-    heights = [layout.top - layout.bottom + title for layout in layouts]
+    layouts = [layout for cell in genotype.cells for layout in layouts_of(cell)]
+    titles = [0.32 if len(genotype.cells) > 1 and not layout.first else 0.0 for layout in layouts]
+    heights = [layout.top - layout.bottom + title for layout, title in zip(layouts, titles, strict=True)]
     width, height = max(layout.width for layout in layouts), sum(heights)
     figure = new_figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     y = height
-    for layout, panel in zip(layouts, heights, strict=True):
+    for layout, title, panel in zip(layouts, titles, heights, strict=True):
         if title:
             axes.text(0.2, y - 0.2, f"{layout.cell.name} cell", size=11, weight="bold", va="center")
-        _draw_panel(axes, layout, y - title - layout.top)
+        _plot_panel(axes, layout, y - title - layout.top)
         y -= panel
     return figure
 
 
-def _draw_panel(axes: Axes, layout: CellLayout, line: float) -> None:
-    """Draw a cell whose nodes stand at the height `line`."""
+def _plot_panel(axes: Axes, layout: CellLayout, line: float) -> None:
+    """Plot a cell whose nodes stand at the height `line`."""
     last = len(layout.nodes) - 1
     if layout.output is not None:
-        _draw_concat(axes, layout, line)
+        _plot_concat(axes, layout, line)
     for curve in layout.curves:
-        _draw_curve(axes, curve, line)
+        _plot_curve(axes, curve, line)
     for node, (x, y) in enumerate(layout.nodes):
         caption = ""
-        if node < layout.inputs:
+        if node + layout.first < layout.inputs:
             caption = "input" if layout.inputs == 1 else ("cₖ₋₂", "cₖ₋₁")[node]
-        elif node == last and layout.output is None:
+        elif node == last and layout.last and layout.output is None:
             caption = "output"
-        _draw_node(axes, (x, y + line), str(node), caption)
+        _plot_node(axes, (x, y + line), str(node + layout.first), caption)
     if layout.output is not None:
-        _draw_node(axes, (layout.output[0], layout.output[1] + line), "output", "concat")
+        _plot_node(axes, (layout.output[0], layout.output[1] + line), "output", "concat")
     for curve, (x, y) in zip(layout.curves, layout.labels(), strict=True):
         operation = curve.edge.operation
         axes.text(
@@ -230,13 +261,13 @@ def _draw_panel(axes: Axes, layout: CellLayout, line: float) -> None:
             bbox={
                 "boxstyle": "round,pad=0.3",
                 "facecolor": "white",
-                "edgecolor": OPERATION_COLOURS[operation],
+                "edgecolor": operation_colour(operation),
                 "linewidth": 1.1,
             },
         )
 
 
-def _draw_node(axes: Axes, centre: Point, name: str, caption: str) -> None:
+def _plot_node(axes: Axes, centre: Point, name: str, caption: str) -> None:
     (x, y), (w, h) = centre, _BOX
     w += 0.14 if name == "output" else 0
     axes.add_patch(
@@ -257,8 +288,8 @@ def _draw_node(axes: Axes, centre: Point, name: str, caption: str) -> None:
     axes.text(x, y - 0.12, caption, size=7.5 if len(caption) > 4 else 9, color=QUIET, **inside)
 
 
-def _draw_curve(axes: Axes, curve: _Curve, line: float) -> None:
-    colour = OPERATION_COLOURS[curve.edge.operation]
+def _plot_curve(axes: Axes, curve: _Curve, line: float) -> None:
+    colour = operation_colour(curve.edge.operation)
     none = curve.edge.operation == "none"
     points = [(x, y + line) for x, y in curve.controls]
     codes = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
@@ -272,17 +303,17 @@ def _draw_curve(axes: Axes, curve: _Curve, line: float) -> None:
             zorder=2,
         )
     )
-    _draw_head(axes, points[3], (curve.tip[0], curve.tip[1] + line), colour)
+    _plot_head(axes, points[3], (curve.tip[0], curve.tip[1] + line), colour)
 
 
-def _draw_head(axes: Axes, start: Point, tip: Point, colour: str) -> None:
+def _plot_head(axes: Axes, start: Point, tip: Point, colour: str) -> None:
     """A triangle that points from `start` to `tip`."""
     dx, dy = 0.5 * (tip[0] - start[0]), 0.5 * (tip[1] - start[1])
     sides = [(start[0] - dy, start[1] + dx), (start[0] + dy, start[1] - dx)]
     axes.add_patch(Polygon([tip, *sides], closed=True, facecolor=colour, linewidth=0, zorder=3))
 
 
-def _draw_concat(axes: Axes, layout: CellLayout, line: float) -> None:
+def _plot_concat(axes: Axes, layout: CellLayout, line: float) -> None:
     """Thin lines that collect the concatenated nodes and lead to the output."""
     assert layout.output is not None
     end, bus, r = layout.output[0], layout.bus + line, 0.12
@@ -305,4 +336,4 @@ def _draw_concat(axes: Axes, layout: CellLayout, line: float) -> None:
     for points, codes in lines:
         patch = PathPatch(Path(points, codes), facecolor="none", edgecolor="#b4bbc6", linewidth=1.0, zorder=1)
         axes.add_patch(patch)
-    _draw_head(axes, (end, foot - _HEAD), (end, foot), "#b4bbc6")
+    _plot_head(axes, (end, foot - _HEAD), (end, foot), "#b4bbc6")

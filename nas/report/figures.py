@@ -8,29 +8,18 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-# One hue per family (grey: no weights, orange: pooling, blue and green: convolutions), and within
-# a family the larger kernel is the darker one.
-OPERATION_COLOURS: dict[str, str] = {
-    "none": "#c9ced6",
-    "skip_connect": "#7b8494",
-    "avg_pool_3x3": "#f5b25c",
-    "max_pool_3x3": "#d9691b",
-    "nor_conv_1x1": "#85c4ea",
-    "nor_conv_3x3": "#1c6fb4",
-    "sep_conv_3x3": "#6cc58d",
-    "sep_conv_5x5": "#18804f",
-    "dil_conv_3x3": "#86a5ec",
-    "dil_conv_5x5": "#3a52bd",
-}
+from nas.report.palette import FAINT, INK, QUIET, readable
 
-INK, QUIET, FAINT = "#1f2933", "#66707d", "#e8ebef"
 WIDTH = 9.0  # inches: 900 px at 100 dpi
 
 styled = style.context(
@@ -101,3 +90,88 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def new_grid(
+    rows: int,
+    columns: int,
+    panel: float,
+    *,
+    left: float,
+    right: float,
+    top: float,
+    bottom: float,
+    between: tuple[float, float] = (0.0, 0.0),
+    width: float = WIDTH,
+    sharex: bool = False,
+    sharey: bool = False,
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes (rows, columns). Sizes are in inches; the figure grows with the rows.
+
+    Args:
+        panel: height of a panel.
+        left, right, top, bottom: margins.
+        between: columns, and rows.
+        sharex, sharey: whether all panels have one scale.
+    """
+    height = top + rows * panel + (rows - 1) * between[1] + bottom
+    figure = new_figure(width, height)
+    side = (width - left - right - (columns - 1) * between[0]) / columns
+    place = {
+        "left": left / width,
+        "right": 1 - right / width,
+        "top": 1 - top / height,
+        "bottom": bottom / height,
+        "wspace": between[0] / side,
+        "hspace": between[1] / panel,
+    }
+    axes: np.ndarray = figure.subplots(
+        rows, columns, squeeze=False, gridspec_kw=place, sharex=sharex, sharey=sharey
+    )
+    return figure, axes
+
+
+def bare(axes: Axes) -> None:
+    """Leave only what is in the axes, and the labels beside it."""
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def heat_map(
+    axes: Axes,
+    table: np.ndarray,
+    rows: Mapping[str, str],
+    columns: Mapping[str, str],
+    colours: Callable[[float], Any],
+    *,
+    text: str = ".2f",
+    bold: np.ndarray | None = None,
+    size: float = 9.0,
+) -> None:
+    """A table (R, C) of numbers in coloured fields; fields without a number (NaN) stay white.
+
+    Args:
+        rows, columns: names, and the colours they are written in.
+        colours: from a number to the colour of its field.
+        text: how numbers are written.
+        bold: which (R, C) are bold.
+    """
+    fields = np.array([[colours(value) for value in row] for row in table])
+    fields[np.isnan(table)] = 1.0
+    axes.imshow(fields, aspect="auto")
+    for (row, column), value in np.ndenumerate(table):
+        if not np.isnan(value):
+            dark = fields[row, column, :3] @ (0.3, 0.59, 0.11) < 0.55
+            weight = "bold" if bold is not None and bold[row, column] else "normal"
+            axes.text(
+                column, row, format(value, text), size=8, weight=weight, color="white" if dark else INK,
+                ha="center", va="center_baseline",
+            )  # fmt: skip
+    axes.set_xticks(range(len(columns)), list(columns), rotation=35, ha="left", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.xaxis.tick_top()
+    for ticks, names in ((axes.get_xticklabels(), columns), (axes.get_yticklabels(), rows)):
+        for tick, colour in zip(ticks, names.values(), strict=True):
+            tick.set(color=readable(colour), size=size)
+    bare(axes)

@@ -1,15 +1,15 @@
-"""Names beside points, placed so that they cover nothing."""
+"""Names beside points and at the ends of lines, placed so that they cover nothing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from nas.report.plots import readable
+from nas.report.palette import readable
 
 _SIZE = 7.8  # points
 _REACHES = (6, 12, 20, 30, 44, 60)  # points; a name further away than the first gets a line to its point
@@ -43,7 +43,46 @@ class _Box(NamedTuple):
         )
 
 
-def place(axes: Axes, labels: Sequence[Label], avoid: Sequence[tuple[float, float]]) -> None:
+def name_ends(axes: Axes, ends: Iterable[tuple[float, str, str]], size: float = 8.0) -> None:
+    """Write names at the right of `axes`, whose limits are final, apart from each other.
+
+    Args:
+        ends: height in data coordinates, text and colour of each.
+        size: of the letters, in points.
+    """
+    figure = axes.figure
+    assert figure is not None
+    ordered = sorted(ends)
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    wanted = [to_fraction.transform((axes.get_xlim()[1], height))[1] for height, _, _ in ordered]
+    gap = 1.42 * size / 72 * figure.dpi / axes.bbox.height
+    heights = spread(np.clip(wanted, 0, 1).tolist(), gap)
+    heights = [max(height, i * gap) for i, height in enumerate(heights)]
+    heights = [min(height, 1 - i * gap) for i, height in enumerate(reversed(heights))][::-1]
+    for (_, text, colour), height in zip(ordered, heights, strict=True):
+        axes.annotate(
+            text, (1, height), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points", size=size,
+            color=readable(colour), va="center_baseline", annotation_clip=False,
+        )  # fmt: skip
+
+
+def spread(positions: Sequence[float], gap: float) -> list[float]:
+    """Ascending positions moved as little as needed to be `gap` apart.
+
+    Neighbours that are too close form a block around their common centre, as often as needed.
+    """
+    blocks: list[list[float]] = []  # sum of the wanted positions of the block's first member, size
+    for i, position in enumerate(positions):
+        blocks.append([position - i * gap, 1.0])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
+            total, size = blocks.pop()
+            blocks[-1][0] += total
+            blocks[-1][1] += size
+    starts = [total / size for total, size in blocks for _ in range(int(size))]
+    return [start + i * gap for i, start in enumerate(starts)]
+
+
+def name_points(axes: Axes, labels: Sequence[Label], avoid: Sequence[tuple[float, float]]) -> None:
     """Write the labels into `axes`, whose limits are final.
 
     A few times in turn every label takes the cheapest place around its point, given those of the
@@ -76,15 +115,9 @@ def place(axes: Axes, labels: Sequence[Label], avoid: Sequence[tuple[float, floa
             axes.plot([label.x, end[0]], [label.y, end[1]], color=label.colour, linewidth=0.6, zorder=3)
         left, middle = to_data.transform(np.array([box.x, box.y + box.height / 2]) / unit)
         axes.text(
-            left,
-            middle,
-            label.text,
-            size=_SIZE,
-            color=readable(label.colour),
-            va="center_baseline",
-            zorder=5,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.65, "pad": 0.4},
-        )
+            left, middle, label.text, size=_SIZE, color=readable(label.colour), va="center_baseline",
+            zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.65, "pad": 0.4},
+        )  # fmt: skip
 
 
 def _around(x: float, y: float, text: str) -> list[_Box]:

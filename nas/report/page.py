@@ -1,29 +1,34 @@
-"""What each level of the ablation leaves behind: report.html, results.csv, results.md and pictures."""
+"""The page of every report: HTML that needs nothing but itself, and the files beside it."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import PackageLoader
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from nas.report import run_report as report
-from nas.report.figures import to_png
+from nas.report.figures import to_png, to_svg
 from nas.runs.files import atomic_path, write_text
 
 
 class Picture(NamedTuple):
-    """A figure, its heading and what it shows; `half` puts two beside each other."""
+    """A figure, its heading and what it shows.
+
+    `half` puts two beside each other; a figure that is not `wide` keeps its own size.
+    """
 
     heading: str
     figure: Figure
-    caption: str
+    caption: str = ""
     half: bool = False
+    wide: bool = True
 
 
 class Table(NamedTuple):
@@ -33,6 +38,68 @@ class Table(NamedTuple):
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+
+
+class Tile(NamedTuple):
+    """A headline figure."""
+
+    name: str
+    value: str
+    unit: str = ""
+    note: str = ""
+
+
+def render(
+    kind: str,
+    title: str,
+    lead: str,
+    *,
+    pictures: Sequence[Picture],
+    settings: Mapping[str, Mapping[str, Any]],
+    warnings: Sequence[str] = (),
+    tiles: Sequence[Tile] = (),
+    tables: Sequence[Table] = (),
+    texts: Mapping[str, str] | None = None,
+) -> str:
+    """The page as HTML. Everything is escaped.
+
+    Args:
+        kind: a word or two above the title.
+        lead: one paragraph under it.
+        settings: names and values under a heading each, at the end; what was not set (None) is left out.
+        texts: what is to be copied, under a heading each.
+    """
+    jinja = Environment(
+        loader=PackageLoader("nas.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return jinja.get_template("page.html.j2").render(
+        kind=kind,
+        title=title,
+        lead=lead,
+        pictures=[(_inline(f"picture{i}", picture.figure), picture) for i, picture in enumerate(pictures)],
+        warnings=warnings,
+        tiles=tiles,
+        tables=tables,
+        texts=texts or {},
+        settings={heading: _rows(values) for heading, values in settings.items()},
+    )
+
+
+def _inline(name: str, figure: Figure) -> Markup:
+    """The figure as markup whose ids are unique within a page, if `name` is."""
+    svg = to_svg(figure)
+    for reference in (' id="', "url(#", 'href="#'):
+        svg = svg.replace(reference, f"{reference}{name}-")
+    return Markup(svg)
+
+
+def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in values.items()
+        if value is not None
+    ]
 
 
 def write(
@@ -49,36 +116,21 @@ def write(
     """Write report.html, results.csv, results.md and pictures/HEADING.png into `folder`, each atomically.
 
     Args:
-        kind: a word or two above the title.
-        lead: one paragraph: what was done, on what machine.
+        kind, title, lead, pictures: see `render`.
         tables: shown in the report and, as Markdown, in results.md.
         records: the single figures, one row of results.csv each; missing keys are left empty.
         configuration: shown at the end of the report.
     """
-    jinja = report.environment(PackageLoader("nas.report"))
-    page = jinja.get_template("comparison.html.j2").render(
-        kind=kind,
-        title=title,
-        lead=lead,
-        pictures=[
-            report.Picture(p.heading, report.inline(f"picture{i}", p.figure), p.caption, p.half)
-            for i, p in enumerate(pictures)
-        ],
-        tables=tables,
-        configuration=report.table(dict(configuration)),
-    )
+    settings = {"Configuration": configuration}
+    page = render(kind, title, lead, pictures=pictures, tables=tables, settings=settings)
     (folder / "pictures").mkdir(exist_ok=True)
     for picture in pictures:
-        with atomic_path(folder / "pictures" / f"{_slug(picture.heading)}.png") as path:
+        slug = "-".join(re.findall("[a-z0-9-]+", picture.heading.lower()))
+        with atomic_path(folder / "pictures" / f"{slug}.png") as path:
             path.write_bytes(to_png(picture.figure, dpi=100))
     write_text(folder / "results.csv", to_csv(records))
     write_text(folder / "results.md", to_markdown(title, lead, tables))
     write_text(folder / "report.html", page)
-
-
-def _slug(heading: str) -> str:
-    """E.g. "auto-encoder-negative-elbo"."""
-    return "-".join(re.findall("[a-z0-9-]+", heading.lower()))
 
 
 def to_csv(records: Sequence[Mapping[str, Any]]) -> str:

@@ -1,10 +1,20 @@
-"""One colour per estimator, the same in every figure."""
+"""One colour per estimator and per operation, the same in every figure."""
 
 from __future__ import annotations
 
-# Related estimators have related hues: reds for ReinMax, greens for Gumbel-softmax, blues for
-# straight-through, earth colours for the dense relaxations, greys and violet for the score function.
-ESTIMATOR_COLOURS: dict[str, str] = {
+import colorsys
+import re
+import zlib
+
+import numpy as np
+
+from search_spaces import operations
+
+INK, QUIET, FAINT = "#1f2933", "#66707d", "#e8ebef"
+
+_KNOWN: dict[str, str] = {
+    # Estimators. Related ones have related hues: reds for ReinMax, greens for Gumbel-softmax, blues for
+    # straight-through, earth colours for the dense relaxations, greys and violet for the score function.
     "reinmax": "#c2255c",
     "reinmax_rao": "#f783ac",
     "st": "#1c6fb4",
@@ -17,10 +27,71 @@ ESTIMATOR_COLOURS: dict[str, str] = {
     "reinforce": "#6b7684",
     "reinforce_loo": "#7a4bb5",
     "random": "#b4bcc7",
-    "exact": "#1f2933",
+    "exact": INK,
+    # Operations. One hue per family (grey: no weights, orange: pooling, blue and green: convolutions,
+    # violet: others), and within a family the larger kernel is the darker one.
+    "none": "#c9ced6",
+    "skip_connect": "#7b8494",
+    "avg_pool_3x3": "#f5b25c",
+    "max_pool_3x3": "#d9691b",
+    "nor_conv_1x1": "#85c4ea",
+    "nor_conv_3x3": "#1c6fb4",
+    "sep_conv_3x3": "#6cc58d",
+    "sep_conv_5x5": "#18804f",
+    "dil_conv_3x3": "#86a5ec",
+    "dil_conv_5x5": "#3a52bd",
+    "noise": "#b07cc6",
 }
+# First and last hue, lightest and darkest, saturation of colours for other names.
+_FAMILIES = {
+    "none": (0.58, 0.66, 0.82, 0.72, 0.12),
+    "skip": (0.56, 0.66, 0.62, 0.42, 0.12),
+    "pooling": (0.04, 0.12, 0.62, 0.42, 0.75),
+    "convolution": (0.38, 0.70, 0.68, 0.32, 0.55),
+    "other": (0.76, 0.94, 0.70, 0.40, 0.45),
+    "estimator": (0.0, 1.0, 0.62, 0.36, 0.65),
+}
+_APART = 70  # least difference, summed over red, green and blue
 
 
-def colour(method: str) -> str:
-    """The colour of an estimator, or of a method `estimator,option=value,...`; exact and random too."""
-    return ESTIMATOR_COLOURS[method.partition(",")[0]]
+def register(name: str, colour: str) -> None:
+    """Let an estimator or operation have a colour, `#rrggbb`. Raises ValueError where it is none."""
+    if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
+        raise ValueError(f"the colour of {name} is {colour!r}, expected #rrggbb")
+    _KNOWN[name] = colour.lower()
+
+
+def estimator_colour(method: str) -> str:
+    """The colour of an estimator or of a method `estimator,option=value,...`; exact and random too."""
+    return _colour(re.split("[,:]", method)[0], "estimator")
+
+
+def operation_colour(name: str) -> str:
+    """The colour of a candidate operation; one from outside has a shade of its family."""
+    return _KNOWN.get(name) or _colour(name, operations.family(name))
+
+
+def _colour(name: str, family: str) -> str:
+    """The colour of a name; an unknown one always has the same, if possible unlike those that are known."""
+    if name in _KNOWN:
+        return _KNOWN[name]
+    first, last, light, dark, saturation = _FAMILIES[family]
+    known = np.array([_rgb(colour) for colour in _KNOWN.values()])
+    shades = []
+    for attempt in range(20):
+        u, v = divmod(zlib.crc32(f"{name} {attempt}".encode()) % 10_000, 100)
+        hue, lightness = first + (last - first) * u / 99, light + (dark - light) * v / 99
+        shades.append([round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, saturation)])
+    distances = np.abs(np.array(shades)[:, None] - known).sum(-1).min(-1)
+    return "#" + "".join(f"{part:02x}" for part in shades[int((distances > _APART).argmax())])
+
+
+def _rgb(colour: str) -> list[int]:
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def readable(colour: str) -> str:
+    """The colour, darkened where text in it would be too faint on white."""
+    r, g, b = _rgb(colour)
+    factor = min(1.0, 120 / (0.3 * r + 0.59 * g + 0.11 * b))
+    return "#" + "".join(f"{round(part * factor):02x}" for part in (r, g, b))

@@ -13,7 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from nas.report.figures import INK, OPERATION_COLOURS, WIDTH, new_figure, styled
+from nas.report.figures import WIDTH, bare, heat_map, new_figure, new_grid, styled
+from nas.report.labels import name_ends
+from nas.report.palette import INK, QUIET, operation_colour
+from search_spaces import SearchSpace
 
 Metrics = Sequence[Mapping[str, Any]]
 
@@ -23,122 +26,92 @@ _SERIES = {
     "derived": ("derived cell", "#c2255c"),
     "test": ("test", "#c2255c"),
 }
+_DASHED = (0, (4, 2.5))
 
 
 # Probabilities
 
 
-@styled
-def draw_probabilities(
-    probabilities: np.ndarray,
-    operations: Sequence[str],
-    edge_labels: Sequence[str],
-    epochs: Sequence[int],
-) -> Figure:
-    """The share of every operation over the epochs, one small panel per edge.
+def shares(space: SearchSpace, probabilities: Sequence[Sequence[Sequence[float]]]) -> np.ndarray:
+    """Probabilities by operation: (T, E, N), N = len(space.operations), NaN where it is no candidate.
 
     Args:
-        probabilities: (T, E, K), sums to 1 over the last dimension.
-        operations: names (K,).
-        edge_labels: titles of the panels (E,).
-        epochs: epoch (T,) of each of the T rows.
+        probabilities: T moments of E rows; a row has an entry for each candidate of its slot.
+    """
+    table = np.full((len(probabilities), space.num_slots, len(space.operations)), np.nan)
+    for e, slot in enumerate(space.slots):
+        columns = [space.operations.index(name) for name in slot.candidates]
+        table[:, e, columns] = [moment[e][: len(columns)] for moment in probabilities]
+    return table
+
+
+@styled
+def plot_probabilities(
+    space: SearchSpace, probabilities: Sequence[Sequence[Sequence[float]]], epochs: Sequence[int]
+) -> Figure:
+    """The share of every operation over the epochs, one small panel per slot.
+
+    Args:
+        probabilities: of T moments; see `shares`.
+        epochs: epoch (T,) of each moment.
     """
     shown = np.unique(np.linspace(0, len(epochs) - 1, min(len(epochs), 64)).round().astype(int))
-    shares, x = probabilities[shown], np.asarray(epochs, float)[shown]
+    table, x = shares(space, [probabilities[i] for i in shown]), np.asarray(epochs, float)[shown]
     if len(x) == 1:
-        shares, x = shares.repeat(2, 0), x[0] + np.array([-0.5, 0.5])
-    count = len(edge_labels)
-    columns = min(count, max(3, round(math.sqrt(1.6 * count))))
-    rows = math.ceil(count / columns)
-    panel = 0.95 if columns > 4 else 1.35
-    legend_columns = len(operations) if len(operations) <= 5 else math.ceil(len(operations) / 2)
-    top = 0.32 + 0.2 * math.ceil(len(operations) / legend_columns)
-    bottom, gap = 0.5, 0.42
-    height = top + rows * panel + (rows - 1) * gap + bottom
-    figure = new_figure(WIDTH, height)
-    grid = figure.subplots(
-        rows,
-        columns,
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        gridspec_kw={
-            "left": 0.062,
-            "right": 0.985,
-            "top": 1 - top / height,
-            "bottom": bottom / height,
-            "wspace": 0.16,
-            "hspace": gap / panel,
-        },
-    )
-    colours = [OPERATION_COLOURS[operation] for operation in operations]
+        table, x = table.repeat(2, 0), x[0] + np.array([-0.5, 0.5])
+    labels = space.labels
+    columns = min(len(labels), 7, max(3, round(math.sqrt(1.6 * len(labels)))))
+    small = columns > 4
+    legend_columns = _legend_columns(space.operations)
+    figure, grid = new_grid(
+        math.ceil(len(labels) / columns), columns, 0.95 if small else 1.35, sharex=True, sharey=True,
+        left=0.56, right=0.14, bottom=0.5, between=(0.2, 0.42),
+        top=0.32 + 0.2 * math.ceil(len(space.operations) / legend_columns),
+    )  # fmt: skip
     for i, axes in enumerate(grid.flat):
-        if i >= count:
+        if i >= len(labels):
             axes.set_axis_off()
             continue
-        axes.stackplot(x, shares[:, i].T, colors=colours, edgecolor="white", linewidth=0.3)
+        there = np.flatnonzero(~np.isnan(table[0, i]))
+        colours = [operation_colour(space.operations[n]) for n in there]
+        axes.stackplot(x, table[:, i, there].T, colors=colours, edgecolor="white", linewidth=0.3)
         axes.set(xlim=(x[0], x[-1]), ylim=(0, 1), yticks=(0, 0.5, 1), yticklabels=("0", "0.5", "1"))
-        axes.set_title(edge_labels[i], size=9 if columns <= 4 else 8, pad=4)
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
+        axes.set_title(labels[i], size=8 if small else 9, pad=4)
+        bare(axes)
         axes.tick_params(length=2)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-        if i + columns >= count:
+        if i + columns >= len(labels):
             axes.set_xlabel("epoch", size=8)
             axes.xaxis.set_tick_params(labelbottom=True)
     figure.legend(
-        handles=[Rectangle((0, 0), 1, 1, color=colour) for colour in colours],
-        labels=list(operations),
-        loc="upper center",
-        ncols=legend_columns,
-        frameon=False,
-        prop={"family": "monospace", "size": 8.5},
-        handlelength=1,
-        handleheight=1,
-        columnspacing=1.6,
-        borderaxespad=0.1,
-    )
+        [Rectangle((0, 0), 1, 1, color=operation_colour(name)) for name in space.operations],
+        space.operations, loc="upper center", ncols=legend_columns, frameon=False, handlelength=1,
+        prop={"family": "monospace", "size": 8.5}, handleheight=1, columnspacing=1.6, borderaxespad=0.1,
+    )  # fmt: skip
     return figure
 
 
+def _legend_columns(names: Sequence[str]) -> int:
+    """How many names of operations stand beside each other, in rows of nearly equal length."""
+    most = max(1, int((WIDTH * 72 - 10) / (8.5 * (0.602 * max(map(len, names)) + 3.2))))
+    return math.ceil(len(names) / math.ceil(len(names) / most))
+
+
 @styled
-def draw_heatmap(probabilities: np.ndarray, operations: Sequence[str], edge_labels: Sequence[str]) -> Figure:
-    """The probability of every operation at one moment, as a table of edges by operations.
+def plot_heat_map(space: SearchSpace, probabilities: Sequence[Sequence[float]]) -> Figure:
+    """The probability of every operation at one moment, as a table of slots by operations.
 
     Args:
-        probabilities: (E, K), sums to 1 over the last dimension.
-        operations: names (K,).
-        edge_labels: names of the rows (E,).
+        probabilities: E rows; see `shares`.
     """
-    edges, count = probabilities.shape
-    left, top, cell_width, cell_height = 1.15, 0.85, 0.78, 0.3
-    width, height = left + count * cell_width + 0.65, top + edges * cell_height + 0.1
-    figure = new_figure(width, height)
-    axes = figure.add_axes(
-        (left / width, 0.1 / height, count * cell_width / width, edges * cell_height / height)
-    )
-    colour_map = matplotlib.colormaps["Blues"]
-    axes.imshow(probabilities, cmap=colour_map, vmin=0, vmax=1.1, aspect="auto")
-    for (row, column), value in np.ndenumerate(probabilities):
-        best = value == probabilities[row].max()
-        axes.text(
-            column,
-            row,
-            f"{value:.2f}",
-            size=8,
-            weight="bold" if best else "normal",
-            color="white" if value > 0.6 else INK,
-            ha="center",
-            va="center",
-        )
-    axes.set_xticks(
-        range(count), operations, rotation=30, ha="left", rotation_mode="anchor", family="monospace"
-    )
-    axes.set_yticks(range(edges), edge_labels)
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0, labelcolor=INK)
-    axes.spines[:].set_visible(False)
-    axes.grid(False)
+    (table,) = shares(space, [probabilities])
+    left, top = 0.25 + 0.075 * max(map(len, space.labels)), 0.3 + 0.05 * max(map(len, space.operations))
+    width = left + 0.78 * table.shape[1] + 0.65
+    figure, grid = new_grid(1, 1, 0.3 * len(table), left=left, right=0.65, top=top, bottom=0.1, width=width)
+    blues = matplotlib.colormaps["Blues"]
+    rows, columns = (dict.fromkeys(names, INK) for names in (space.labels, space.operations))
+    best = table == np.nanmax(table, 1, keepdims=True)
+    heat_map(grid[0, 0], table, rows, columns, lambda share: blues(share / 1.1), bold=best)
     return figure
 
 
@@ -156,58 +129,53 @@ class _Line(NamedTuple):
 
 
 @styled
-def draw_curves(metrics: Metrics) -> Figure:
+def plot_curves(metrics: Metrics) -> Figure:
     """Losses and accuracies (%) over the epochs, of a search or of a final training."""
-    figure = new_figure(WIDTH, 3.1)
-    grid = figure.subplots(
-        1, 2, gridspec_kw={"left": 0.05, "right": 0.855, "top": 0.88, "bottom": 0.15, "wspace": 0.5}
-    )
+    figure, grid = new_grid(1, 2, 2.3, left=0.45, right=1.3, top=0.35, bottom=0.45, between=(1.45, 0))
     for axes, suffix, title, digits in zip(
-        grid, ("loss", "accuracy"), ("loss", "accuracy, %"), (3, 1), strict=True
+        grid[0], ("loss", "accuracy"), ("loss", "accuracy, %"), (3, 1), strict=True
     ):
         lines = [_read(metrics, f"{key}_{suffix}", *_SERIES[key]) for key in _SERIES]
         axes.set_title(title)
-        _draw_lines(axes, metrics, lines, digits)
+        _plot_lines(axes, metrics, lines, digits)
     return figure
 
 
 @styled
-def draw_entropy(metrics: Metrics) -> Figure:
+def plot_entropy(metrics: Metrics) -> Figure:
     """Mean entropy (nats) of the operations' probabilities over the epochs of a search."""
-    figure = new_figure(WIDTH / 2, 2.6)
-    axes = figure.add_axes((0.1, 0.18, 0.68, 0.68))
-    axes.set_title("mean entropy, nats")
+    figure, grid = new_grid(1, 1, 1.77, left=0.45, right=1.0, top=0.36, bottom=0.47, width=WIDTH / 2)
+    grid[0, 0].set_title("mean entropy, nats")
     lines = [_read(metrics, "entropy", "entropy", "#7a4bb5")]
     if metrics and metrics[-1].get("probabilities"):
-        choices = len(metrics[-1]["probabilities"][0])
         epochs = [line["epoch"] for line in metrics]
-        uniform = [math.log(choices)] * len(epochs)
-        lines.append(_Line("uniform", "#aab2bd", epochs, uniform, dashed=True))
+        uniform = float(np.mean([math.log(len(row)) for row in metrics[-1]["probabilities"]]))
+        lines.append(_Line("uniform", "#aab2bd", epochs, [uniform] * len(epochs), dashed=True))
     most = max((value for line in lines for value in line.values), default=1.0)
-    _draw_lines(axes, metrics, lines, 2, limits=(0, 1.08 * most or None))
+    _plot_lines(grid[0, 0], metrics, lines, 2, limits=(0, 1.08 * most or None))
     return figure
 
 
 @styled
-def draw_skips(metrics: Metrics) -> Figure:
+def plot_skips(metrics: Metrics) -> Figure:
     """Edges of the derived cell that hold `skip_connect` and `none`, per kind of cell."""
-    figure = new_figure(WIDTH / 2, 2.6)
     kinds = list(metrics[-1]["skip_connects"]) if metrics else []
-    grid = figure.subplots(
-        max(1, len(kinds)),
-        1,
-        sharex=True,
-        squeeze=False,
-        gridspec_kw={"left": 0.08, "right": 0.7, "top": 0.86, "bottom": 0.18, "hspace": 0.5},
-    )
-    most = max((n for m in metrics for f in ("skip_connects", "nones") for n in m[f].values()), default=0)
+    rows = max(1, len(kinds))
+    figure, grid = new_grid(
+        rows, 1, 1.77 if rows == 1 else 0.7, sharex=True, left=0.36, right=1.35, top=0.36, bottom=0.47,
+        between=(0, 0.37), width=WIDTH / 2,
+    )  # fmt: skip
+    fields = [("nones", "none"), ("skip_connects", "skip_connect")]
+    fields = [(field, name) for field, name in fields if metrics and metrics[-1].get(field)]
+    most = max((n for m in metrics for field, _ in fields for n in m[field].values()), default=0)
     for axes, kind in zip(grid.flat, kinds, strict=False):
-        lines = []
-        for field, operation in (("nones", "none"), ("skip_connects", "skip_connect")):
-            epochs, counts = [m["epoch"] for m in metrics], [float(m[field][kind]) for m in metrics]
-            lines.append(_Line(operation, OPERATION_COLOURS[operation], epochs, counts, operation == "none"))
+        epochs = [m["epoch"] for m in metrics]
+        lines = [
+            _Line(name, operation_colour(name), epochs, [float(m[f][kind]) for m in metrics], name == "none")
+            for f, name in fields
+        ]
         axes.set_title("edges of the derived cell" if len(kinds) == 1 else f"{kind} cell")
-        _draw_lines(axes, metrics, lines, 0, limits=(-0.25, max(2, most) + 0.25), steps=True)
+        _plot_lines(axes, metrics, lines, 0, limits=(-0.25, max(2, most) + 0.25), steps=True)
         if axes is not grid.flat[-1]:
             axes.set_xlabel("")
     return figure
@@ -220,7 +188,7 @@ def _read(metrics: Metrics, field: str, name: str, colour: str) -> _Line:
     return _Line(name, colour, [epoch for epoch, _ in finite], [value for _, value in finite])
 
 
-def _draw_lines(
+def _plot_lines(
     axes: Axes,
     metrics: Metrics,
     lines: Sequence[_Line],
@@ -228,23 +196,19 @@ def _draw_lines(
     limits: tuple[float | None, float | None] = (None, None),
     steps: bool = False,
 ) -> None:
-    """Draw lines over epochs, each with its name and last value (`digits` decimals) at its right.
+    """Plot lines over epochs, each with its name and last value (`digits` decimals) at its right.
 
     Args:
         limits: of the vertical axis; None: where the values end.
-        steps: draw counts, which jump from value to value.
+        steps: the values are counts, which jump from value to value.
     """
     lines = [line for line in lines if line.epochs]
     for line in lines:
         axes.plot(
-            line.epochs,
-            line.values,
-            color=line.colour,
-            linestyle=(0, (4, 2.5)) if line.dashed else "solid",
-            drawstyle="steps-mid" if steps else "default",
-            marker="o" if len(line.epochs) == 1 else None,
+            line.epochs, line.values, color=line.colour, linestyle=_DASHED if line.dashed else "solid",
+            drawstyle="steps-mid" if steps else "default", marker="o" if len(line.epochs) == 1 else None,
             markersize=4,
-        )
+        )  # fmt: skip
     last = max((m["epoch"] for m in metrics), default=1)
     axes.set_xlim((1, last) if last > 1 else (0.5, 1.5))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
@@ -252,57 +216,12 @@ def _draw_lines(
     axes.set_xlabel("epoch")
     axes.tick_params(length=3)
     axes.set_ylim(*limits)
-    _label_ends(axes, lines, digits)
-
-
-def _label_ends(axes: Axes, lines: Sequence[_Line], digits: int) -> None:
-    """Write the name of every line beside its end, apart from each other."""
-    figure = axes.figure
-    assert figure is not None
-    inches = axes.get_position().height * figure.get_figheight()  # type: ignore[union-attr]
-    gap = 0.17 / inches
-    low, high = axes.get_ylim()
-    ordered = sorted(lines, key=lambda line: line.values[-1])
-    heights = spread([(line.values[-1] - low) / (high - low) for line in ordered], gap)
-    for line, height in zip(ordered, heights, strict=True):
-        axes.annotate(
-            f"{line.name} {line.values[-1]:.{digits}f}",
-            (1, height),
-            xycoords="axes fraction",
-            xytext=(6, 0),
-            textcoords="offset points",
-            color=readable(line.colour),
-            size=8.5,
-            va="center_baseline",
-            annotation_clip=False,
-        )
-
-
-def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Ascending positions moved as little as needed to be `gap` apart.
-
-    Neighbours that are too close form a block around their common centre, as often as needed.
-    """
-    blocks: list[list[float]] = []  # sum of the wanted positions of the block's first member, size
-    for i, position in enumerate(positions):
-        blocks.append([position - i * gap, 1.0])
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
-            total, size = blocks.pop()
-            blocks[-1][0] += total
-            blocks[-1][1] += size
-    starts = [total / size for total, size in blocks for _ in range(int(size))]
-    return [start + i * gap for i, start in enumerate(starts)]
-
-
-def readable(colour: str) -> str:
-    """The colour, darkened where text in it would be too faint on white."""
-    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    factor = min(1.0, 120 / (0.3 * r + 0.59 * g + 0.11 * b))
-    return "#" + "".join(f"{round(c * factor):02x}" for c in (r, g, b))
+    ends = [(line.values[-1], f"{line.name} {line.values[-1]:.{digits}f}", line.colour) for line in lines]
+    name_ends(axes, ends, 8.5)
 
 
 @styled
-def draw_baseline(accuracy: float, random_accuracies: Sequence[float]) -> Figure:
+def plot_baseline(accuracy: float, random_accuracies: Sequence[float]) -> Figure:
     """Test accuracy (%) of an architecture beside those of random ones, trained alike."""
     values = np.asarray(random_accuracies, float)
     mean, deviation = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
@@ -310,8 +229,8 @@ def draw_baseline(accuracy: float, random_accuracies: Sequence[float]) -> Figure
     axes = figure.add_axes((0.14, 0.36, 0.83, 0.5))
     axes.axvspan(mean - deviation, mean + deviation, 0, 0.55, color="#edf0f4")
     axes.plot([mean, mean], [-0.55, 0.55], color="#9aa3b0", linewidth=1.2)
-    axes.plot(values, np.zeros(len(values)), "o", color="#66707d", alpha=0.6, markersize=7, markeredgewidth=0)
-    axes.plot([accuracy], [1], "D", color="#c2255c", markersize=8)
+    axes.plot(values, np.zeros(len(values)), "o", color=QUIET, alpha=0.6, markersize=7, markeredgewidth=0)
+    axes.plot([accuracy], [1], "D", color=_SERIES["test"][1], markersize=8)
     axes.set(ylim=(-0.7, 1.6), xlabel="test accuracy, %")
     axes.margins(x=0.06)
     axes.set_yticks([0, 1], [f"{len(values)} random", "this cell"], size=9, color=INK)

@@ -2,80 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from matplotlib.figure import Figure
+from typing import Any
 
 import search_spaces
-from nas.report import cell_picture, figures, plots
+from nas.report import cell_picture, figures, page, plots
+from nas.report.page import Picture, Tile
 from nas.runs.files import atomic_path, read_json, read_json_lines, write_text
-from search_spaces import Genotype
+from search_spaces import Genotype, SearchSpace
 
 # Recipes of the publications for their data, which a cell found there is to be retrained with.
 _FINAL_PRESETS = {"nasbench201": "nasbench201-200", "darts": "darts-600"}
 
 
-class Tile(NamedTuple):
-    """A headline figure."""
+def render_report(folder: Path, space: SearchSpace | None = None) -> None:
+    """Write `report.html` into the folder of a finished run, from the other files in it.
 
-    name: str
-    value: str
-    unit: str = ""
-    note: str = ""
-
-
-class Picture(NamedTuple):
-    """A figure with its heading and an explanation; `half` puts two beside each other."""
-
-    heading: str
-    svg: Markup
-    caption: str
-    half: bool = False
-
-
-def render_report(folder: Path) -> None:
-    """Write `report.html` into the folder of a finished run, from the other files in it."""
+    Args:
+        space: of the run; by default the registered one of its name.
+    """
     config, result, machine, genotype_json = (
         read_json(folder / f"{name}.json") for name in ("config", "result", "environment", "genotype")
     )
     metrics = read_json_lines(folder / "metrics.jsonl")
-    space = search_spaces.get(genotype_json["space"])
+    space = space or search_spaces.get(genotype_json["space"])
     genotype = space.validate(Genotype.from_json(genotype_json))
+    text = space.format(genotype)
     search = result["kind"] == "search"
-    page = (
-        environment(PackageLoader("nas.report"))
-        .get_template("report.html.j2")
-        .render(
-            kind="Architecture search" if search else "Final training",
-            subject=f"{result['estimator']} in {space.name}" if search else f"{space.name} cell",
-            dataset=result["dataset"],
-            seed=result["seed"],
-            epochs=len(metrics),
-            warnings=result["warnings"],
-            tiles=[
-                *(_search_tiles(result, metrics, genotype) if search else _final_tiles(result)),
-                *_skipped_tile(result),
-            ],
-            cell=inline("cell", cell_picture.draw_cell(genotype)),
-            pictures=_pictures(metrics, result, genotype),
-            config=table(config),
-            environment=table(machine),
-            genotype=space.format(genotype),
-            command=retrain_command(config, result, space.format(genotype)),
-        )
+    subject = f"{result['estimator']} in {space.name}" if search else f"{space.name} cell"
+    tiles = _search_tiles(result, metrics, genotype) if search else _final_tiles(result)
+    if skipped := result.get("skipped_steps", 0):
+        tiles.append(Tile("Skipped steps", str(skipped), "", "loss or gradient not finite"))
+    html = page.render(
+        "Architecture search" if search else "Final training",
+        f"{subject} on {result['dataset']}",
+        f"seed {result['seed']}, {len(metrics)} epoch{'s'[: len(metrics) != 1]}",
+        warnings=result["warnings"],
+        tiles=tiles,
+        pictures=[
+            Picture("Architecture", cell_picture.plot_cell(genotype), wide=False),
+            *_pictures(metrics, result, space),
+        ],
+        texts={"Genotype": text, "Retrain it": retrain_command(config, result, text)},
+        settings={"Configuration": config, "Environment": machine},
     )
-    write_text(folder / "report.html", page)
+    write_text(folder / "report.html", html)
 
 
 def write_cell(folder: Path, genotype: Genotype) -> None:
     """Write the picture of the architecture into `folder`, as `cell.svg` and `cell.png`."""
-    figure = cell_picture.draw_cell(genotype)
+    figure = cell_picture.plot_cell(genotype)
     write_text(folder / "cell.svg", figures.to_svg(figure))
     with atomic_path(folder / "cell.png") as temporary:
         temporary.write_bytes(figures.to_png(figure))
@@ -106,11 +83,11 @@ def _quote(word: str) -> str:
 
 
 def _search_tiles(result: dict[str, Any], metrics: list[dict[str, Any]], genotype: Genotype) -> list[Tile]:
-    edges = sum(len(cell.edges) for cell in genotype.cells)
+    edges = [edge for cell in genotype.cells for edge in cell.edges]
     skips = sum(genotype.count("skip_connect").values())
     return [
         Tile("Derived cell", *_percent(result["derived_accuracy"]), "validation, shared weights"),
-        Tile("Skip connections", f"{skips}", f"of {edges} edges"),
+        Tile("Skip connections", f"{skips}", f"of {len(edges)} edges"),
         Tile("Entropy", f"{metrics[-1]['entropy']:.2f}" if metrics else "–", "nats", "mean, last epoch"),
         Tile("Supernet", *_count(result["parameters"]), "parameters"),
         Tile(
@@ -135,77 +112,43 @@ def _final_tiles(result: dict[str, Any]) -> list[Tile]:
     ]
 
 
-def _skipped_tile(result: dict[str, Any]) -> list[Tile]:
-    skipped = result.get("skipped_steps", 0)
-    return [Tile("Skipped steps", str(skipped), "", "loss or gradient not finite")] if skipped else []
-
-
-def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], genotype: Genotype) -> list[Picture]:
+def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], space: SearchSpace) -> list[Picture]:
     pictures = []
     if baseline := result.get("baseline"):
-        figure = plots.draw_baseline(result["test_accuracy"], baseline["random_accuracies"])
+        figure = plots.plot_baseline(result["test_accuracy"], baseline["random_accuracies"])
         caption = "Architectures drawn at random and trained in the same way; the band is mean ± std."
-        pictures.append(Picture("Against chance", inline("baseline", figure), caption))
+        pictures.append(Picture("Against chance", figure, caption))
     if not metrics:
         return pictures
+    curves = plots.plot_curves(metrics)
     if result["kind"] == "final":
         caption = "Loss and accuracy on training and test images; the result is that of the last epoch."
-        return [*pictures, Picture("Curves", inline("curves", plots.draw_curves(metrics)), caption)]
-    space = search_spaces.get(genotype.space)
-    probabilities = plots.draw_probabilities(
-        np.array([line["probabilities"] for line in metrics]),
-        space.operations,
-        space.edge_labels,
-        [line["epoch"] for line in metrics],
-    )
+        return [*pictures, Picture("Curves", curves, caption)]
+    moments, epochs = [m["probabilities"] for m in metrics], [m["epoch"] for m in metrics]
     return [
         Picture(
             "Curves",
-            inline("curves", plots.draw_curves(metrics)),
+            curves,
             "train: steps of the weights; validation: steps of the architecture; derived cell: the "
             "most probable architecture with the shared weights on the validation split.",
         ),
         Picture(
             "Probabilities",
-            inline("probabilities", probabilities),
+            plots.plot_probabilities(space, moments, epochs),
             "The share of every operation on every edge; edges are named source→target.",
         ),
         Picture(
             "Entropy",
-            inline("entropy", plots.draw_entropy(metrics)),
+            plots.plot_entropy(metrics),
             "How undecided the edges are: 0 when every edge has made its choice.",
             half=True,
         ),
         Picture(
             "Skip connections",
-            inline("skips", plots.draw_skips(metrics)),
+            plots.plot_skips(metrics),
             "Edges without weights; in a search that collapses they take over the derived cell.",
             half=True,
         ),
-    ]
-
-
-def environment(loader: BaseLoader) -> Environment:
-    """The template engine of all pages: everything is escaped, nothing may be undefined."""
-    return Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-
-
-def inline(name: str, figure: Figure) -> Markup:
-    """The figure as markup whose ids are unique within a page, if `name` is."""
-    svg = figures.to_svg(figure)
-    for reference in (' id="', "url(#", 'href="#'):
-        svg = svg.replace(reference, f"{reference}{name}-")
-    return Markup(svg)
-
-
-def table(data: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows of a table; what was not set is left out."""
-    return [
-        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for name, value in data.items()
-        if value is not None
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-import search_spaces
 from nas.report import cell_picture, figures, plots
-from search_spaces import Genotype
+from search_spaces import Genotype, SearchSpace
 
 _GROUPS = {
     "entropy": "search",
@@ -33,17 +31,19 @@ class Board:
     """Writes the events of a run into the folder `tensorboard` of its run folder.
 
     Args:
-        folder: the run folder, with its config.json.
+        folder: the run folder.
+        space: that the run searches, or trains an architecture of.
         start_epoch: number of epochs done before; events of later ones, which a run that was
             interrupted had written, are not shown any more.
         epochs: number of epochs in all.
         image_every: epochs between two images of the probabilities; the last epoch has one, too.
     """
 
-    def __init__(self, folder: Path, start_epoch: int, epochs: int, image_every: int = 10) -> None:
-        self._folder = folder
-        self._epochs, self._image_every = epochs, image_every
-        threading.excepthook = _excepthook
+    def __init__(
+        self, folder: Path, space: SearchSpace, start_epoch: int, epochs: int, image_every: int = 10
+    ) -> None:
+        self._space, self._epochs, self._image_every = space, epochs, image_every
+        self._excepthook, threading.excepthook = threading.excepthook, self._excepted
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_epoch + 1)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
@@ -52,7 +52,8 @@ class Board:
         for name, value in _scalars(metrics):
             self._writer.add_scalar(name, value, epoch)
         if metrics.get("probabilities") and (epoch % self._image_every == 0 or epoch == self._epochs):
-            self._draw(np.array(metrics["probabilities"]), epoch)
+            figure = plots.plot_heat_map(self._space, metrics["probabilities"])
+            self._image("probabilities", figures.to_pixels(figure), epoch)
         self._writer.flush()  # before the checkpoint, after which nobody writes it again
 
     def conclude(self, genotype: Genotype, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
@@ -61,9 +62,8 @@ class Board:
         The step is the one after the last epoch, so that a run whose end is repeated replaces them.
         """
         step = self._epochs + 1
-        text = search_spaces.get(genotype.space).format(genotype)
-        self._image("cell", figures.to_pixels(cell_picture.draw_cell(genotype)), step)
-        self._writer.add_text("genotype", f"    {text}", step)
+        self._image("cell", figures.to_pixels(cell_picture.plot_cell(genotype)), step)
+        self._writer.add_text("genotype", f"    {self._space.format(genotype)}", step)
         options = {
             name: value for name, value in config.items() if isinstance(value, bool | int | float | str)
         }
@@ -71,23 +71,19 @@ class Board:
         self._writer.add_hparams(options, numbers, run_name=".", global_step=step)
 
     def close(self) -> None:
-        """Close the file."""
-        self._writer.close()
-
-    def _draw(self, probabilities: np.ndarray, epoch: int) -> None:
-        config = json.loads((self._folder / "config.json").read_text(encoding="utf-8"))
-        space = search_spaces.get(config["space"])
-        figure = plots.draw_heatmap(probabilities, space.operations, space.edge_labels)
-        self._image("probabilities", figures.to_pixels(figure), epoch)
+        """Close the file. Once is enough; again does nothing."""
+        try:
+            self._writer.close()
+        finally:
+            threading.excepthook = self._excepthook
 
     def _image(self, name: str, pixels: np.ndarray, epoch: int) -> None:
         self._writer.add_image(name, pixels, epoch, dataformats="HWC")
 
-
-def _excepthook(arguments: threading.ExceptHookArgs) -> None:
-    """What the writer's thread dies of, such as a full disk, the writer raises itself at the next call."""
-    if not type(arguments.thread).__module__.startswith("tensorboard"):
-        threading.__excepthook__(arguments)
+    def _excepted(self, arguments: threading.ExceptHookArgs) -> None:
+        """What the writer's thread dies of, such as a full disk, the writer raises at the next call."""
+        if not type(arguments.thread).__module__.startswith("tensorboard"):
+            self._excepthook(arguments)
 
 
 def _scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -67,7 +67,7 @@ def load(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     if damages:
         raise InputError(
             f"no checkpoint in {folder} can be used: {'; '.join(damages)}; restore one, or start again with "
-            "--overwrite"
+            "`overwrite`"
         )
     return None, None
 

@@ -6,172 +6,213 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from tqdm import tqdm
 
-from nas import distributed, runtime
+from nas import device, distributed
 from nas.report.run_report import render_report, write_cell
 from nas.report.tensorboard import Board
 from nas.runs.files import write_json
 from nas.runs.interruption import Interruption
-from nas.runs.run_folder import TIMINGS, Bystander, RunFolder, path_of
-from recipes import InputError, InterruptionError, RunOptions, first_line
-from recipes.command_line import RESUME_ME, config_json
-from search_spaces import Genotype
+from nas.runs.job import Job, Outcome
+from nas.runs.progress import progress_bar
+from nas.runs.run_folder import TIMINGS, NoFolder, RunFolder, Spectator
+from recipes import RESUME_ME, InputError, InterruptionError, RunOptions, first_line
+from recipes.config_file import config_json
 
-Options = TypeVar("Options", bound=RunOptions)
-POLL = 50  # steps between two looks at the number of skipped steps, for which the host waits for a GPU
-
-
-class Outcome(NamedTuple):
-    """What a run ends with: its genotype, the content of result.json, and lines to print."""
-
-    genotype: Genotype
-    result: dict[str, Any]
-    messages: list[str]
+AJob = TypeVar("AJob", bound=Job)
+Callback = Callable[[dict[str, Any]], bool | None]
+POLL = 50  # steps between two reads of the number of skipped steps, for which the host waits for a GPU
 
 
-class Job(Protocol):
-    """What a run does, step by step.
+@dataclass
+class Ended(Generic[AJob]):
+    """A run that has come to its end, or was stopped.
 
     Attributes:
-        device: where it computes.
-        steps: weight steps an epoch.
-        documents: JSON files to write into the folder at the start, by name.
+        job: as the last step left it.
+        folder: of the run, or what stands for one.
+        outcome: None where the run was stopped.
+        stopped: what stopped it and how to go on, in one line.
     """
 
-    device: torch.device
-    steps: int
-    documents: dict[str, Any]
-
-    def epoch(self, epoch: int, start: int) -> Iterator[None]:
-        """Do the steps of epoch number `epoch` (from 0), from step `start` on, and yield after each."""
-
-    def skipped(self) -> int:
-        """Steps of this epoch that were skipped because a loss or a gradient was not finite. May wait for
-        the device."""
-
-    def describe(self, epoch: int) -> dict[str, Any]:
-        """The metrics line of an epoch whose steps are done."""
-
-    def summary(self, metrics: dict[str, Any]) -> str:
-        """A few words about a metrics line, for the progress bar."""
-
-    def state(self) -> dict[str, Any]:
-        """All that determines the rest of the run, besides its options, the epoch and the step."""
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up a state."""
-
-    def conclude(self) -> Outcome:
-        """Finish after the last epoch."""
-
-    def save(self, folder: Path, outcome: Outcome) -> None:
-        """Write what only this kind of run has, and add a line to print if there is something to say."""
+    job: AJob
+    folder: RunFolder
+    outcome: Outcome | None = None
+    stopped: str | None = None
 
 
-def run(options: Options, name: str, make_job: Callable[[Options], Job]) -> None:
-    """Do or continue the run that `options` describe. Raises InputError, or InterruptionError after a signal.
+def run(
+    options: RunOptions,
+    make_job: Callable[[torch.device], AJob],
+    *,
+    objects: Collection[str] = (),
+    callback: Callback | None = None,
+    progress: bool | None = None,
+) -> Ended[AJob]:
+    """Do or continue the run that `options` describe, in the folder `options.out`, or in memory where it is
+    None.
 
     Nothing is written before the options, the data and an existing checkpoint have been checked. Started by
     torchrun, all ranks do this together, and rank 0 writes.
+
+    Args:
+        make_job: of the device.
+        objects: options whose values are objects.
+        callback: gets the metrics of every epoch; where it returns True the run stops as if it was asked to
+            by a signal.
+        progress: whether to show a bar; None: on a terminal and in a notebook.
+
+    Raises:
+        InputError: bad input, or a run that cannot go on.
     """
-    with distributed.group():
-        path = path_of(options, name)
-        go_on = f"go on with: {_command(options)} --resume --out {shlex.quote(str(path))}"
-        try:
-            with _open(options, name) as folder:
-                if not folder.finished:
-                    _run(options, folder, make_job, go_on)
-                elif distributed.rank() == 0:
-                    if not (path / "report.html").exists():
-                        render_report(path)
-                    print(f"{path} holds a finished run already")
-        except (OSError, SafetensorError) as error:
+    with (
+        distributed.group(),
+        _failures(options),
+        _open(options, objects) as folder,
+        device.prepared(options.device, options.threads, options.deterministic) as place,
+    ):
+        return _run(options, folder, make_job, place, callback, progress)
+
+
+def finished(options: RunOptions) -> bool:
+    """Whether `options.out` is to be continued and has ended already; then says so, and mends its report."""
+    path = Path(options.out or "")
+    if not (options.out and options.resume and (path / "result.json").exists()):
+        return False
+    with distributed.group(), _failures(options), _open(options, ()):
+        if distributed.rank() == 0:
+            if not (path / "report.html").exists():
+                render_report(path)
+            print(f"{path} holds a finished run already")
+    return True
+
+
+@contextmanager
+def _failures(options: RunOptions) -> Iterator[None]:
+    """Turns what a run may die of from outside into one line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        where = f"the run in {options.out}" if options.out else "the run"
+        raise InputError(
+            f"{where} has ended: {first_line(error)}; what was saved is kept; {_go_on(options)}"
+        ) from None
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise InputError(
-                f"the run in {path} has ended: {first_line(error)}; what was saved is kept; {go_on}"
+                "out of memory: lower `channels`, `cells`, `batch_size` or `image_size`"
             ) from None
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                raise InputError(
-                    "out of memory: lower --channels, --cells, --batch-size or --image-size"
-                ) from None
-            if distributed.is_loss(error):
-                if distributed.rank() > 1:  # rank 0 and, in case it is the one, rank 1 say so
-                    sys.exit(RESUME_ME)
-                raise InterruptionError(
-                    f"another rank of this job has ended; the last checkpoint is kept; {go_on}"
-                ) from None
-            raise
+        if distributed.is_loss(error):
+            if distributed.rank() > 1:  # rank 0 and, in case it is the one, rank 1 say so
+                sys.exit(RESUME_ME)
+            raise InterruptionError(
+                f"another rank of this job has ended; the last checkpoint is kept; {_go_on(options)}"
+            ) from None
+        raise
 
 
-def _open(options: Options, name: str) -> RunFolder:
+def _open(options: RunOptions, objects: Collection[str]) -> RunFolder:
     """The run folder, on all ranks as rank 0 finds it."""
+    if options.out is None:
+        if options.resume:
+            raise InputError("`resume` needs `out`, the folder of the run to continue")
+        return NoFolder(options)
     folder = None
     with distributed.together():
         if distributed.rank() == 0:
-            folder = RunFolder(options, name)
+            folder = RunFolder(options, objects)
     found = distributed.broadcast(None if folder is None else (folder.finished, folder.checkpoint))
-    return folder or Bystander(options, *found)
+    return folder or Spectator(options, *found)
 
 
-def _run(options: Options, folder: RunFolder, make_job: Callable[[Options], Job], go_on: str) -> None:
-    writes = distributed.rank() == 0
+def _run(
+    options: RunOptions,
+    folder: RunFolder,
+    make_job: Callable[[torch.device], AJob],
+    place: torch.device,
+    callback: Callback | None,
+    progress: bool | None,
+) -> Ended[AJob]:
     with distributed.together():
-        job = make_job(options)
+        job = make_job(place)
         if folder.checkpoint is not None:
             try:
                 job.restore(folder.checkpoint["state"])
             except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
                 raise InputError(
                     f"the checkpoint in {folder.path} does not fit this configuration: {first_line(error)}; "
-                    "restore it, or start again with --overwrite"
+                    "restore it, or start again with `overwrite`"
                 ) from None
             for file, content in job.documents.items():
                 folder.require_unchanged(file, content)
+    folder.options = job.options
     distributed.require_agreement([job.documents, job.state()], "the data or the first weights")
+    ended = Ended(job, folder)
+    if folder.finished:
+        for _ in job.finish():
+            pass
+        ended.outcome = job.conclude()
+        return ended
     with distributed.together():
         folder.create(job.device)
     board = None
-    if writes:
+    if folder.writes:
         for file, content in job.documents.items():
             write_json(folder.path / file, content)
-        board = Board(folder.path, folder.position[0], options.epochs) if options.tensorboard else None
+        if options.tensorboard:
+            board = Board(folder.path, job.space, folder.position[0], options.epochs)
+    try:
+        ended.stopped = _work(options, folder, job, board, callback, progress)
+        if ended.stopped is None:
+            ended.outcome = job.conclude()
+            if folder.writes:
+                leave(ended, board)
+    finally:
+        if board is not None:
+            board.close()
+    return ended
 
-    _train(options, folder, job, board, go_on)
 
-    outcome = job.conclude()
-    if not writes:
-        return
+def leave(ended: Ended[Any], board: Board | None = None) -> None:
+    """Write what a run that has come to its end leaves in its folder."""
+    job, folder, outcome = ended.job, ended.folder, ended.outcome
+    assert outcome is not None
     job.save(folder.path, outcome)
     genotype, result, messages = outcome
     result["skipped_steps"] = folder.skipped_steps
     result["total_seconds"] = sum(line["seconds"] for line in folder.lines(TIMINGS))
-    result["peak_memory_bytes"] = runtime.peak_memory(job.device)
+    result["peak_memory_bytes"] = device.peak_memory(job.device)
     write_cell(folder.path, genotype)
     if board is not None:
-        board.conclude(genotype, config_json(options), result)
-        board.close()
+        board.conclude(genotype, config_json(folder.options), result)
     write_json(folder.path / "result.json", result)
-    render_report(folder.path)
-    print("\n".join([*messages, f"report {folder.path / 'report.html'}"]))
+    render_report(folder.path, job.space)
+    messages.append(f"report {folder.path / 'report.html'}")
 
 
-def _train(options: Options, folder: RunFolder, job: Job, board: Board | None, go_on: str) -> None:
-    """Do all epochs from the position of `folder` on."""
+def _work(
+    options: RunOptions,
+    folder: RunFolder,
+    job: Job,
+    board: Board | None,
+    callback: Callback | None,
+    progress: bool | None,
+) -> str | None:
+    """Do all epochs and what follows them, from the position of `folder` on; what stopped it, if anything."""
     first, start, seconds = folder.position
     skipped: int = distributed.broadcast(folder.skipped_steps)
     timer = _Timer(options)
-    done = first * job.steps + start
-    bar = tqdm(
-        total=options.epochs * job.steps, initial=done, disable=distributed.rank() > 0 or None, unit="step"
-    )
-    with Interruption() as interruption, bar:
+    go_on = _go_on(options)
+    total = options.epochs * job.steps
+    shown = False if distributed.rank() > 0 else progress
+    with Interruption() as interruption, progress_bar(total, first * job.steps + start, shown) as bar:
         for epoch in range(first, options.epochs):
             began = time.perf_counter() - seconds
             for step, _ in enumerate(job.epoch(epoch, start), start + 1):
@@ -184,7 +225,7 @@ def _train(options: Options, folder: RunFolder, job: Job, board: Board | None, g
                     _save(folder, epoch, step, time.perf_counter() - began, job)
                     timer.restart()
                 if asked:
-                    raise _interrupted(f"saved in epoch {epoch + 1} after step {step}; {go_on}")
+                    return f"saved in epoch {epoch + 1} after step {step}; {go_on}"
             metrics = job.describe(epoch)
             seconds = time.perf_counter() - began
             skipped += metrics["skipped_steps"]
@@ -193,13 +234,25 @@ def _train(options: Options, folder: RunFolder, job: Job, board: Board | None, g
             if board is not None:
                 board.epoch(metrics | {"epoch_seconds": seconds})
             last = epoch + 1 == options.epochs
-            (asked,) = distributed.any_of(interruption.asked)
+            enough = callback is not None and callback(dict(metrics)) is True
+            (asked,) = distributed.any_of(interruption.asked or enough)
             if asked or last or (epoch + 1) % options.checkpoint_every == 0:
                 _save(folder, epoch + 1, 0, 0.0, job)
                 timer.restart()
             if asked:
-                raise _interrupted(f"saved after epoch {epoch + 1}; {go_on}")
+                return f"saved after epoch {epoch + 1}; {go_on}"
             start, seconds = 0, 0.0
+        pieces = job.pieces()
+        bar.total = total + pieces
+        for piece, _ in enumerate(job.finish(), 1):
+            bar.update()
+            asked, due = distributed.any_of(interruption.asked, timer.is_due(total + piece))
+            if asked or due:
+                _save(folder, options.epochs, 0, 0.0, job)
+                timer.restart()
+            if asked:
+                return f"saved while selecting an architecture; {go_on}"
+    return None
 
 
 def _save(folder: RunFolder, epoch: int, step: int, seconds: float, job: Job) -> None:
@@ -207,10 +260,6 @@ def _save(folder: RunFolder, epoch: int, step: int, seconds: float, job: Job) ->
     state = job.state()
     distributed.require_agreement(state, "weights, logits or statistics")
     folder.save_checkpoint(epoch, step, seconds, state)
-
-
-def _interrupted(message: str) -> BaseException:
-    return distributed.agreed(InterruptionError(message), RESUME_ME)
 
 
 class _Timer:
@@ -234,15 +283,18 @@ def _limit(skipped: int, options: RunOptions, where: str) -> None:
     """Raise InputError if more steps were skipped than the options allow."""
     if skipped > options.max_skipped_steps:
         error = InputError(
-            f"the loss or its gradient was not finite in {skipped} steps, the last in {where}: lower --lr or "
-            "keep --clip on in another run; this one has its last checkpoint, which a larger "
-            "--max-skipped-steps, given with --resume, continues"
+            f"the loss or its gradient was not finite in {skipped} steps, the last in {where}: lower `lr` or "
+            "keep `clip` on in another run; this one has its last checkpoint, which a larger "
+            "`max_skipped_steps`, given with `resume`, continues"
         )
         raise distributed.agreed(error, 2)
 
 
-def _command(options: RunOptions) -> str:
-    """What a run of this kind is started with."""
-    if distributed.world() == 1:
-        return f"train_{options.kind}"
-    return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} train_{options.kind}.py"
+def _go_on(options: RunOptions) -> str:
+    """How a run is continued."""
+    if options.out is None:
+        return "it has no folder to continue it from"
+    command = f"train_{options.kind}"
+    if distributed.world() > 1:
+        command = f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} {command}.py"
+    return f"go on with: {command} --resume --out {shlex.quote(str(options.out))}"

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,8 +19,9 @@ import torch
 from nas import distributed
 from nas.runs import checkpoint
 from nas.runs.files import append, json_text, lock, read_json_lines, remove_temporary, write_json
+from nas.runs.job import Job
 from recipes import InputError, RunOptions
-from recipes.command_line import config_json, read_config, require_same
+from recipes.config_file import config_json, read_config, require_same
 from recipes.text_files import parse_json, read_text
 
 METRICS, TIMINGS, LOCK = "metrics.jsonl", "timings.jsonl", "lock"
@@ -39,9 +41,10 @@ class RunFolder:
 
     Args:
         options: `out`, `resume` and `overwrite` decide which folder and what becomes of its content.
-        name: beginning of the default folder name.
+        objects: options whose values are objects, which config.json cannot hold.
 
     Attributes:
+        writes: whether anything is written.
         path: the folder.
         checkpoint: the checkpoint to continue from, or None.
         finished: whether the run in it has ended already.
@@ -50,26 +53,28 @@ class RunFolder:
         InputError: the folder is occupied, in use, not a run's, or all its checkpoints are damaged.
     """
 
-    def __init__(self, options: RunOptions, name: str) -> None:
-        self.path = path_of(options, name)
-        self.options = options
+    writes = True
+
+    def __init__(self, options: RunOptions, objects: Collection[str] = ()) -> None:
+        self.path = Path(options.out or "")
+        self.options, self.objects = options, objects
         self.checkpoint: dict[str, Any] | None = None
         self.finished = False
         self._damage: str | None = None
         self._lock: IO[bytes] | None = None
         if not self._is_occupied():
             if options.resume:
-                raise InputError(f"there is no run in {self.path} to resume: check --out")
+                raise InputError(f"there is no run in {self.path} to resume: check `out`")
             return
         if not self._is_run():
-            raise InputError(f"{self.path} is not empty and not a run folder: give another --out")
+            raise InputError(f"{self.path} is not empty and not a run folder: give another `out`")
         if self._is_of_this_job():
-            require_same(options, read_config(type(options), self.path / "config.json"))
+            require_same(options, read_config(type(options), self.path / "config.json", self.objects))
             self.options = options = replace(options, resume=True, overwrite=False)
         if not options.resume and not options.overwrite:
             raise InputError(
-                f"{self.path} holds a run already: give --resume to continue it, --overwrite to "
-                "delete it, or another --out"
+                f"{self.path} holds a run already: give `resume` to continue it, `overwrite` to "
+                "delete it, or another `out`"
             )
         self._lock = self._take()
         try:
@@ -108,15 +113,17 @@ class RunFolder:
             if self._lock is None:
                 self._lock = self._take()
                 if self._is_occupied():
-                    raise InputError(f"{self.path} has been taken by another run: give another --out")
+                    raise InputError(f"{self.path} has been taken by another run: give another `out`")
             if self.options.overwrite:
                 for name in _OWN:
                     _delete(self.path / name)
             remove_temporary(self.path)
-            write_json(self.path / "config.json", config_json(self.options) | {"out": str(self.path)})
+            write_json(
+                self.path / "config.json", config_json(self.options, self.objects) | {"out": str(self.path)}
+            )
         except OSError as error:
             raise InputError(
-                f"cannot write the run folder {self.path}: {error}; give another --out"
+                f"cannot write the run folder {self.path}: {error}; give another `out`"
             ) from None
         if self._damage is not None:
             epoch, step, _ = self.position
@@ -140,7 +147,7 @@ class RunFolder:
             return lock(self.path / LOCK)
         except BlockingIOError:
             raise InputError(
-                f"{self.path} is in use by another process: wait for it, or give another --out"
+                f"{self.path} is in use by another process: wait for it, or give another `out`"
             ) from None
         except OSError as error:
             raise InputError(f"cannot write into the run folder {self.path}: {error}") from None
@@ -150,7 +157,7 @@ class RunFolder:
         try:
             names = [p.name for p in self.path.iterdir()] if self.path.exists() else []
         except OSError as error:
-            raise InputError(f"--out {self.path} cannot be used as a folder: {error}") from None
+            raise InputError(f"`out` {self.path} cannot be used as a folder: {error}") from None
         return any(name != LOCK and not name.startswith(".config.json.") for name in names)
 
     def _is_run(self) -> bool:
@@ -191,7 +198,7 @@ class RunFolder:
         if path.exists() and path.read_text(encoding="utf-8") != json_text(content):
             raise InputError(
                 f"{path} no longer matches the data or the genotype that the run began with: restore "
-                "them, or start again with --overwrite"
+                "them, or start again with `overwrite`"
             )
 
     def log(self, metrics: dict[str, Any], seconds: float) -> None:
@@ -231,39 +238,64 @@ class RunFolder:
             if _size(self.path / name) < size:
                 raise InputError(
                     f"{self.path / name} has lost lines that were written before the checkpoint: restore it, "
-                    "or start again with --overwrite"
+                    "or start again with `overwrite`"
                 )
 
 
-class Bystander(RunFolder):
+class NoFolder(RunFolder):
+    """What a run has that leaves nothing on the disk: its metrics in memory, and no way to continue it."""
+
+    writes = False
+
+    def __init__(self, options: RunOptions) -> None:
+        self.options, self.objects = options, ()
+        self.finished, self.checkpoint, self._lock = False, None, None
+        self._lines: dict[str, list[dict[str, Any]]] = {METRICS: [], TIMINGS: []}
+
+    def create(self, device: torch.device) -> None:
+        """Nothing."""
+
+    def require_unchanged(self, file: str, content: Any) -> None:
+        """Nothing."""
+
+    def log(self, metrics: dict[str, Any], seconds: float) -> None:
+        """Keep the metrics of an epoch."""
+        self._lines[METRICS].append(metrics)
+        self._lines[TIMINGS].append({"epoch": metrics["epoch"], "seconds": seconds})
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """All lines of METRICS or TIMINGS."""
+        return self._lines[name]
+
+    def save_checkpoint(self, epoch: int, step: int, seconds: float, state: dict[str, Any]) -> None:
+        """Note the position only."""
+        self.stopped_at = (epoch, step, seconds)
+
+    def written(self, job: Job, options: RunOptions) -> RunFolder:
+        """A folder, new at `options.out`, with what this run has brought so far."""
+        folder = RunFolder(options, self.objects)
+        folder.create(job.device)
+        for name, content in job.documents.items():
+            write_json(folder.path / name, content)
+        for metrics, timing in zip(self._lines[METRICS], self._lines[TIMINGS], strict=True):
+            folder.log(metrics, timing["seconds"])
+        folder.save_checkpoint(*self.stopped_at, job.state())
+        return folder
+
+
+class Spectator(NoFolder):
     """What the ranks other than 0 have in place of the run folder: they know where the run stands, and write
     nothing."""
 
     def __init__(self, options: RunOptions, finished: bool, checkpoint: dict[str, Any] | None) -> None:
-        self.options, self.finished, self.checkpoint = options, finished, checkpoint
-        self._lock = None
-
-    def create(self, device: torch.device) -> None:
-        """Nothing: rank 0 does it."""
-
-    def require_unchanged(self, file: str, content: Any) -> None:
-        """Nothing: rank 0 does it."""
-
-    def log(self, metrics: dict[str, Any], seconds: float) -> None:
-        """Nothing: rank 0 does it."""
-
-    def lines(self, name: str) -> list[dict[str, Any]]:
-        """None: rank 0 has them."""
-        return []
-
-    def save_checkpoint(self, epoch: int, step: int, seconds: float, state: dict[str, Any]) -> None:
-        """Nothing: rank 0 does it."""
+        super().__init__(options)
+        self.finished, self.checkpoint = finished, checkpoint
 
 
-def path_of(options: RunOptions, name: str) -> Path:
-    """The folder that the options mean; `name` begins the default one."""
+def default_path(options: RunOptions, name: str) -> Path:
+    """Where a run goes that `out` names no folder for; `name` begins its own name."""
     slug = options.dataset.rstrip("/").rpartition("/")[2].replace(":", "-")
-    return Path(options.out or Path("runs") / f"{name}-{slug}-s{options.seed}")
+    return Path("runs") / f"{name}-{slug}-s{options.seed}"
 
 
 def _size(path: Path) -> int:

@@ -1,72 +1,64 @@
-"""Training a derived network from scratch: `run(options)` is what train_final.py calls."""
+"""Training a derived network from scratch, as a job."""
 
 from __future__ import annotations
 
 import copy
-import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
-import torch.nn.functional as F
-from timm.data import Mixup
-from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
-from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
 import search_spaces
-from nas import data, distributed, runtime
-from nas.bilevel.steps import StepResult
-from nas.data import Batches
-from nas.genotypes import read_genotype
+from nas import data, device, distributed
+from nas.data import Batches, DataSet
+from nas.genotypes import cells_of, read_genotype
+from nas.given import build_task, load_data
 from nas.guard import KeptBuffers, guarded_step
-from nas.runs import loop
-from nas.runtime import Mean
+from nas.runs.job import Outcome
 from nas.seeding import seed_everything
+from nas.steps import Mean, StepResult, evaluate
+from nas.task import Task
 from nas.training.model import save
-from recipes import FinalOptions, InputError, one_of
+from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
+from recipes import FinalOptions, InputError
 from search_spaces import Genotype
 from search_spaces.skeleton import Skeleton
 
-SCHEDULERS = ("cosine", "tanh", "step", "poly")
-
-
-def run(options: FinalOptions) -> None:
-    """Train and test as the options say, and leave the network in the run folder."""
-    genotype = options.genotype or ""
-    short = genotype if re.fullmatch(r"\w{1,40}", genotype) else f"{zlib.crc32(genotype.encode()):08x}"
-    loop.run(options, f"final-{short}", Training)
-
 
 class Training:
-    """A derived network, its data and its optimizer."""
+    """A derived network, its data and its optimizer.
 
-    def __init__(self, options: FinalOptions) -> None:
-        self.options = options
-        if options.genotype is None:
-            raise InputError(
-                "--genotype is missing, expected a genotype.json, the name of a published cell or a genotype"
-            )
-        self.genotype = read_genotype(options.genotype, options.space)
-        space = search_spaces.get(self.genotype.space)
+    Args:
+        genotype: the architecture.
+        dataset: its training and test images.
+        task: what it is trained for.
+        options: numbers; those that the arguments stand for are not read.
+        place: the device.
+    """
+
+    def __init__(
+        self, genotype: Genotype, dataset: DataSet, task: Task, options: FinalOptions, place: torch.device
+    ) -> None:
+        self.options, self.genotype, self.task, self.device = options, genotype, task, place
+        self.space = space = search_spaces.get(self.genotype.space)
         self.text = space.format(self.genotype)
         self.documents = {"genotype.json": self.genotype.to_json() | {"text": self.text}}
-        if space.name != "darts" and (options.drop_path or options.auxiliary_weight):
-            raise InputError(
-                f"--drop-path and --auxiliary-weight are for the space 'darts', this is '{space.name}'"
-            )
-        self.device = runtime.select_device(options)
-        with distributed.one_first():
-            dataset = data.load(options)
-        delivery = data.delivery(dataset, options, self.device)
+        for name, feature, wanted in (
+            ("drop_path", "drop_path", options.drop_path),
+            ("auxiliary_weight", "auxiliary", options.auxiliary_weight),
+        ):
+            if wanted and feature not in space.features:
+                able = [n for n in search_spaces.names() if feature in search_spaces.get(n).features]
+                raise InputError(f"`{name}` is for the spaces {', '.join(able)}, this is '{space.name}'")
+        delivery = data.delivery(
+            dataset, device=place, data_budget_gb=options.data_budget_gb, channels_last=options.channels_last
+        )
         augmentation = replace(dataset.augmentation, policy=image_policy(options.auto_augment))
         share = (distributed.rank(), distributed.world())
         self.train = Batches(dataset.train, options.batch_size, delivery, augmentation, options.seed, share)
@@ -77,49 +69,44 @@ class Training:
             "genotype": self.genotype.to_json(),
             "text": self.text,
             "channels": options.channels,
-            "cells": runtime.cells(options, space),
-            "num_classes": len(dataset.classes),
+            "cells": cells_of(space, options.cells),
+            "num_classes": task.outputs,
             "in_chans": dataset.in_channels,
             "image_size": list(dataset.test.pixels.shape[-2:]),
             "classes": list(dataset.classes),
             "mean": delivery.mean,
             "std": delivery.std,
         }
-        self.mixup = build_mixup(options, len(dataset.classes))
+        self.mixup = build_mixup(options, task.outputs)
 
         self.model: Any = self.build()
         self.ema = ModelEmaV3(self.model, options.ema_decay) if options.ema_decay else None
         self.forward: nn.Module = self.model
         if options.compile:
-            runtime.require_compiler(self.device, "--compile")
+            device.require_compiler(place, "`compile`")
             self.forward = torch.compile(self.model)  # type: ignore[assignment]
-        self.precision = runtime.autocast(options, self.device)
-        try:
-            name = one_of("optimizer", options.optimizer, list_optimizers())
-            # Fused, it skips a step without the host; timm's own optimizers cannot.
-            fusible = get_optimizer_class(name, bind_defaults=False) in (SGD, Adam, AdamW)
-            self.optimizer = create_optimizer_v2(
-                self.model,
-                name,
-                options.lr,
-                options.weight_decay,
-                options.momentum,
-                filter_bias_and_bn=False,
-                **({"fused": True} if fusible and self.device.type == "cuda" else {}),
+        self.precision = device.autocast(options.precision, place)
+        self.optimizer = build_optimizer(self.model, options, place)
+        self.rates = build_scheduler(self.optimizer, options)
+
+    @classmethod
+    def of(
+        cls, options: FinalOptions, given: Mapping[str, Any] | None = None, place: torch.device | None = None
+    ) -> Self:
+        """The training that the options describe, with objects for some of its parts.
+
+        Args:
+            given: `dataset` or `task`, in place of what the options name.
+        """
+        if options.genotype is None:
+            raise InputError(
+                "`genotype` is missing, expected a genotype.json, the name of a published cell or a genotype"
             )
-        except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
-            raise InputError(f"optimizer '{options.optimizer}' cannot be used: {error}") from None
-        if getattr(self.optimizer, "is_second_order", False):
-            raise InputError(f"optimizer '{options.optimizer}' needs second derivatives: choose another")
-        self.rates, _ = create_scheduler_v2(
-            self.optimizer,
-            one_of("scheduler", options.scheduler, SCHEDULERS),
-            num_epochs=options.epochs,
-            decay_epochs=max(1, options.epochs // 3),
-            min_lr=options.lr_min,
-            warmup_epochs=options.warmup_epochs,
-            warmup_lr=options.lr / 100,
-        )
+        genotype, given = read_genotype(options.genotype, options.space), given or {}
+        dataset = load_data(options, given)
+        stated = replace(options, dataset=dataset.name) if "dataset" in given else options
+        task = build_task(options, dataset, given)
+        return cls(genotype, dataset, task, stated, place or torch.device("cpu"))
 
     def build(self) -> nn.Module:
         """The network that is trained."""
@@ -138,7 +125,7 @@ class Training:
         )
         if options.sync_batch_norm:
             distributed.synchronise(model)
-        return runtime.place(model, options, self.device)
+        return device.place(model, self.device, options.channels_last)
 
     @property
     def tested(self) -> Skeleton:
@@ -171,22 +158,20 @@ class Training:
         target = labels
         if self.mixup is not None:
             images, target = self.mixup(images, labels)
-        smoothing = options.label_smoothing if self.mixup is None else 0.0  # Mixup smooths itself
         with KeptBuffers(self.model) as kept:
-            with self.precision:
+            with self.precision():
                 output = self.forward(images)
                 output, auxiliary = output if isinstance(output, tuple) else (output, None)
-                loss = F.cross_entropy(output, target, label_smoothing=smoothing)
+                loss = self.task.loss(output, target)
                 objective = loss
                 if auxiliary is not None:
-                    extra = F.cross_entropy(auxiliary, target, label_smoothing=smoothing)
-                    objective = loss + options.auxiliary_weight * extra
+                    objective = loss + options.auxiliary_weight * self.task.loss(auxiliary, target)
             self.optimizer.zero_grad(set_to_none=True)
             objective.backward()
             objective = objective.detach()
             statistics = [b for b in self.model.buffers() if b.is_floating_point()]
             shared = [*distributed.gradients(self.model.parameters()), *statistics, objective]
-            result = StepResult(loss.detach(), (output.argmax(1) == labels).sum(), len(labels))
+            result = StepResult(loss.detach(), self.task.correct(output, labels), len(labels))
             result = result.over_ranks(shared)
             skipped = guarded_step(self.optimizer, objective, options.clip)
             kept.restore(skipped)
@@ -196,7 +181,8 @@ class Training:
 
     def test_now(self) -> tuple[float, float]:
         """Loss and accuracy (%) on the test images."""
-        return runtime.evaluate(self.tested, self.test, self.precision)
+        seed_everything(self.options.seed, "test")  # for operations that are random themselves
+        return evaluate(self.tested, self.test, self.task, self.precision)
 
     def describe(self, epoch: int) -> dict[str, Any]:
         """The metrics line of an epoch whose steps are done."""
@@ -239,7 +225,15 @@ class Training:
         known = ((name, metrics[f"{name}_accuracy"]) for name in ("train", "test"))
         return ", ".join(f"{name} {value:.2f} %" for name, value in known if value is not None)
 
-    def conclude(self) -> loop.Outcome:
+    def pieces(self) -> int:
+        """None: there is nothing to do after the last epoch."""
+        return 0
+
+    def finish(self) -> Iterator[None]:
+        """Nothing."""
+        yield from ()
+
+    def conclude(self) -> Outcome:
         """Test the network of the last epoch."""
         loss, accuracy = self.test_now()
         network = self.tested
@@ -258,46 +252,13 @@ class Training:
             "warnings": [],
         }
         tested = f"test accuracy {accuracy:.2f} % (of the last epoch, {len(self.test.images)} images)"
-        return loop.Outcome(self.genotype, result, [tested])
+        return Outcome(self.genotype, result, [tested])
 
-    def save(self, folder: Path, outcome: loop.Outcome) -> None:
+    def save(self, folder: Path, outcome: Outcome) -> None:
         """Write the network."""
         path = folder / "model.safetensors"
         save(path, self.tested, self.description | {"test_accuracy": outcome.result["test_accuracy"]})
         outcome.messages.append(f"network {path}")
-
-
-def build_mixup(options: FinalOptions, num_classes: int) -> Mixup | None:
-    """timm's Mixup and CutMix, or None where the options ask for neither. Raises InputError."""
-    if not options.mixup and not options.cutmix:
-        return None
-    if options.batch_size % 2:
-        raise InputError(f"--mixup and --cutmix pair the images of a batch: --batch-size must be even, "
-                         f"not {options.batch_size}")  # fmt: skip
-    return Mixup(
-        options.mixup, options.cutmix, label_smoothing=options.label_smoothing, num_classes=num_classes
-    )
-
-
-def image_policy(text: str | None) -> data.Policy | None:
-    """timm's policy of that name: rand-..., augmix-... or an AutoAugment name. Raises InputError."""
-    if text is None:
-        return None
-    parameters = {"translate_const": 10, "img_mean": (128, 128, 128)}
-    try:
-        if re.search(r"\d{4}", text):
-            raise ValueError("numbers have at most three digits")  # timm would try a billion operations
-        if text.startswith("rand"):
-            policy = rand_augment_transform(text, parameters)
-        elif text.startswith("augmix"):
-            policy = augment_and_mix_transform(text, parameters)
-        else:
-            policy = auto_augment_transform(text, parameters)
-    except (AssertionError, ValueError, IndexError, KeyError) as error:
-        raise InputError(
-            f"--auto-augment is '{text}', expected a timm policy such as rand-m9-mstd0.5 ({error})"
-        ) from None
-    return policy  # type: ignore[no-any-return]
 
 
 def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:

@@ -15,10 +15,11 @@ import search_spaces
 from nas.genotypes import read_genotype
 from nas.runs.files import atomic_path
 from recipes import InputError, first_line
-from recipes.options import LARGEST
 from recipes.text_files import parse_json
 from search_spaces import Genotype
 from search_spaces.skeleton import Skeleton
+
+LARGEST = {"channels": 4096, "cells": 1000, "num_classes": 10**6, "in_chans": 10**6}  # of a file to be loaded
 
 
 @register_model  # type: ignore[untyped-decorator]
@@ -100,8 +101,8 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Skeleton:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         size = {key: description[key] for key in ("channels", "cells", "num_classes", "in_chans")}
         for key, value in size.items():
-            if type(value) is not int or not 1 <= value <= LARGEST.get(key, 10**6):
-                raise ValueError(f"its {key} is not an integer from 1 to {LARGEST.get(key, 10**6)}")
+            if type(value) is not int or not 1 <= value <= LARGEST[key]:
+                raise ValueError(f"its {key} is not an integer from 1 to {LARGEST[key]}")
         with torch.device("meta"):  # whatever size it claims, the weights are those in the file
             model: Skeleton = nas_net(genotype=Genotype.from_json(description["genotype"]), **size)
         expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}

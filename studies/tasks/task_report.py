@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nas.report import page
-from nas.report.figures import INK, WIDTH, new_figure, styled
-from nas.report.palette import colour
-from nas.report.plots import readable, spread
+from nas.report.figures import new_grid, styled
+from nas.report.labels import name_ends
+from nas.report.palette import INK, estimator_colour, readable
 from recipes.ablation import TasksOptions
 from studies.tasks.latent_tree import ListOps, majority
 from studies.tasks.polynomial import Polynomial
@@ -42,7 +42,7 @@ class Panel(NamedTuple):
 
 
 @styled
-def draw_dots(
+def plot_dots(
     panels: Sequence[Panel], label: str, *, best: Callable[..., Any], digits: int, sharex: bool = False
 ) -> Figure:
     """Estimators in rows, ordered by their mean rank, one panel beside the other.
@@ -58,24 +58,12 @@ def draw_dots(
     means = np.array([[sign * _mean(panel.values[name]) for panel in panels] for name in names])
     ranks = np.nan_to_num(means, nan=np.inf).argsort(0).argsort(0).mean(1)
     names = [names[i] for i in ranks.argsort(kind="stable")]
-    height = 0.95 + ROW * len(names)
-    figure = new_figure(WIDTH, height)
-    grid = figure.subplots(
-        1,
-        len(panels),
-        sharex=sharex,
-        sharey=True,
-        squeeze=False,
-        gridspec_kw={
-            "left": 0.115,
-            "right": 0.985,
-            "top": 1 - 0.38 / height,
-            "bottom": 0.5 / height,
-            "wspace": 0.08,
-        },
-    )[0]
+    figure, (grid,) = new_grid(
+        1, len(panels), ROW * len(names) + 0.07, sharex=sharex, sharey=True, left=1.04, right=0.14, top=0.38,
+        bottom=0.5, between=(0.2, 0),
+    )  # fmt: skip
     for axes, panel in zip(grid, panels, strict=True):
-        _draw_rows(axes, panel, names, digits, set() if sharex else _far(panel, best))
+        _plot_rows(axes, panel, names, digits, set() if sharex else _far(panel, best))
         axes.set_title(panel.title)
         axes.set_xlabel(label)
         axes.tick_params(axis="y", length=0)
@@ -93,10 +81,10 @@ def _far(panel: Panel, best: Callable[..., Any]) -> set[str]:
     return {name for name in behind if behind[name] > 5 * float(np.median(list(behind.values()))) > 0}
 
 
-def _draw_rows(axes: Axes, panel: Panel, names: Sequence[str], digits: int, far: set[str]) -> None:
-    """Draw the dots; of those `far` away only the value is written, at the edge that they lie behind."""
+def _plot_rows(axes: Axes, panel: Panel, names: Sequence[str], digits: int, far: set[str]) -> None:
+    """Plot the dots; of those `far` away only the value is written, at the edge that they lie behind."""
     for row, name in enumerate(names):
-        values, shade = panel.values[name], colour(name)
+        values, shade = panel.values[name], estimator_colour(name)
         mean, deviation = _mean(values), _std(values)
         if name in far:
             right = mean > np.median([_mean(other) for other in panel.values.values()])
@@ -136,60 +124,34 @@ def _draw_rows(axes: Axes, panel: Panel, names: Sequence[str], digits: int, far:
 
 
 @styled
-def draw_training(comparisons: Sequence[Comparison]) -> Figure:
+def plot_training(comparisons: Sequence[Comparison]) -> Figure:
     """Excess of the expected loss over the polynomials' optimum while training, in % of its range."""
-    figure = new_figure(WIDTH, 3.5)
-    grid = figure.subplots(
-        1,
-        len(comparisons),
-        sharey=True,
-        squeeze=False,
-        gridspec_kw={"left": 0.055, "right": 0.885, "top": 0.86, "bottom": 0.14, "wspace": 0.64},
-    )[0]
+    figure, (grid,) = new_grid(
+        1, len(comparisons), 2.5, sharey=True, left=0.5, right=1.04, top=0.5, bottom=0.5, between=(1.1, 0)
+    )
+    ends: list[list[tuple[float, str, str]]] = []
     for axes, comparison in zip(grid, comparisons, strict=True):
         task = comparison.task
         assert isinstance(task, Polynomial)
+        ends.append([])
         for name, runs in comparison.runs.items():
             curves = np.array([[excess(task, value) for value in run["curve"]] for run in runs.values()])
             steps = next(iter(runs.values()))["steps"]
             low, high = curves.min(0), curves.max(0)
-            axes.fill_between(steps, low, high, color=colour(name), alpha=0.18, linewidth=0)
-            axes.plot(steps, curves.mean(0), color=colour(name), linewidth=1.5)
+            axes.fill_between(steps, low, high, color=estimator_colour(name), alpha=0.18, linewidth=0)
+            axes.plot(steps, curves.mean(0), color=estimator_colour(name), linewidth=1.5)
+            last = float(curves[:, -1].mean())
+            ends[-1].append((last, f"{name} {last:.2g}", estimator_colour(name)))
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlim(0, task.steps)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
         axes.set_title(f"p = {task.power:g}")
-    for axes, comparison in zip(grid, comparisons, strict=True):
-        _label_ends(axes, comparison)
+    for axes, names in zip(grid, ends, strict=True):  # whose common limits are final now
+        name_ends(axes, names, 7.5)
     grid[0].set_ylabel("excess loss, % of the range")
     return figure
-
-
-def _label_ends(axes: Axes, comparison: Comparison) -> None:
-    """Write the names beside the ends of the lines, apart from each other."""
-    task = comparison.task
-    assert isinstance(task, Polynomial)
-    ends = {
-        name: float(np.mean([excess(task, run["curve"][-1]) for run in runs.values()]))
-        for name, runs in comparison.runs.items()
-    }
-    names = sorted(ends, key=lambda name: ends[name])
-    low, high = np.log(axes.get_ylim())
-    wanted = [(float(np.log(ends[name])) - low) / (high - low) for name in names]
-    for name, height in zip(names, spread(wanted, 0.06), strict=True):
-        axes.annotate(
-            f"{name} {ends[name]:.2g}",
-            (1, height),
-            xycoords="axes fraction",
-            xytext=(4, 0),
-            textcoords="offset points",
-            color=readable(colour(name)),
-            size=7.5,
-            va="center_baseline",
-            annotation_clip=False,
-        )
 
 
 def excess(task: Polynomial, loss: float) -> float:
@@ -237,14 +199,14 @@ def _polynomial_pictures(parts: Sequence[Comparison]) -> list[page.Picture]:
     return [
         page.Picture(
             "Polynomials: training",
-            draw_training(parts),
+            plot_training(parts),
             f"The exact expected loss of {task.variables} binary variables over the steps of Adam, as its "
             "excess over the best choice of all variables: 50 % is where training starts. Lines are means "
             "over the seeds, bands run from the lowest to the highest.",
         ),
         page.Picture(
             "Polynomials: final loss",
-            draw_dots(panels, "excess loss, % of the range", best=min, digits=1, sharex=True),
+            plot_dots(panels, "excess loss, % of the range", best=min, digits=1, sharex=True),
             "After the last step: means with one standard deviation, strokes are the single seeds. Left is "
             "better.",
         ),
@@ -260,7 +222,7 @@ def _listops_pictures(parts: Sequence[Comparison]) -> list[page.Picture]:
     return [
         page.Picture(
             "ListOps: accuracy",
-            draw_dots([Panel("Test", values, {})], "accuracy, %", best=max, digits=1),
+            plot_dots([Panel("Test", values, {})], "accuracy, %", best=max, digits=1),
             "Expressions evaluated by a tree LSTM whose tree is drawn through the estimator while training "
             "and is the most probable one when tested. Means with one standard deviation, strokes are the "
             f"single seeds. Right is better; the most frequent digit is right in {most_frequent:.1f} %.",
@@ -281,7 +243,7 @@ def _vae_pictures(parts: Sequence[Comparison]) -> list[page.Picture]:
     return [
         page.Picture(
             "Auto-encoder: negative ELBO",
-            draw_dots(panels, "nats an image", best=min, digits=1),
+            plot_dots(panels, "nats an image", best=min, digits=1),
             "Filled dots: test images, means with one standard deviation, strokes are the single seeds. "
             "Rings: training images. An arrow points to what lies far outside. Left is better.",
         )

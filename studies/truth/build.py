@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 import search_spaces
 from nas.runs.files import json_text, write_json
-from nas.tables.truth import TABLE_FORMAT, read_all, write_table
+from nas.tables import read_all
+from nas.tables.json_table import TABLE_FORMAT, write_table
+from nas.tables.lookup import EnumerableSpace, enumerable
 from recipes import FinalOptions, InputError, one_of
 from recipes.ablation import TruthOptions
 from search_spaces import Genotype
-from search_spaces.nasbench201 import DenseCellSpace
 from studies.truth import truth_report
 from studies.truth.stack import StackedTraining
 
@@ -48,8 +49,7 @@ CHUNK = 64  # cells trained at once
 
 def run(options: TruthOptions) -> None:
     """Build the table of `options.space`, or what is missing of it, and its report. Raises InputError."""
-    space = search_spaces.get(one_of("search space", options.space, SEEDS))
-    assert isinstance(space, DenseCellSpace)
+    space = enumerable(one_of("search space", options.space, SEEDS))
     references = read_all(Path(options.reference), space.name) if options.reference else {}
     folder = Path(options.out or f"runs/truth-{space.name}")
     path = Path(options.table or folder / "truth.json.gz")
@@ -88,7 +88,7 @@ def run(options: TruthOptions) -> None:
     print(f"table: {path}\nreport: {folder / 'report.html'}")
 
 
-def cells(space: DenseCellSpace) -> list[str]:
+def cells(space: EnumerableSpace) -> list[str]:
     """The cells to train: all of micro, and one of each kind that computes the same in nasbench201."""
     if space.name == "micro":
         return [space.format(cell) for cell in space.all()]
@@ -116,7 +116,7 @@ def _train(space_name: str, texts: Sequence[str], seed: int, threads: int, path:
     write_json(path, {"correct": correct, "parameters": training.model.sizes, "images": count})
 
 
-def assemble(folder: Path, space: DenseCellSpace, texts: Sequence[str]) -> dict[str, Any]:
+def assemble(folder: Path, space: EnumerableSpace, texts: Sequence[str]) -> dict[str, Any]:
     """The table, from the files of all chunks. Raises InputError if one of them is damaged."""
     correct: list[list[int]] = []
     parameters: list[int] = []

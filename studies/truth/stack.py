@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.bilevel.steps import StepResult
+from nas.given import build_task, load_data
+from nas.steps import StepResult
 from nas.training.final import Training
 from recipes import FinalOptions, InputError
 from search_spaces import Genotype
@@ -38,9 +38,11 @@ class StackedTraining(Training):
     def __init__(self, options: FinalOptions, genotypes: Sequence[Genotype]) -> None:
         for name in ("clip", "mixup", "cutmix", "ema_decay", "compile", "auxiliary_weight", "drop_path"):
             if getattr(options, name):
-                raise InputError(f"--{name.replace('_', '-')} cannot be used where networks are stacked")
+                raise InputError(f"`{name}` cannot be used where networks are stacked")
         self.genotypes = genotypes
-        super().__init__(options)
+        dataset = load_data(options, {})
+        task = build_task(options, dataset, {})
+        super().__init__(genotypes[0], dataset, task, options, torch.device("cpu"))
 
     def build(self) -> nn.Module:
         """The stack of the networks, each with the initial weights that it would have alone."""
@@ -48,7 +50,7 @@ class StackedTraining(Training):
 
     def step(self, images: Tensor, labels: Tensor) -> StepResult:
         """Move the weights of every network down the gradient of its own loss."""
-        with self.precision:
+        with self.precision():
             output = self.model(images)
             losses = self._losses(output, labels)
         self.optimizer.zero_grad(set_to_none=True)
@@ -59,21 +61,22 @@ class StackedTraining(Training):
 
     def _losses(self, output: Tensor, labels: Tensor) -> Tensor:
         """Loss of every network (A,) from their logits (A, B, classes)."""
-        smoothing = self.options.label_smoothing
         repeated = labels.expand(len(output), -1).flatten()
-        losses = F.cross_entropy(output.flatten(0, 1), repeated, reduction="none", label_smoothing=smoothing)
+        losses = self.task.loss(output.flatten(0, 1), repeated, "none")
         return losses.view(len(output), -1).mean(1)
 
     @torch.no_grad()
     def test_each(self) -> tuple[Tensor, Tensor]:
         """Loss (A,) and accuracy in % (A,) of every network on the test images."""
         self.model.eval()
-        loss, correct = torch.zeros(()), torch.zeros(())
+        loss = torch.zeros((), dtype=torch.float64)
+        correct = torch.zeros((), dtype=torch.int64)
         for images, labels in self.test:
-            with self.precision:
+            with self.precision():
                 output = self.model(images)
-            loss = loss.to(output) + self._losses(output.float(), labels) * len(labels)
-            correct = correct.to(output) + (output.argmax(-1) == labels).sum(1)
+            each = torch.stack([self.task.plain_loss(one, labels) for one in output.float()])
+            loss = loss.to(output.device) + each.double() * len(labels)
+            correct = correct.to(output.device) + (output.argmax(-1) == labels).sum(1)
         self.model.train()
         count = len(self.test.images)
         return loss / count, 100.0 * correct.double() / count

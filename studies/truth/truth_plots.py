@@ -12,7 +12,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nas.report.figures import FAINT, INK, QUIET, WIDTH, new_figure, styled
+from nas.report.figures import WIDTH, new_figure, new_grid, styled
+from nas.report.palette import FAINT, INK, QUIET
 from studies.truth.truth_statistics import agreement, running_deviation, tied
 
 LINE, BAND, BEST = "#1c6fb4", "#a9cdec", "#c2255c"
@@ -20,7 +21,7 @@ BEST_SHOWN = 25
 
 
 @styled
-def draw_sorted(accuracies: np.ndarray, stds: np.ndarray, seeds: int, margin: float) -> Figure:
+def plot_sorted(accuracies: np.ndarray, stds: np.ndarray, seeds: int, margin: float) -> Figure:
     """Accuracies from best to worst; right, the best of them with their standard errors.
 
     Args:
@@ -41,7 +42,7 @@ def draw_sorted(accuracies: np.ndarray, stds: np.ndarray, seeds: int, margin: fl
     floor = np.quantile(y - d, 0.01)
     left.set(xlim=(0.5, len(order) + 0.5), ylim=_widened(floor, y[0] + d[0]))
     left.set_title("all cells that connect input and output: accuracy, %")
-    _draw_best(right, y, stds[order], seeds, margin)
+    _plot_best(right, y, stds[order], seeds, margin)
     for axes in (left, right):
         axes.set_xlabel("rank")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
@@ -49,8 +50,8 @@ def draw_sorted(accuracies: np.ndarray, stds: np.ndarray, seeds: int, margin: fl
     return figure
 
 
-def _draw_best(axes: Axes, y: np.ndarray, stds: np.ndarray, seeds: int, margin: float) -> None:
-    """The first cells of `draw_sorted`, sorted already."""
+def _plot_best(axes: Axes, y: np.ndarray, stds: np.ndarray, seeds: int, margin: float) -> None:
+    """The first cells of `plot_sorted`, sorted already."""
     count = min(BEST_SHOWN, len(y))
     rank, errors = np.arange(1, count + 1), stds[:count] / math.sqrt(seeds)
     ties = int(tied(y, margin).sum())
@@ -61,22 +62,15 @@ def _draw_best(axes: Axes, y: np.ndarray, stds: np.ndarray, seeds: int, margin: 
     axes.set_xlim(0.3, count + 0.7)
     axes.set_title(f"the best {count}, with standard errors")
     axes.text(
-        0.98,
-        0.96,
-        f"{ties:,} tied with the best",
-        transform=axes.transAxes,
-        ha="right",
-        va="top",
-        color=BEST,
-        size=8.5,
-    )
+        0.98, 0.96, f"{ties:,} tied with the best", transform=axes.transAxes, ha="right", va="top",
+        color=BEST, size=8.5,
+    )  # fmt: skip
 
 
 @styled
-def draw_parameters(accuracies: np.ndarray, parameters: np.ndarray) -> Figure:
+def plot_parameters(accuracies: np.ndarray, parameters: np.ndarray) -> Figure:
     """Accuracy (%) of cells (n,) over the parameters (n,) of their networks, with the best of each size."""
-    figure = new_figure(WIDTH / 2, 3.0)
-    axes = figure.add_axes((0.11, 0.16, 0.86, 0.73))
+    figure, ((axes,),) = new_grid(1, 1, 2.19, left=0.5, right=0.13, top=0.33, bottom=0.48, width=WIDTH / 2)
     sizes = np.unique(parameters)
     step = np.diff(sizes).min() if len(sizes) > 1 else 1
     shift = np.random.default_rng(0).uniform(-0.3, 0.3, len(parameters)) * step
@@ -102,10 +96,9 @@ def draw_parameters(accuracies: np.ndarray, parameters: np.ndarray) -> Figure:
 
 
 @styled
-def draw_random(expected: Mapping[int, float], best: float) -> Figure:
+def plot_random(expected: Mapping[int, float], best: float) -> Figure:
     """Expected accuracy (%) of the best of n random cells, by n, beside the best of all."""
-    figure = new_figure(WIDTH / 2, 3.0)
-    axes = figure.add_axes((0.11, 0.16, 0.86, 0.73))
+    figure, ((axes,),) = new_grid(1, 1, 2.19, left=0.5, right=0.13, top=0.33, bottom=0.48, width=WIDTH / 2)
     axes.axhline(best, color=BEST, linewidth=1.2)
     axes.plot(list(expected), list(expected.values()), color=QUIET, marker="o", markersize=3.5)
     axes.set_xscale("log")
@@ -129,18 +122,17 @@ def draw_random(expected: Mapping[int, float], best: float) -> Figure:
 
 
 @styled
-def draw_references(accuracies: np.ndarray, references: Mapping[str, np.ndarray]) -> Figure:
+def plot_references(accuracies: np.ndarray, references: Mapping[str, np.ndarray]) -> Figure:
     """How many cells have which accuracy (%) here and in each of the references; all arrays (n,)."""
     panels = len(references)
-    left, gap, right, top, bottom = 0.5, 0.3, 0.65, 0.32, 0.5
+    left, gap, right = 0.5, 0.3, 0.65
     side = min(3.5, (WIDTH - left - right - (panels - 1) * gap) / panels)
-    width, height = left + panels * side + (panels - 1) * gap + right, top + side + bottom
-    figure = new_figure(width, height)
+    width = left + panels * side + (panels - 1) * gap + right
+    figure, (grid,) = new_grid(
+        1, panels, side, left=left, right=right, top=0.32, bottom=0.5, between=(gap, 0), width=width
+    )
     low, high = np.quantile(accuracies, 0.03), accuracies.max()
-    for i, (name, reference) in enumerate(references.items()):
-        axes = figure.add_axes(
-            ((left + i * (side + gap)) / width, bottom / height, side / width, side / height)
-        )
+    for axes, (name, reference) in zip(grid, references.items(), strict=True):
         start, end = np.quantile(reference, 0.03), reference.max()
         extent = (*_widened(start, end), *_widened(low, high))
         inside = (reference >= start) & (accuracies >= low)
@@ -159,11 +151,11 @@ def draw_references(accuracies: np.ndarray, references: Mapping[str, np.ndarray]
         axes.set_title(f"{name}, ρ = {agreement(accuracies, reference).spearman:.2f}")
         axes.set_xlabel("accuracy there, %")
         axes.tick_params(length=3)
-        if i == 0:
-            axes.set_ylabel("accuracy here, %")
-        else:
+        if axes is not grid[0]:
             axes.set_yticklabels([])
-    scale = figure.add_axes(((width - right + 0.15) / width, bottom / height, 0.1 / width, side / height))
+    grid[0].set_ylabel("accuracy here, %")
+    box = grid[-1].get_position()
+    scale = figure.add_axes((box.x1 + 0.15 / width, box.y0, 0.1 / width, box.height))
     figure.colorbar(bins, cax=scale, format=lambda count, _: f"{count:,.0f}")
     scale.minorticks_off()
     scale.set_title("cells", size=8, weight="normal", color=INK)

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nas.report import page
-from nas.tables import truth
-from nas.tables.truth import Truth
+from nas.tables import Truth, json_table
+from nas.tables.lookup import enumerable
 from studies.truth import truth_plots
 from studies.truth import truth_statistics as statistics
 
@@ -37,13 +37,13 @@ class Findings:
     """
 
     def __init__(self, table: Mapping[str, Any], references: Mapping[str, Truth]) -> None:
-        self.known, self.references = truth.from_table(table, "the table"), references
-        space = truth.SPACES[self.known.space]
+        self.known, self.references = json_table.from_table(table, "the table"), references
+        space = enumerable(self.known.space)
         cells = list(space.all())
         self.texts = [space.format(cell) for cell in cells]
         self.forms = [space.canonical(cell) for cell in cells]
         self.connected = np.array(["0" in form for form in self.forms])  # 0 is the input
-        rows = truth.rows(table)
+        rows = json_table.rows(table)
         self.samples = 100 * np.array(table["correct"])[:, rows] / table["test_images"]
         self.parameters = np.array(table["parameters"])[rows]
         self.accuracies = self.known.accuracies
@@ -123,7 +123,7 @@ def _pictures(found: Findings) -> list[page.Picture]:
     pictures = [
         page.Picture(
             "From best to worst",
-            truth_plots.draw_sorted(
+            truth_plots.plot_sorted(
                 found.accuracies[connected], found.stds[connected], found.seeds, 2 * found.error
             ),
             "The band is one standard deviation over seeds, of cells around this rank. Right, red: at most "
@@ -133,20 +133,20 @@ def _pictures(found: Findings) -> list[page.Picture]:
         ),
         page.Picture(
             "Size",
-            truth_plots.draw_parameters(found.accuracies[connected], found.parameters[connected]),
+            truth_plots.plot_parameters(found.accuracies[connected], found.parameters[connected]),
             "Connected cells, all but the lowest hundredth; the line is the best of each size.",
             half=True,
         ),
         page.Picture(
             "Random search",
-            truth_plots.draw_random({n: known.best_of(n) for n in DRAWS if n > 1}, known.optimum[1].accuracy),
+            truth_plots.plot_random({n: known.best_of(n) for n in DRAWS if n > 1}, known.optimum[1].accuracy),
             "What the best of n cells drawn uniformly has, on average.",
             half=True,
         ),
     ]
     if found.references:
         columns = {name: reference.accuracies for name, reference in found.references.items()}
-        figure: Figure = truth_plots.draw_references(found.accuracies, columns)
+        figure: Figure = truth_plots.plot_references(found.accuracies, columns)
         caption = (
             "Drawn without the lowest 3 % of either table; ρ is Spearman's rank correlation of all cells."
         )
@@ -224,7 +224,7 @@ def _tables(found: Findings) -> Iterator[page.Table]:
 
 
 def _exchange(found: Findings, name: str, reference: Truth) -> list[str]:
-    space = truth.SPACES[found.known.space]
+    space = enumerable(found.known.space)
     here, there = found.known.optimum[0], reference.optimum[0]
     ranks = found.known.lookup(space.parse(there)).rank, reference.lookup(space.parse(here)).rank
     return [name, there, *(f"{rank:,}" for rank in ranks)]

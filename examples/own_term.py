@@ -1,0 +1,57 @@
+"""A term of your own: what the architecture step minimises beside the loss, here the number of parameters.
+
+python examples/own_term.py
+python train_search.py --plugins examples/own_term.py --terms parameter_cost:weight=0.5
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import nas
+from estimators import Schedule
+from nas.bilevel import Search, Term
+from search_spaces.skeleton import Cell
+
+
+class ParameterCost(Term):
+    """weight * expected number of parameters of the cells, in units of the largest.
+
+    The decisions are independent and the numbers add up, so that the expectation is exact:
+    sum over edges and candidates of probability * parameters.
+    """
+
+    name = "parameter_cost"
+
+    def __init__(self, weight: Schedule = Schedule(0.5, 0.5)) -> None:  # noqa: B008  (immutable)
+        self.weight = weight
+
+    def prepare(self, search: Search) -> None:
+        """Count the parameters of every candidate, over all cells of the supernet."""
+        costs = torch.zeros(search.space.num_slots, search.space.width)
+        for cell in (module for module in search.supernet.modules() if isinstance(module, Cell)):
+            for planned, edge in zip(cell.plan.edges, cell.edges, strict=True):
+                for k, operation in enumerate(edge.operations):
+                    costs[planned.row, k] += sum(p.numel() for p in operation.parameters())
+        self.costs = costs / costs.amax(-1).sum()
+
+    def of_logits(self, logits: Tensor, progress: float) -> Tensor:
+        """The term (), differentiable by the logits (E, K)."""
+        return self.weight(progress) * (logits.softmax(-1) * self.costs).sum()
+
+
+nas.register_term("parameter_cost", ParameterCost)
+
+
+def main() -> None:
+    """Search with and without the term and compare what is found."""
+    for terms in ([], ["parameter_cost:weight=0.5"], [ParameterCost(Schedule(4.0, 4.0))]):
+        result = nas.search(space="micro", data="digits", terms=terms, epochs=12, channels=4)
+        network = result.space.network(result.genotype, channels=16, num_classes=10, in_channels=1)
+        cost = result.history[-1].get("terms", {}).get("parameter_cost")
+        print(f"{result}: {sum(p.numel() for p in network.parameters()):,} parameters, term {cost}")
+
+
+if __name__ == "__main__":
+    main()

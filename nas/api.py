@@ -1,0 +1,279 @@
+"""A search and a training as functions: what the entry points call, and what a notebook calls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+import search_spaces
+from estimators import Estimator
+from nas.bilevel.policies import Policy
+from nas.bilevel.rules import RULES, Rule
+from nas.bilevel.search import Search
+from nas.bilevel.terms import Term
+from nas.runs import loop
+from nas.runs.loop import Callback, Ended
+from nas.runs.run_folder import METRICS, NoFolder
+from nas.task import Task
+from nas.training.final import Training
+from nas.training.model import save
+from recipes import FinalOptions, InputError, RunOptions, SearchOptions, one_of, presets
+from recipes.config_file import check_types, read_config, require_same
+from recipes.options import check
+from search_spaces import Genotype, SearchSpace
+from search_spaces.skeleton import Skeleton
+
+Options = TypeVar("Options", bound=RunOptions)
+
+
+@dataclass
+class Result:
+    """A run that has ended.
+
+    Attributes:
+        genotype: the architecture.
+        options: all options of the run.
+        history: the metrics of every epoch.
+        summary: the content of result.json.
+        stopped: None, or what stopped the run early and how it goes on.
+        messages: what an entry point prints.
+    """
+
+    genotype: Genotype
+    options: RunOptions
+    history: list[dict[str, Any]]
+    summary: dict[str, Any]
+    stopped: str | None
+    messages: list[str]
+    ended: Ended[Any] = field(repr=False)
+
+    def __str__(self) -> str:
+        return search_spaces.get(self.genotype.space).format(self.genotype)
+
+    def save(self, out: str | Path) -> Path:
+        """Write the run folder of a run that had none: configuration, metrics, checkpoint, report, network.
+
+        A run that was stopped can be continued from it with `resume`. Raises InputError where `out` is
+        occupied.
+        """
+        folder = self.ended.folder
+        if not isinstance(folder, NoFolder):
+            raise InputError(f"this run has its folder already: {folder.path}")
+        options = replace(folder.options, out=str(out))
+        written = folder.written(self.ended.job, options)
+        try:
+            if self.ended.outcome is not None:
+                loop.leave(replace(self.ended, folder=written))
+        finally:
+            written.close()
+        return written.path
+
+
+@dataclass
+class SearchResult(Result):
+    """A search that has ended."""
+
+    @property
+    def search(self) -> Search:
+        """The search itself: data, optimizers and steps."""
+        found: Search = self.ended.job
+        return found
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space."""
+        return self.search.space
+
+    @property
+    def supernet(self) -> nn.Module:
+        """The supernet with its weights; called with images and a draw."""
+        return self.search.supernet
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits (E, K), a row for each slot of the space; columns beyond its candidates mean nothing."""
+        return self.search.architecture.logits.detach()
+
+    def log_probabilities(self) -> Tensor:
+        """(E, K), of the candidates of every slot."""
+        return self.search.architecture.log_probabilities()
+
+    def select(self, rule: str | Rule) -> Genotype:
+        """The architecture that another rule of selection finds, e.g. `sample:50`. May train the supernet."""
+        chosen = RULES.build(rule) if isinstance(rule, str) else rule
+        for _ in chosen.select(self.search):
+            pass
+        return chosen.selected(self.search)
+
+    def score(self, genotype: Genotype) -> tuple[float, float]:
+        """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
+        return self.search.score(genotype)
+
+
+@dataclass
+class TrainResult(Result):
+    """A training that has ended."""
+
+    @property
+    def model(self) -> Skeleton:
+        """The network, in evaluation mode, with `description` as that of `nas.load`."""
+        training: Training = self.ended.job
+        network: Any = training.tested
+        network.description = training.description | {"test_accuracy": self.accuracy}
+        found: Skeleton = network.eval()
+        return found
+
+    @property
+    def accuracy(self) -> float | None:
+        """Test accuracy in % after the last epoch; None where the training was stopped."""
+        return self.summary.get("test_accuracy")
+
+    def save_model(self, path: str | Path) -> None:
+        """Write the network alone, for `nas.load`."""
+        network: Any = self.model
+        save(path, network, network.description)
+
+
+def search(
+    space: str | SearchSpace | None = None,
+    data: Any = None,
+    estimator: str | Estimator | None = None,
+    *,
+    terms: Sequence[str | Term] | None = None,
+    policy: str | Policy | None = None,
+    derive: str | Rule | None = None,
+    task: Task | None = None,
+    callback: Callback | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> SearchResult:
+    """Search an architecture.
+
+    Args:
+        space, estimator, terms, policy, derive: names as on the command line of train_search.py, or objects.
+        data: a name (`digits`, `cifar10`, `folder:PATH`, ...), or images: see `nas.data.load`.
+        task: what is learned; default: classification.
+        callback: gets the metrics of every epoch (those of metrics.jsonl); where it returns True the search
+            stops, exactly as if it had been asked to by a signal.
+        progress: whether to show a bar; None: on a terminal and in a notebook.
+        options: any other option of train_search.py by its name: `epochs=20`, `precision="bfloat16"`,
+            `preset="nasbench201-gdas"`. With `out`, the run is written into that folder while it goes on, and
+            `resume=True` continues it.
+
+    Raises:
+        InputError: bad input, in one line.
+    """
+    named = {"space": space, "dataset": data, "estimator": estimator, "policy": policy, "derive": derive}
+    named["terms"] = None if terms is None else tuple(terms)
+    chosen, given = _options(SearchOptions, named, options)
+    if task is not None:
+        given["task"] = task
+
+    ended = loop.run(
+        chosen, partial(Search.of, chosen, given), objects=given, callback=callback, progress=progress
+    )
+    job = ended.job
+    now = job.space.discretise(job.architecture.log_probabilities())
+    return _result(SearchResult, ended, now)
+
+
+def train(
+    genotype: str | Genotype | None = None,
+    data: Any = None,
+    *,
+    task: Task | None = None,
+    callback: Callback | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> TrainResult:
+    """Train an architecture from scratch and test it.
+
+    Args:
+        genotype: a Genotype, or a text as for `--genotype` of train_final.py: a notation, the name of a
+            published cell, a file.
+        data, task, callback, progress: see `search`.
+        options: any other option of train_final.py by its name.
+
+    Raises:
+        InputError: bad input, in one line.
+    """
+    text = genotype
+    if isinstance(genotype, Genotype):
+        space = search_spaces.get(genotype.space)
+        text, options = space.format(genotype), {"space": space.name} | options
+    chosen, given = _options(FinalOptions, {"genotype": text, "dataset": data}, options)
+    if task is not None:
+        given["task"] = task
+
+    ended = loop.run(
+        chosen, partial(Training.of, chosen, given), objects=given, callback=callback, progress=progress
+    )
+    return _result(TrainResult, ended, ended.job.genotype)
+
+
+AResult = TypeVar("AResult", bound=Result)
+
+
+def _result(kind: Callable[..., AResult], ended: Ended[Any], genotype: Genotype) -> AResult:
+    """The result of a run; `genotype` is that of a run that was stopped."""
+    outcome = ended.outcome
+    return kind(
+        genotype if outcome is None else outcome.genotype,
+        ended.folder.options,
+        ended.folder.lines(METRICS),
+        {} if outcome is None else outcome.result,
+        ended.stopped,
+        [] if outcome is None else outcome.messages,
+        ended,
+    )
+
+
+def _options(
+    kind: type[Options], named: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[Options, dict[str, Any]]:
+    """The checked options, and what was given as an object, by the name of its option.
+
+    Args:
+        named: values that are names or objects; None: not given.
+        options: values of other options.
+    """
+    fields = {f.name for f in dataclasses.fields(kind)}
+    for name in options:
+        one_of("option", name, sorted(fields))
+    values = dict(options)
+    given: dict[str, Any] = {}
+    for name, value in named.items():
+        if value is None:
+            continue
+        words = value if isinstance(value, tuple) else (value,)
+        if all(isinstance(word, str) for word in words) and not (
+            name == "dataset" and isinstance(value, tuple)
+        ):
+            values[name] = value
+        else:
+            given[name] = value
+    if isinstance(values.get("tau"), int | float):
+        values["tau"] = str(values["tau"])
+    if values.get("out") is not None:
+        values["out"] = str(values["out"])
+    check_types(kind, values)
+    out, stored = values.get("out"), None
+    if values.get("resume") and out and (path := Path(out) / "config.json").is_file():
+        defaults = stored = read_config(kind, path, given)
+    elif values.get("config"):
+        defaults = read_config(kind, Path(values["config"]), given) | {"out": None}
+    else:
+        recipes = presets.of(kind)
+        defaults = recipes[one_of("preset", values.get("preset") or "quick", recipes)]
+    defaults = {k: v for k, v in defaults.items() if k not in ("resume", "overwrite")}
+    chosen = check(kind(**(dict(defaults) | values)))
+    if stored is not None:
+        names = {name: stored[name] for name in given if name in stored}
+        require_same(replace(chosen, **names), stored)
+    return chosen, given

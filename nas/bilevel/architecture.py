@@ -1,0 +1,61 @@
+"""The variables of the upper level: the logits of all decisions of a space, and draws from them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from estimators import Estimator
+from search_spaces import SearchSpace
+from search_spaces.mixed_edge import Draw
+
+
+class Architecture:
+    """The logits of a search, the estimator that draws from them, and the space that gives them a meaning.
+
+    Args:
+        space: its slots are the rows of the logits.
+        estimator: turns logits into draws.
+        logits: (E, K) on the CPU, so that reading a draw never waits for a device; default: small and random,
+            from the global generator. Columns that a slot has no candidate for are ignored.
+
+    Attributes:
+        mask: (E, K), bool, where there is a candidate; None where every slot has K of them.
+    """
+
+    def __init__(self, space: SearchSpace, estimator: Estimator, logits: Tensor | None = None) -> None:
+        self.space, self.estimator, self.mask = space, estimator, space.mask()
+        if logits is None:
+            logits = 1e-3 * torch.randn(space.num_slots, space.width)
+        self.logits = logits if isinstance(logits, nn.Parameter) else nn.Parameter(logits)
+
+    def masked(self) -> Tensor:
+        """The logits (E, K), -inf where there is no candidate: what estimators see. Has a graph."""
+        return self.logits if self.mask is None else self.logits.masked_fill(~self.mask, -math.inf)
+
+    def probabilities(self) -> Tensor:
+        """(E, K), the mean of the draws; 0 where there is no candidate."""
+        return self.estimator.probabilities(self.masked().detach())
+
+    def log_probabilities(self) -> Tensor:
+        """(E, K), finite."""
+        p = self.probabilities()
+        return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+
+    def entropy(self) -> float:
+        """Mean entropy of the decisions, in nats."""
+        log_p = self.log_probabilities()
+        return float(-(log_p.exp() * log_p).sum(-1).mean())
+
+    def draw(self, generator: torch.Generator) -> Draw:
+        """A draw that nothing is learned from: the chosen indices, or a dense mixture (E, K)."""
+        draw = self.estimator(self.masked().detach(), generator)
+        return draw.argmax(-1).tolist() if self.estimator.discrete else draw
+
+    def uniform(self, generator: torch.Generator) -> list[int]:
+        """Indices of candidates, all with equal probability."""
+        counts = [len(slot.candidates) for slot in self.space.slots]
+        numbers = torch.rand(len(counts), generator=generator, dtype=torch.float64).tolist()
+        return [int(number * count) for number, count in zip(numbers, counts, strict=True)]

@@ -1,0 +1,137 @@
+"""What the options of a search name, as objects: one place where names become things, and are checked
+together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import estimators
+import search_spaces
+from estimators import Estimator, Schedule
+from nas.bilevel.policies import POLICIES, Policy
+from nas.bilevel.rules import RULES, Rule
+from nas.bilevel.terms import TERMS, Term
+from nas.data import DataSet
+from nas.genotypes import cells_of
+from nas.given import build_task, load_data
+from nas.task import Task
+from recipes import InputError, SearchOptions
+from search_spaces import SearchSpace
+
+
+class SearchParts(NamedTuple):
+    """What a search is made of.
+
+    Attributes:
+        schedule: temperature of the estimator over the search.
+        terms: of the architecture step.
+        policy: of the weight step.
+        rule: of selection, after the last epoch.
+    """
+
+    space: SearchSpace
+    dataset: DataSet
+    estimator: Estimator
+    schedule: Schedule
+    task: Task
+    terms: tuple[Term, ...]
+    policy: Policy
+    rule: Rule
+
+
+def build(options: SearchOptions, given: Mapping[str, Any]) -> tuple[SearchParts, SearchOptions]:
+    """The parts that the options name, `given` in place of names, and the options with the names of these.
+
+    Args:
+        given: objects by the name of their option: space, estimator, dataset, terms, policy, derive; and
+            task.
+
+    Raises:
+        InputError: no such name, or things that do not go together.
+    """
+    space = _space(given["space"]) if "space" in given else search_spaces.get(options.space)
+    estimator = given.get("estimator") or estimators.get(options.estimator)
+    schedule = temperature(options, estimator)
+    estimator.tau = schedule.start
+    check(options, estimator)
+    terms = tuple(_named(TERMS, term) for term in given.get("terms", options.terms))
+    policy = _named(POLICIES, given.get("policy", options.policy))
+    rule = _named(RULES, given.get("derive", options.derive))
+    cells_of(space, options.cells)
+    dataset = load_data(options, given)
+    parts = SearchParts(
+        space, dataset, estimator, schedule, build_task(options, dataset, given), terms, policy, rule
+    )
+    names = {"space": space.name, "estimator": estimator.name, "policy": policy.name, "derive": rule.name}
+    names = {option: name for option, name in names.items() if option in given}
+    if "terms" in given:
+        names["terms"] = tuple(term.name for term in terms)
+    if "dataset" in given:
+        names["dataset"] = dataset.name
+    return parts, replace(options, **names)
+
+
+def _named(registry: Any, thing: Any) -> Any:
+    return registry.build(thing) if isinstance(thing, str) else thing
+
+
+def _space(space: SearchSpace) -> SearchSpace:
+    """A space given as an object, registered for this process: its genotypes name it."""
+    if space.name not in search_spaces.names():
+        return search_spaces.register(space)
+    if search_spaces.get(space.name) is not space:
+        raise InputError(f"`space` is named '{space.name}', as another space is: give it another name")
+    return space
+
+
+def temperature(options: SearchOptions, estimator: Estimator) -> Schedule:
+    """The temperature of the estimator over the search. Raises InputError."""
+    schedule = estimator.default_schedule
+    if options.tau is not None:
+        try:
+            schedule = Schedule.parse(str(options.tau))
+        except ValueError:
+            raise InputError(f"`tau` is '{options.tau}', expected a number or START:END") from None
+    elif estimator.tau != schedule.start:  # an object with a temperature of its own
+        schedule = Schedule(estimator.tau, estimator.tau)
+    try:
+        for tau in (schedule.start, schedule.end):
+            estimator.check_tau(tau)
+    except ValueError as error:
+        raise InputError(f"`tau`: {error}") from None
+    return schedule
+
+
+def check(options: SearchOptions, estimator: Estimator) -> None:
+    """Raise InputError where options and estimator do not go together."""
+    name = estimator.name
+    edge_gradient = f"`edge_gradient={options.edge_gradient}`"
+    compiled = options.edge_gradient == "compiled"
+    if options.edge_gradient in ("compiled", "surrogate") and not estimator.discrete:
+        raise InputError(f"{edge_gradient} needs an estimator that draws, '{name}' mixes all")
+    if compiled and estimator.signal == "loss":
+        raise InputError(f"{edge_gradient} needs an estimator that differentiates, not '{name}'")
+    if compiled and options.sync_batch_norm:
+        raise InputError(f"{edge_gradient} does not go with `sync_batch_norm`: drop one of the two")
+    unfit = {
+        "image": (
+            ("`draws`", options.draws is not None),
+            ("`order=2`", options.order == 2),
+            (edge_gradient, options.edge_gradient in ("compiled", "surrogate")),
+            (f"`estimator={name}`, which draws nothing,", not estimator.stochastic),
+        ),
+        "rank": (
+            ("`order=2`", options.order == 2),
+            ("`sync_batch_norm`", options.sync_batch_norm),
+            (f"`estimator={name}`, which draws nothing,", not estimator.stochastic),
+        ),
+    }
+    for what, wrong in unfit.get(options.draw_per, ()):
+        if wrong:
+            raise InputError(f"{what} does not go with `draw_per={options.draw_per}`: drop one of the two")
+    if options.order == 2 and estimator.signal == "loss":
+        raise InputError(f"`order=2` needs an estimator that differentiates, not '{name}'")
+    if options.draws is not None and options.draws < estimator.fewest_draws:
+        raise InputError(f"`draws` is {options.draws}, '{name}' needs at least {estimator.fewest_draws}")

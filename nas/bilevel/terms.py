@@ -1,0 +1,122 @@
+"""What the architecture step minimises beside the loss.
+
+The objective is  E[ loss(D) + sum of terms of the draw D ] + sum of terms of the logits. A term of the draw,
+such as
+a cost, is differentiated at the draw and reaches the logits through the estimator, like the loss; a term of
+the logits, such as a regulariser, is differentiated exactly.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from estimators import Schedule
+from recipes.registry import Registry
+
+if TYPE_CHECKING:
+    from nas.bilevel.search import Search
+
+
+class Term(ABC):
+    """A part of the objective of the architecture step.
+
+    Attributes:
+        name: in reports.
+    """
+
+    name: ClassVar[str]
+
+    def prepare(self, search: Search) -> None:  # noqa: B027  (few terms need it)
+        """Look at the space and the supernet, once before the first step."""
+
+    def of_logits(self, logits: Tensor, progress: float) -> Tensor | None:
+        """The value (), differentiable by the logits.
+
+        Args:
+            logits: (E, K), -inf where a slot has no candidate.
+            progress: of the search, in [0, 1].
+        """
+        return None
+
+    def of_draw(self, draw: Tensor, progress: float) -> Tensor | None:
+        """The value (...), differentiable by the draw: (..., E, K), one-hot or a mixture, on the CPU."""
+        return None
+
+
+class BetaDecay(Term):
+    """weight * mean over the slots of logsumexp of their logits: leaders are decayed most.
+
+    Source: Ye et al., 2022, "beta-DARTS: Beta-Decay Regularization for Differentiable Architecture Search",
+    arXiv 2203.01665; there the weight rises linearly from 0 to 50.
+    """
+
+    name = "beta_decay"
+
+    def __init__(self, weight: Schedule = Schedule(0.0, 50.0)) -> None:  # noqa: B008  (immutable)
+        self.weight = weight
+
+    def of_logits(self, logits: Tensor, progress: float) -> Tensor:
+        return self.weight(progress) * logits.logsumexp(-1).mean()
+
+
+class Entropy(Term):
+    """weight * mean entropy of the slots' probabilities softmax(logits), in nats.
+
+    A positive weight makes a search commit itself, a negative one keeps it exploring.
+    """
+
+    name = "entropy"
+
+    def __init__(self, weight: Schedule = Schedule(0.0, 1.0)) -> None:  # noqa: B008
+        self.weight = weight
+
+    def of_logits(self, logits: Tensor, progress: float) -> Tensor:
+        log_p = logits.log_softmax(-1)
+        return -self.weight(progress) * (log_p.exp() * log_p.clamp_min(-1e4)).sum(-1).mean()
+
+
+class UniformDecay(Term):
+    """weight / 2 * the squared distance of the logits from those of equal probabilities."""
+
+    name = "uniform_decay"
+
+    def __init__(self, weight: Schedule = Schedule(1e-3, 1e-3)) -> None:  # noqa: B008
+        self.weight = weight
+
+    def of_logits(self, logits: Tensor, progress: float) -> Tensor:
+        there = logits.isfinite()
+        known = torch.where(there, logits, 0.0)
+        centred = torch.where(there, known - known.sum(-1, keepdim=True) / there.sum(-1, keepdim=True), 0.0)
+        return self.weight(progress) / 2 * centred.square().sum()
+
+
+TERMS: Registry[type[Term]] = Registry("term", {t.name: t for t in (BetaDecay, Entropy, UniformDecay)})
+
+
+def gradient_of_logits(terms: Sequence[Term], logits: Tensor, leaf: Tensor, progress: float) -> Tensor | None:
+    """d/d leaf of the terms of the logits (E, K), which have a graph to the leaf; None where there are
+    none."""
+    values = [value for term in terms if (value := term.of_logits(logits, progress)) is not None]
+    if not any(value.requires_grad for value in values):
+        return None
+    return torch.autograd.grad(torch.stack(values).sum(), leaf)[0]
+
+
+def value_of_draw(terms: Sequence[Term], draw: Tensor, progress: float) -> Tensor | None:
+    """The sum (...) of the terms of draws (..., E, K); None where there are none."""
+    values = [value for term in terms if (value := term.of_draw(draw, progress)) is not None]
+    return torch.stack(values).sum(0) if values else None
+
+
+def gradient_of_draw(terms: Sequence[Term], draw: Tensor, progress: float) -> Tensor | None:
+    """d/d draw of the mean over (...) of the terms of draws (..., E, K); None where there are none."""
+    leaf = draw.detach().requires_grad_()
+    value = value_of_draw(terms, leaf, progress)
+    if value is None or not value.requires_grad:
+        return None
+    return torch.autograd.grad(value.mean(), leaf)[0]

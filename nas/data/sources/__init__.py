@@ -1,0 +1,119 @@
+"""Where images come from: a file for each source, and `load`, which takes a name or what the user holds."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nas.data.images import DataSet, split
+from nas.data.sources import cifar, digits, folder, memory
+from recipes import InputError
+from recipes.registry import Registry
+
+Source = Callable[..., Any]
+ARGUMENTS = ("path", "data_root", "download", "image_size", "test_fraction")  # that a source may ask for
+SOURCES: Registry[Source] = Registry(
+    "data set",
+    {
+        "digits": digits.load,
+        "cifar10": partial(cifar.load, "cifar10"),
+        "cifar100": partial(cifar.load, "cifar100"),
+        "folder": folder.load,
+    },
+)
+
+
+def register(name: str, source: Source) -> Source:
+    """Make `source` the data set of that name, and return it.
+
+    Args:
+        source: returns a DataSet, or anything else that `load` takes but a name. It is given by keyword
+            those of these arguments that it has: `path` (Path, what follows the colon of `NAME:PATH`),
+            `data_root` (Path), `download`, `image_size`, `test_fraction`.
+
+    Raises:
+        ValueError: the name is taken or malformed, or `source` needs another argument.
+    """
+    for parameter in inspect.signature(source).parameters.values():
+        if parameter.default is parameter.empty and parameter.name not in ARGUMENTS:
+            raise ValueError(
+                f"data set {name!r} needs {parameter.name!r}, expected any of: {', '.join(ARGUMENTS)}"
+            )
+    return SOURCES.register(name, source)
+
+
+def load(
+    data: Any,
+    *,
+    data_root: str | Path = "data",
+    download: bool = False,
+    image_size: int = 32,
+    test_fraction: float = 0.2,
+    classes: Sequence[str] | None = None,
+    train_limit: int | None = None,
+    crop_padding: int | None = None,
+    flip: bool | None = None,
+    cutout: int = 0,
+) -> DataSet:
+    """A data set on the CPU.
+
+    Args:
+        data: a name, `folder:PATH`, a DataSet, images with labels, or a pair (training images with labels,
+            test images with labels). Images with labels are a pair (images, labels) of tensors or arrays, or
+            a torch Dataset of items (image, label), read once. Images are (N, C, H, W) or (N, H, W), those
+            of a Dataset (C, H, W), (H, W) or PIL's, uint8 or floating point in [0, 1], and stay as they are;
+            labels are integers from 0.
+        data_root: folder of the data sets that have files of their own.
+        download: fetch those files where they are missing.
+        image_size: side in pixels that images from files are resized to.
+        test_fraction: part of the images set aside as test set where there is none.
+        classes: names of the classes; without them, every label up to the largest must occur.
+        train_limit: use only about so many training images, drawn evenly over the classes.
+        crop_padding, flip, cutout: as in Augmentation; None: as the data set has it.
+
+    Raises:
+        InputError: no such data set, its files are missing or damaged, or the data cannot be meant so.
+    """
+    name = "memory"
+    if isinstance(data, str):
+        name, data = (
+            data,
+            _named(
+                data,
+                data_root=Path(data_root),
+                download=download,
+                image_size=image_size,
+                test_fraction=test_fraction,
+            ),
+        )
+    found = memory.load(data, name=name, test_fraction=test_fraction, classes=classes)
+    given = {"crop_padding": crop_padding, "flip": flip, "cutout": cutout or None}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    found = replace(found, augmentation=replace(found.augmentation, **changes))
+    if train_limit is None:
+        return found
+    if train_limit < len(found.classes):
+        raise InputError(
+            f"`train_limit` is {train_limit}, expected at least one image for each of the "
+            f"{len(found.classes)} classes"
+        )
+    if train_limit < len(found.train):
+        kept = split(found.train.labels, train_limit / len(found.train), seed=0)[1]
+        found = replace(found, train=found.train[kept])
+    return found
+
+
+def _named(text: str, **arguments: Any) -> Any:
+    """What the source of `NAME` or `NAME:PATH` returns."""
+    name, _, path = text.partition(":")
+    source = SOURCES.get(name)
+    wanted = inspect.signature(source).parameters
+    if path and "path" not in wanted:
+        takers = [n for n in SOURCES.names() if "path" in inspect.signature(SOURCES.get(n)).parameters]
+        raise InputError(f"data set '{text}' is malformed: only {', '.join(takers)} takes a path")
+    arguments["path"] = Path(path)
+    return source(**{key: value for key, value in arguments.items() if key in wanted})

@@ -1,0 +1,72 @@
+"""What the loop of a run asks of a search and of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from recipes import RunOptions
+from search_spaces import Genotype, SearchSpace
+
+
+class Outcome(NamedTuple):
+    """What a run ends with: its genotype, the content of result.json, and lines to print."""
+
+    genotype: Genotype
+    result: dict[str, Any]
+    messages: list[str]
+
+
+class Job(Protocol):
+    """What a run does, step by step.
+
+    Attributes:
+        device: where it computes.
+        space: of its genotype.
+        steps: weight steps an epoch.
+        documents: JSON files to write into the folder at the start, by name.
+    """
+
+    device: torch.device
+    space: SearchSpace
+    steps: int
+    documents: dict[str, Any]
+
+    @property
+    def options(self) -> RunOptions:
+        """Of the run, with names in place of what was given as objects."""
+
+    def epoch(self, epoch: int, start: int) -> Iterator[None]:
+        """Do the steps of epoch number `epoch` (from 0), from step `start` on, and yield after each."""
+
+    def skipped(self) -> int:
+        """Steps of this epoch that were skipped because a loss or a gradient was not finite. May wait for
+        the device."""
+
+    def describe(self, epoch: int) -> dict[str, Any]:
+        """The metrics line of an epoch whose steps are done."""
+
+    def summary(self, metrics: dict[str, Any]) -> str:
+        """A few words about a metrics line, for the progress bar."""
+
+    def state(self) -> dict[str, Any]:
+        """All that determines the rest of the run, besides its options, the epoch and the step."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state."""
+
+    def pieces(self) -> int:
+        """Pieces of work that `finish` consists of, for the progress bar."""
+
+    def finish(self) -> Iterator[None]:
+        """What is left to do after the last epoch, piece by piece: yields after each. What was done before a
+        `restore` is not done again."""
+
+    def conclude(self) -> Outcome:
+        """The result, after the last epoch and `finish`."""
+
+    def save(self, folder: Path, outcome: Outcome) -> None:
+        """Write what only this kind of run has, and add a line to print if there is something to say."""

@@ -1,0 +1,87 @@
+"""Tables of accuracies as CSV: a first line of names, then a line for every cell of a space."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from nas.tables.lookup import EnumerableSpace, Truth, fixed, positions
+from recipes import InputError
+
+_NUMBER = re.compile(r"[0-9.eE+-]+")
+
+
+def columns(path: Path, space: EnumerableSpace, text: str) -> dict[str, Callable[[], Truth]]:
+    """The columns of accuracies in a CSV, still to be read. Raises InputError."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        # One line more than there are cells is as wrong as a million.
+        filled = ((reader.line_num, record) for record in reader if record)
+        records = list(itertools.islice(filled, space.size + 1))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error}): correct it") from None
+    values = [name for name in names if name not in ("index", "arch")]
+    if "arch" not in names or not values or len(set(names)) < len(names):
+        found = ", ".join(names)[:120] or "nothing"
+        raise InputError(
+            f"{path}, line 1: the columns are {found}; expected index, arch and columns of accuracies such "
+            "as cifar10, each once"
+        )
+    for line, record in records:
+        if len(record) != len(names):
+            raise InputError(
+                f"{path}, line {line}: {len(record)} values for {len(names)} columns: correct the line"
+            )
+    rows = _rows(path, space, [(line, record[names.index("arch")].strip()) for line, record in records])
+
+    def truth(name: str, position: int) -> Truth:
+        column = np.array([_percent(path, line, name, record[position]) for line, record in records])
+        return Truth(space.name, f"{name} of {path.name}", fixed(column[rows]))
+
+    return {name: partial(truth, name, names.index(name)) for name in values}
+
+
+def _rows(path: Path, space: EnumerableSpace, texts: Sequence[tuple[int, str]]) -> np.ndarray:
+    """Row (n,) of every cell of the space, from the line and the text of every row. Raises InputError."""
+    known = positions(space)
+    rows: dict[str, int] = {}
+    for row, (line, text) in enumerate(texts):
+        if text not in known:
+            raise InputError(
+                f"{path}, line {line}: {text[:100]!r} is not a cell of the space '{space.name}', expected "
+                f"the form {next(iter(known))!r}"
+            )
+        if text in rows:
+            raise InputError(
+                f"{path}, line {line}: the cell {text} is also in line {texts[rows[text]][0]}: keep one"
+            )
+        rows[text] = row
+    if len(rows) < len(known):
+        missing = next(text for text in known if text not in rows)
+        raise InputError(
+            f"{path} has {len(rows):,} of the {len(known):,} cells of the space '{space.name}', missing "
+            f"is {missing}: expected a line for every cell"
+        )
+    return np.array([rows[text] for text in known])
+
+
+def _percent(path: Path, line: int, column: str, text: str) -> float:
+    try:
+        value = float(text) if _NUMBER.fullmatch(text.strip()) else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise InputError(
+            f"{path}, line {line}: {column} is {text[:40]!r}, expected an accuracy in %, a number from 0 to "
+            "100: correct the line"
+        )
+    return value

@@ -1,0 +1,83 @@
+"""What networks are trained for: the loss of the two kinds of step, and what an evaluation counts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Task(ABC):
+    """The objective of a search and of a training.
+
+    Attributes:
+        outputs: numbers that the head of a network, a linear layer, gives for an image.
+        metric: what `correct` counts, as a share of the images, in words.
+    """
+
+    outputs: int
+    metric: ClassVar[str] = "accuracy"
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+        """What training minimises.
+
+        Args:
+            output: (B, outputs), of a network.
+            target: (B,) labels, or (B, outputs) where Mixup has mixed them.
+            reduction: `mean`: (); `none`: (B,).
+        """
+
+    @abstractmethod
+    def plain_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """(), what an evaluation reports: the loss without what only serves training."""
+
+    @abstractmethod
+    def correct(self, output: Tensor, target: Tensor) -> Tensor:
+        """(), on the device: the number of images whose output is right for the labels (B,)."""
+
+
+class Classification(Task):
+    """Cross entropy and accuracy.
+
+    Args:
+        classes: number of classes.
+        label_smoothing: mass that training spreads over all classes, in [0, 1).
+        class_weights: (classes,), of the training loss; None: all equal.
+    """
+
+    def __init__(
+        self, classes: int, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+    ) -> None:
+        self.outputs, self.label_smoothing, self.class_weights = classes, label_smoothing, class_weights
+
+    def loss(self, output: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+        weights = self.class_weights
+        if weights is not None:
+            if weights.device != output.device:
+                weights = self.class_weights = weights.to(output.device)
+            output = output.to(torch.promote_types(output.dtype, torch.float32))
+            weights = weights.to(output.dtype)
+        return F.cross_entropy(
+            output, target, weights, reduction=reduction, label_smoothing=self.label_smoothing
+        )
+
+    def plain_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output, target)
+
+    def correct(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output.argmax(1) == target).sum()
+
+
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """(classes,), inverse to the number of images of each class in `labels` (N,), with mean 1 over the
+    images.
+
+    A class without images has weight 0.
+    """
+    counts = torch.bincount(labels.cpu(), minlength=classes).double()
+    weights = torch.where(counts > 0, len(labels) / counts.clamp_min(1) / (counts > 0).sum(), 0.0)
+    return weights.float()

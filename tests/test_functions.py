@@ -1,0 +1,346 @@
+"""A search and a training as functions: what a notebook does."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run_environment
+
+import estimators
+import nas
+import search_spaces
+import train_search
+from estimators import Schedule
+from nas.bilevel.policies import UniformPolicy
+from nas.bilevel.rules import RULES, Rule, Sample
+from nas.bilevel.terms import Entropy
+from nas.runs import checkpoint
+from nas.task import Classification, balanced_weights
+from recipes import InputError
+
+SMALL = {"channels": 4, "train_limit": 160, "batch_size": 16, "tensorboard": False}
+WORDS = ["--channels", "4", "--train-limit", "160", "--batch-size", "16", "--no-tensorboard"]
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_search_in_memory_is_the_search_of_the_entry_point(tmp_path):
+    result = nas.search(space="micro", data="digits", estimator="st", epochs=3, seed=2, **SMALL)
+    words = ["--space", "micro", "--estimator", "st", "--epochs", "3", "--seed", "2"]
+    assert train_search.main([*WORDS, *words, "--out", str(tmp_path / "run")]) == 0
+    assert result.history == lines(tmp_path / "run")
+    assert str(result) == json.loads((tmp_path / "run" / "genotype.json").read_text())["text"]
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]  # nothing else was written
+    assert result.stopped is None
+    assert result.logits.shape == result.log_probabilities().shape == (3, 5)
+    torch.testing.assert_close(result.log_probabilities().exp().sum(-1), torch.ones(3))
+    assert result.space.discretise(result.log_probabilities()) == result.genotype
+    output = result.supernet(torch.randn(4, 1, 8, 8), [1, 2, 3])
+    assert output.shape == (4, 10)
+    assert result.summary["derived_accuracy"] == result.score(result.genotype)[1]
+    assert result.select("sample:4").space == "micro"
+
+
+def test_names_and_objects_are_the_same(tmp_path):
+    names = nas.search(
+        space="micro", data="digits", estimator="gumbel_rao:samples=10", terms=["entropy:weight=0:0.5"],
+        policy="uniform", derive="sample:6", epochs=3, **SMALL,
+    )  # fmt: skip
+    objects = nas.search(
+        space=search_spaces.get("micro"), data=nas.data.load("digits"),
+        estimator=estimators.get("gumbel_rao:samples=10"),
+        terms=[Entropy(Schedule(0.0, 0.5))], policy=UniformPolicy(), derive=Sample(6), epochs=3, **SMALL,
+    )  # fmt: skip
+    assert names.history == objects.history
+    assert names.genotype == objects.genotype
+    assert names.summary["considered"] == objects.summary["considered"]
+    assert objects.options.terms == ("entropy",)
+    assert objects.options.dataset == "digits"
+
+
+def test_a_result_can_be_saved_as_the_run_folder_that_the_entry_point_leaves(tmp_path):
+    result = nas.search(space="micro", epochs=2, **SMALL)
+    result.save(tmp_path / "saved")
+    arguments = ["--space", "micro", "--epochs", "2"]
+    assert train_search.main([*WORDS, *arguments, "--out", str(tmp_path / "run")]) == 0
+    assert {p.name for p in (tmp_path / "saved").iterdir()} >= {
+        "checkpoint.pt", "config.json", "genotype.json", "metrics.jsonl", "report.html", "result.json",
+        "splits.json", "cell.svg", "environment.json", "timings.jsonl",
+    }  # fmt: skip
+    for name in ("metrics.jsonl", "genotype.json", "splits.json"):
+        assert (tmp_path / "saved" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    states = [checkpoint.read(tmp_path / f / checkpoint.NEWEST) for f in ("saved", "run")]
+    assert torch.equal(states[0]["state"]["logits"], states[1]["state"]["logits"])
+    assert train_search.main(["--resume", "--out", str(tmp_path / "saved")]) == 0  # finished
+    with pytest.raises(InputError, match="holds a run already"):
+        result.save(tmp_path / "saved")
+
+
+def test_a_callback_sees_every_epoch_and_stops_the_run_as_a_signal_does(tmp_path):
+    seen = []
+    whole = nas.search(space="micro", epochs=4, callback=lambda m: seen.append(m["epoch"]), **SMALL)
+    assert seen == [1, 2, 3, 4]
+    out = tmp_path / "stopped"
+    stopped = nas.search(space="micro", epochs=4, callback=lambda m: m["epoch"] == 2, out=out, **SMALL)
+    assert "saved after epoch 2" in stopped.stopped
+    assert stopped.history == whole.history[:2]
+    assert stopped.genotype.space == "micro"
+
+    asked = tmp_path / "asked"
+    nas.search(
+        space="micro", epochs=4, out=asked, **SMALL,
+        callback=lambda m: os.kill(os.getpid(), signal.SIGTERM) if m["epoch"] == 2 else None,
+    )  # fmt: skip
+    a, b = (checkpoint.read(f / checkpoint.NEWEST) for f in (out, asked))
+    assert (a["epoch"], a["step"]) == (b["epoch"], b["step"]) == (2, 0)
+    assert torch.equal(a["state"]["logits"], b["state"]["logits"])
+    for name, tensor in a["state"]["supernet"].items():
+        assert torch.equal(tensor, b["state"]["supernet"][name])
+
+    resumed = nas.search(space="micro", epochs=4, out=out, resume=True, **SMALL)
+    assert resumed.stopped is None
+    assert resumed.history == whole.history
+    again = nas.search(out=out, resume=True)  # finished: nothing is done
+    assert (again.genotype, again.history) == (whole.genotype, whole.history)
+    assert again.summary["derived_accuracy"] == whole.summary["derived_accuracy"]
+
+
+def test_a_stopped_search_in_memory_can_be_saved_and_continued(tmp_path):
+    whole = nas.search(space="micro", epochs=4, **SMALL)
+    stopped = nas.search(space="micro", epochs=4, callback=lambda m: m["epoch"] == 3, **SMALL)
+    stopped.save(tmp_path / "run")
+    assert train_search.main(["--resume", "--out", str(tmp_path / "run")]) == 0
+    assert lines(tmp_path / "run") == whole.history
+
+
+def test_training_as_a_function(tmp_path):
+    cell = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|"
+    trained = nas.train(cell, data="digits", epochs=2, **SMALL)
+    assert trained.accuracy == trained.history[-1]["test_accuracy"]
+    assert trained.model(torch.randn(3, 1, 8, 8)).shape == (3, 10)
+    assert not trained.model.training
+    trained.save_model(tmp_path / "m.safetensors")
+    loaded = nas.load(tmp_path / "m.safetensors")
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(loaded(x), trained.model(x))  # in another memory order
+    assert loaded.description["test_accuracy"] == trained.accuracy
+    genotype = search_spaces.get("micro").parse(cell)
+    assert nas.train(genotype, data="digits", epochs=2, **SMALL).history == trained.history
+    trained.save(tmp_path / "run")
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def shapes(count=120, channels=2, seed=0):
+    """Images of one or two bars, a class each, with several channels."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(0.4, 0.05, (count, channels, 12, 12))
+    labels = np.arange(count) % 2
+    images[labels == 1, :, 4:6] += 0.4
+    return images.clip(0, 1).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_images_of_any_channels_in_memory(channels, tmp_path):
+    images, labels = shapes(channels=channels)
+    sizes = {"channels": 4, "batch_size": 16, "tensorboard": False}
+    found = nas.search(space="micro", data=(images, labels), epochs=2, out=tmp_path / "s", **sizes)
+    trained = nas.train(found.genotype, data=(torch.tensor(images), torch.tensor(labels)), epochs=6, **sizes)
+    assert trained.accuracy > 90
+    assert trained.model(torch.randn(2, channels, 12, 12)).shape == (2, 2)
+    # No name leads to the images: such a run is continued where they are.
+    config = json.loads((tmp_path / "s" / "config.json").read_text())
+    assert config["objects"] == ["dataset"]
+    (tmp_path / "s" / "result.json").unlink()
+    with pytest.raises(InputError, match="`dataset` as a Python object"):
+        nas.search(out=tmp_path / "s", resume=True)
+    again = nas.search(data=(images, labels), out=tmp_path / "s", resume=True)
+    assert again.genotype == found.genotype
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"space": "mikro"}, "unknown search space 'mikro'.*did you mean micro"),
+        ({"epochz": 3}, "unknown option 'epochz'.*did you mean epochs"),
+        ({"epochs": "3"}, "`epochs` is '3', expected an integer"),
+        ({"epochs": 0}, "`epochs` is 0, expected a number of at least 1"),
+        ({"precision": "float16"}, "`precision` is 'float16', expected 'auto' or 'float32' or 'bfloat16'"),
+        ({"resume": True}, "`resume` needs `out`"),
+        ({"tau": "x"}, "`tau` is 'x', expected a number or START:END"),
+        ({"terms": ["entropie"]}, "unknown term 'entropie'"),
+        ({"terms": ["entropy:weight=x"]}, "weight is 'x', expected START:END or a number"),
+        ({"policy": "uniforn"}, "unknown policy"),
+        ({"derive": "sample:0"}, "count is 0, expected 1 to"),
+        ({"estimator": "gumbel_rao:sample=3"}, "unknown setting 'sample'"),
+        (
+            {"estimator": "softmax", "draw_per": "image"},
+            "`estimator=softmax`, which draws nothing, does not go",
+        ),
+        ({"task": Classification(10), "label_smoothing": 0.1}, "are those of a `task`"),
+        ({"data": "folder:nowhere"}, "does not exist"),
+    ],
+)
+def test_bad_arguments_end_in_one_line_that_speaks_of_arguments(arguments, message):
+    with pytest.raises(InputError, match=message) as caught:
+        nas.search(**{"space": "micro", "epochs": 1} | arguments)
+    assert "--" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_speaks_of_its_options(capsys):
+    assert train_search.main(["--space", "micro", "--estimator", "softmax", "--draw-per", "image"]) == 2
+    error = capsys.readouterr().err
+    assert "--estimator softmax, which draws nothing, does not go with --draw-per image" in error
+    assert "`" not in error
+    assert train_search.main(["--epochs", "0"]) == 2
+    assert "--epochs is 0" in capsys.readouterr().err
+
+
+def test_a_run_leaves_the_process_as_it_was():
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    wanted = torch.rand(2), random.random(), np.random.rand()
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    hook, handler = threading.excepthook, signal.getsignal(signal.SIGINT)
+    nas.search(space="micro", epochs=1, deterministic=True, threads=1, **SMALL | {"tensorboard": True})
+    assert torch.equal(torch.rand(2), wanted[0])
+    assert (random.random(), np.random.rand()) == wanted[1:]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert threading.excepthook is hook
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_importing_changes_nothing_of_others():
+    program = (
+        "import logging, threading, torch\n"
+        "before = threading.excepthook, torch.are_deterministic_algorithms_enabled()\n"
+        "import timm.scheduler\n"
+        "level = logging.getLogger('timm.scheduler').level\n"
+        "import nas, nas.report.tensorboard, nas.bilevel.search, nas.training.final\n"
+        "assert before == (threading.excepthook, torch.are_deterministic_algorithms_enabled())\n"
+        "assert logging.getLogger('timm.scheduler').level == level\n"
+    )
+    # timm needs torchvision, which nas prepares: so it comes first where that is needed.
+    program = "import nas.compat\n" + program
+    done = subprocess.run([sys.executable, "-c", program], env=run_environment(), cwd=ROOT)
+    assert done.returncode == 0
+
+
+# Rules that take their time
+
+
+class Tuned(Rule):
+    """Tries single operations in turn, training the supernet between two looks, and remembers the best."""
+
+    name = "tuned_for_test"
+
+    def __init__(self) -> None:
+        self.losses = []
+
+    def pieces(self, search):
+        return 6
+
+    def candidates(self, search):
+        return [search.space.random(random.Random(seed)) for seed in range(6)]
+
+    def select(self, search):
+        for i, genotype in enumerate(self.candidates(search)[len(self.losses) :], len(self.losses)):
+            for batch in search.train.epoch(1000 + i):
+                search.bilevel.weight_step(batch, torch.Generator().manual_seed(i))
+            self.losses.append(search.score(genotype)[0])
+            yield
+
+    def selected(self, search):
+        return self.candidates(search)[int(np.argmin(self.losses))]
+
+    def state(self):
+        return {"losses": self.losses}
+
+    def restore(self, state):
+        self.losses = list(state["losses"])
+
+
+def test_a_rule_trains_is_interrupted_and_goes_on_where_it_was(tmp_path):
+    whole = Tuned()
+    first = nas.search(space="micro", epochs=2, derive=whole, **SMALL)
+    assert len(whole.losses) == 6
+    assert len(set(whole.losses)) == 6
+
+    class Stopped(Tuned):
+        def select(self, search):
+            for count, _ in enumerate(super().select(search), 1):
+                if count == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield
+
+    out = tmp_path / "run"
+    stopped = nas.search(space="micro", epochs=2, derive=Stopped(), out=out, **SMALL)
+    assert "saved while selecting" in stopped.stopped
+    assert not (out / "result.json").exists()
+    rest = Tuned()
+    second = nas.search(derive=rest, out=out, resume=True)
+    assert rest.losses == whole.losses
+    assert second.genotype == first.genotype
+
+
+def test_sampled_rules_say_what_they_looked_at():
+    result = nas.search(space="micro", epochs=2, derive="sample:12", **SMALL)
+    rows = result.summary["considered"]
+    assert 2 < len(rows) <= 12
+    assert max(row["accuracy"] for row in rows) == result.summary["derived_accuracy"]
+    assert RULES.names() == ["argmax", "sample"]
+
+
+# The task
+
+
+def test_class_weights_and_smoothing_reach_both_phases():
+    output, labels = torch.randn(6, 3), torch.tensor([0, 0, 0, 0, 1, 2])
+    weights = balanced_weights(labels, 3)
+    torch.testing.assert_close(weights, torch.tensor([0.5, 2.0, 2.0]))
+    task = Classification(3, 0.1, weights)
+    log_p = output.log_softmax(-1)
+    smooth = 0.9 * torch.nn.functional.one_hot(labels, 3) + 0.1 / 3
+    each = -(smooth * weights * log_p).sum(-1)
+    torch.testing.assert_close(task.loss(output, labels), each.sum() / weights[labels].sum())
+    torch.testing.assert_close(task.plain_loss(output, labels), -log_p[range(6), labels].mean())
+
+    seen = []
+
+    class Spy(Classification):
+        def loss(self, output, target, reduction="mean"):
+            seen.append(reduction)
+            return super().loss(output, target, reduction)
+
+    nas.search(space="micro", epochs=2, task=Spy(10), **SMALL)
+    steps, seen = len(seen), []
+    assert steps == 4 * 2 + 4  # weight steps of two epochs, architecture steps of one
+    for option in ({"class_weights": "balanced"}, {"label_smoothing": 0.2}):
+        plain = nas.search(space="micro", epochs=1, **SMALL)
+        changed = nas.search(space="micro", epochs=1, **SMALL, **option)
+        assert changed.history[0]["train_loss"] != plain.history[0]["train_loss"]
+        trained = nas.train(plain.genotype, epochs=1, **SMALL)
+        other = nas.train(plain.genotype, epochs=1, **SMALL, **option)
+        assert trained.history[0]["train_loss"] != other.history[0]["train_loss"]
+
+
+def test_bfloat16_runs_leave_no_autocast_behind():
+    nas.search(space="micro", epochs=2, precision="bfloat16", order=2, measure_every=2, **SMALL)
+    assert not torch.is_autocast_enabled("cpu")
+    trained = nas.train("|none~0|+|nor_conv_3x3~0|skip_connect~1|", epochs=1, precision="bfloat16", **SMALL)
+    assert not torch.is_autocast_enabled("cpu")
+    assert trained.accuracy is not None
+    assert not math.isnan(trained.history[0]["train_loss"])
