@@ -8,21 +8,38 @@ from importlib import import_module
 from typing import Any
 
 from recipes import command_line
-from recipes.ablation import AblationOptions, GradientOptions, GridOptions, TasksOptions, TruthOptions
+from recipes.ablation import AblationOptions
 
-LEVELS: dict[str, tuple[type[AblationOptions], str]] = {
-    "gradient": (GradientOptions, "ablation.gradient"),
-    "tasks": (TasksOptions, "studies.tasks.tasks"),
-    "nas": (GridOptions, "ablation.grid"),
-    "truth": (TruthOptions, "studies.truth.build"),
+LEVELS = {  # name: module and class of its options, module that does it
+    "gradient": ("recipes.ablation", "GradientOptions", "ablation.gradient"),
+    "tasks": ("studies.options", "TasksOptions", "studies.tasks.tasks"),
+    "nas": ("recipes.ablation", "GridOptions", "ablation.grid"),
+    "truth": ("studies.options", "TruthOptions", "studies.truth.build"),
 }
+
+
+class _Missing(AblationOptions):
+    """(in a checkout of the repository only)"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return command_line.main_of(
-        "ablate.py", {name: (options, _late(module)) for name, (options, module) in LEVELS.items()}, argv
-    )
+    argv = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, tuple[type[AblationOptions], Any]] = {}
+    for name, (options, kind, module) in LEVELS.items():
+        try:
+            commands[name] = getattr(import_module(options), kind), _late(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not options.startswith(error.name):
+                raise
+            if argv[:1] == [name]:
+                print(
+                    f"error: the package has no command '{name}': use a checkout of the repository",
+                    file=sys.stderr,
+                )
+                return 2
+            commands[name] = _Missing, None
+    return command_line.main_of("ablate.py", commands, argv)
 
 
 def _late(module: str) -> Any:

@@ -174,9 +174,30 @@ def write_report(
     folder: Path, records: Sequence[Mapping[str, Any]], options: GradientOptions, seconds: float
 ) -> None:
     """Pictures and tables of `records`, rows of `measure_all`."""
+    threads = torch.get_num_threads()
+    page.write(
+        folder,
+        kind="Estimator ablation",
+        title="Estimators against the exact gradient",
+        lead=f"Bias and spread of every gradient estimator, on {options.problems} random problems with "
+        f"{options.draws} draws each (a fifth for those that average over inner samples), against the "
+        "gradient by enumeration of all outcomes; medians over the problems. "
+        f"{seconds:.0f} s on a CPU with {threads} thread{'s'[: threads != 1]}.",
+        pictures=_pictures(records),
+        tables=_tables(records),
+        records=records,
+        configuration={
+            "command": "ablate.py gradient",
+            "problems": options.problems,
+            "draws": options.draws,
+            "seed": options.seed,
+        },
+    )
+
+
+def _pictures(records: Sequence[Mapping[str, Any]]) -> list[page.Picture]:
     temperature = [record for record in records if record["part"] == "temperature"]
-    at_one = [record for record in temperature if record["tau"] == 1]
-    pictures = [
+    return [
         page.Picture(
             "Bias against spread",
             gradient_plots.plot_trade_off(temperature),
@@ -193,13 +214,17 @@ def write_report(
         ),
         page.Picture(
             "Error of a single estimate",
-            gradient_plots.plot_ranking(at_one),
+            gradient_plots.plot_ranking([record for record in temperature if record["tau"] == 1]),
             "At temperature 1, sorted by the mean of the right table. Left: in units of the norm of the "
             "exact gradient; the estimate 0 has 1. Right: what no step size changes.",
         ),
     ]
+
+
+def _tables(records: Sequence[Mapping[str, Any]]) -> list[page.Table]:
+    temperature = [record for record in records if record["part"] == "temperature"]
     noise = max(record["standard_error"] for record in temperature)
-    tables = [
+    return [
         _table(
             "Bias / standard deviation",
             "bias",
@@ -216,25 +241,6 @@ def write_report(
             temperature,
         ),
     ]
-    page.write(
-        folder,
-        kind="Estimator ablation",
-        title="Estimators against the exact gradient",
-        lead=f"Bias and spread of every gradient estimator, on {options.problems} random problems with "
-        f"{options.draws} draws each (a fifth for those that average over inner samples), against the "
-        "gradient by enumeration of all outcomes; medians over the problems. "
-        f"{seconds:.0f} s on a CPU with {torch.get_num_threads()} "
-        f"thread{'s'[: torch.get_num_threads() != 1]}.",
-        pictures=pictures,
-        tables=tables,
-        records=records,
-        configuration={
-            "command": "ablate.py gradient",
-            "problems": options.problems,
-            "draws": options.draws,
-            "seed": options.seed,
-        },
-    )
 
 
 def _table(
@@ -242,14 +248,7 @@ def _table(
 ) -> page.Table:
     """Two metrics, estimators with their temperatures by objectives."""
     objectives = list(dict.fromkeys(record["objective"] for record in records))
-    cells = {
-        (
-            record["estimator"],
-            record["tau"],
-            record["objective"],
-        ): f"{record[first]:.2f} / {record[second]:.2f}"
-        for record in records
-    }
+    cells = {(r["estimator"], r["tau"], r["objective"]): f"{r[first]:.2f} / {r[second]:.2f}" for r in records}
     rows = dict.fromkeys((record["estimator"], record["tau"]) for record in records)
     return page.Table(
         heading=heading,

@@ -1,6 +1,6 @@
 """Searches compared: `python ablate.py nas`.
 
-Every cell of the grid, a method with a seed, is an ordinary run folder made by train_search.py. What has
+Every trial of the grid, a method with a seed, is an ordinary run folder made by train_search.py. What has
 finished is not repeated and what was killed continues, so the same command completes any interrupted
 grid.
 """
@@ -8,13 +8,10 @@ grid.
 from __future__ import annotations
 
 import shlex
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -25,6 +22,7 @@ from ablation import grid_report
 from ablation.executors import Run, execute
 from nas import tables
 from nas.runs.files import read_json, read_json_lines
+from nas.runs.interruption import Interruption
 from nas.tables import Truth
 from recipes import (
     FinalOptions,
@@ -34,28 +32,20 @@ from recipes import (
     SearchOptions,
     command_line,
     one_of,
+    presets,
 )
 from recipes.ablation import GridOptions
 from recipes.config_file import free, read_config
+from recipes.registry import parameters
 from search_spaces import Genotype
-from studies.truth.build import RECIPE as FINAL_RECIPE
 
-# Searches on the images that the networks of the shipped tables were trained on, and in their size.
-SEARCH_RECIPE: dict[str, Any] = {
-    "test_fraction": FINAL_RECIPE["test_fraction"],
-    "crop_padding": FINAL_RECIPE["crop_padding"],
-    "channels": FINAL_RECIPE["channels"],
-    "cells": FINAL_RECIPE["cells"],
-    "batch_size": 32,
-    "epochs": 40,
-}
 MEASURED_MOMENTS = {"micro": 4}
 # Options that may differ between a run and the plan: where it is, and where its options came from.
 _WITHOUT_EFFECT = free(RunOptions) | {"config", "preset", "threads", "plugins"}
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """A method with a seed.
 
     Attributes:
@@ -75,39 +65,32 @@ def run(options: GridOptions) -> None:
     """Run what is missing of the grid, evaluate the cells and write the report. Raises InputError."""
     folder = Path(options.out or f"runs/ablation-nas-{options.space}-{options.dataset.partition(':')[0]}")
     options = replace(options, out=str(folder))
-    cells = plan(options, folder)
+    trials = plan(options, folder)
     known = find_truth(options)
-    work(cells, "train_search", "searching", options)
+    work(trials, "train_search", "searching", options)
     if known is None:
-        accuracies = retrain(cells, options)
-        records = [record(cell) | {"accuracy": a} for cell, a in zip(cells, accuracies, strict=True)]
+        accuracies = retrain(trials, options)
+        records = [record(trial) | {"accuracy": a} for trial, a in zip(trials, accuracies, strict=True)]
     else:
-        records = [record(cell) | look_up(cell, known, options.evaluations) for cell in cells]
-    grid_report.write(folder, records, curves(cells, known), gradients(cells), known, options)
+        records = [record(trial) | look_up(trial, known, options.evaluations) for trial in trials]
+    grid_report.write(folder, records, curves(trials, known), gradients(trials), known, options)
     print(f"report {folder / 'report.html'}")
 
 
-def plan(options: GridOptions, folder: Path) -> list[Cell]:
-    """All cells of the grid, by method and seed. Raises InputError."""
+def plan(options: GridOptions, folder: Path) -> list[Trial]:
+    """All trials of the grid, by method and seed. Raises InputError."""
     one_of("search space", options.space, search_spaces.names())
     if not options.methods:
         raise InputError("--methods is empty, expected at least one estimator")
     if len(set(options.methods)) < len(options.methods):
         raise InputError(f"--methods names a method twice: {' '.join(options.methods)}")
-    recipe = SEARCH_RECIPE if options.dataset == "digits" else None
-    cells = []
+    recipe = presets.TABLES_SEARCH if options.dataset == "digits" else None
+    place = ["--space", options.space, "--dataset", options.dataset, *_plugins(options)]
+    trials = []
     for method in options.methods:
-        words = method_words(method)
         base = command_line.parse(
             SearchOptions,
-            [
-                "--space",
-                options.space,
-                "--dataset",
-                options.dataset,
-                *words,
-                *_split(options.search, "search"),
-            ],
+            [*place, *method_words(method), *_split(options.search, "search")],
             recipe,
         )
         moments = MEASURED_MOMENTS.get(options.space, 0) if options.measure is None else options.measure
@@ -116,26 +99,34 @@ def plan(options: GridOptions, folder: Path) -> list[Cell]:
         for seed in range(options.seeds):
             out = str(folder / "runs" / f"{method}-s{seed}")
             every = base.epochs // moments if moments else base.measure_every
-            cell = replace(base, seed=seed, out=out, tensorboard=False, measure_every=every)
-            cells.append(Cell(method, seed, _threaded(cell, options)))
-    return cells
+            trial = replace(base, seed=seed, out=out, tensorboard=False, measure_every=every)
+            trials.append(Trial(method, seed, _threaded(trial, options)))
+    return trials
 
 
 def method_words(method: str) -> list[str]:
-    """The words of a command line for `estimator,option=value,...`. Raises InputError."""
+    """The words of a command line for `estimator,setting=value,...`.
+
+    A setting is an argument of the estimator (gumbel_rao,samples=20), or an option of train_search.py. Raises
+    InputError.
+    """
     name, *settings = method.split(",")
-    estimators.get(name)
-    words = ["--estimator", name]
+    family = estimators.family(name)
+    own, words = [], list[str]()
     for setting in settings:
         option, equals, value = setting.partition("=")
         if not (option.isidentifier() and equals and value):
-            raise InputError(f"method '{method}' is malformed, expected estimator,option=value,...")
-        words += [f"--{option.replace('_', '-')}", value]
+            raise InputError(f"method '{method}' is malformed, expected estimator,setting=value,...")
+        if option in parameters(family, hidden=("tau",)):  # whose schedule is an option
+            own.append(setting)
+        else:
+            words += [f"--{option.replace('_', '-')}", value]
     if "/" in method or len(method.encode(errors="replace")) > 200:
         raise InputError(
             f"method '{method[:200]}' names a run folder, expected at most 200 bytes without '/'"
         )
-    return _require_free(words, f"the method '{method}'")
+    text = f"{name}:{','.join(own)}" if own else name
+    return ["--estimator", text, *_require_free(words, f"the method '{method}'")]
 
 
 def _split(text: str, option: str) -> list[str]:
@@ -146,11 +137,15 @@ def _split(text: str, option: str) -> list[str]:
     return _require_free(words, f"--{option}")
 
 
+def _plugins(options: GridOptions) -> list[str]:
+    return ["--plugins", *options.plugins] if options.plugins else []
+
+
 def _require_free(words: list[str], where: str) -> list[str]:
     """The words, if none of them is an option that the grid sets. Raises InputError."""
     for word in words:
         if word.partition("=")[0] in ("--resume", "--overwrite", "--out", "--seed", "--config"):
-            raise InputError(f"{word} in {where} is the grid's own business: drop it")
+            raise InputError(f"{word} in {where} is set by the grid: drop it")
     return words
 
 
@@ -173,48 +168,27 @@ def find_truth(options: GridOptions) -> Truth | None:
 # Running
 
 
-def work(cells: Sequence[Cell], module: str, what: str, options: GridOptions) -> None:
+def work(trials: Sequence[Trial], module: str, what: str, options: GridOptions) -> None:
     """Bring every run to its end where the options say.
 
     Raises:
         InputError: one of them fails; the others have been finished all the same.
         InterruptionError: a signal came, and the runs under way have saved themselves.
     """
-    missing = [Run(module, cell.options) for cell in cells if not is_finished(cell.options)]
+    missing = [Run(module, trial.options) for trial in trials if not is_finished(trial.options)]
     if not missing:
         return
-    there = len(cells) - len(missing)
+    there = len(trials) - len(missing)
     failures = []
     try:
-        with interruptible(), closing(execute(missing, options)) as ends:
-            for failure in tqdm(ends, what, len(cells), initial=there, unit="run"):
+        with Interruption(raises=True), closing(execute(missing, options)) as ends:
+            for failure in tqdm(ends, what, len(trials), initial=there, unit="run"):
                 failures += [failure] if failure else []
     except KeyboardInterrupt:
         raise InterruptionError("the runs under way are saved, the same command goes on") from None
     if failures:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise InputError(f"{failures[0]}{more}; the others are kept")
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM or SIGINT ends the block by a KeyboardInterrupt; a second one ends the process at once."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # no other thread may handle signals
-        yield
-        return
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def is_finished(options: RunOptions) -> bool:
@@ -234,17 +208,18 @@ def is_finished(options: RunOptions) -> bool:
     return (folder / "result.json").exists()
 
 
-def retrain(cells: Sequence[Cell], options: GridOptions) -> list[float]:
+def retrain(trials: Sequence[Trial], options: GridOptions) -> list[float]:
     """Test accuracy (%) of every cell that was found, trained from scratch with the seed of its search."""
-    recipe = FINAL_RECIPE if options.dataset == "digits" else None
+    recipe = presets.TABLES if options.dataset == "digits" else None
     finals = []
-    for cell in cells:
-        genotype = str(cell.folder / "genotype.json")
-        words = ["--genotype", genotype, "--dataset", options.dataset, *_split(options.final, "final")]
+    for trial in trials:
+        genotype = str(trial.folder / "genotype.json")
+        words = ["--genotype", genotype, "--dataset", options.dataset, *_plugins(options)]
+        words += _split(options.final, "final")
         parsed = command_line.parse(FinalOptions, words, recipe)
-        out = f"{cell.folder}-final"
-        final = replace(parsed, seed=cell.seed, out=out, tensorboard=False)
-        finals.append(Cell(cell.method, cell.seed, _threaded(final, options)))
+        out = f"{trial.folder}-final"
+        final = replace(parsed, seed=trial.seed, out=out, tensorboard=False)
+        finals.append(Trial(trial.method, trial.seed, _threaded(final, options)))
     work(finals, "train_final", "retraining", options)
     return [read_json(final.folder / "result.json")["test_accuracy"] for final in finals]
 
@@ -252,25 +227,25 @@ def retrain(cells: Sequence[Cell], options: GridOptions) -> list[float]:
 # Reading the runs
 
 
-def record(cell: Cell) -> dict[str, Any]:
+def record(trial: Trial) -> dict[str, Any]:
     """What a finished search tells of itself, for its row of results.csv."""
-    result = read_json(cell.folder / "result.json")
+    result = read_json(trial.folder / "result.json")
     return {
-        "method": cell.method,
-        "seed": cell.seed,
+        "method": trial.method,
+        "seed": trial.seed,
         "genotype": result["genotype"],
         "derived_accuracy": result["derived_accuracy"],
         "seconds": result["total_seconds"],
         "peak_memory_bytes": result["peak_memory_bytes"],
         "collapsed": bool(result["warnings"]),
-        "folder": str(cell.folder),
+        "folder": str(trial.folder),
     }
 
 
-def look_up(cell: Cell, known: Truth, evaluations: int | None) -> dict[str, Any]:
+def look_up(trial: Trial, known: Truth, evaluations: int | None) -> dict[str, Any]:
     """What is known about the cell that a search found; `evaluations` as in GridOptions."""
-    found = known.lookup(_genotype(cell, read_json(cell.folder / "result.json")["genotype"]))
-    evaluations = evaluations or fair_evaluations(cell, known)
+    found = known.lookup(_genotype(trial, read_json(trial.folder / "result.json")["genotype"]))
+    evaluations = evaluations or fair_evaluations(trial, known)
     return {
         "accuracy": found.accuracy,
         "regret": known.optimum[1].accuracy - found.accuracy,
@@ -281,43 +256,43 @@ def look_up(cell: Cell, known: Truth, evaluations: int | None) -> dict[str, Any]
     }
 
 
-def fair_evaluations(cell: Cell, known: Truth) -> int:
+def fair_evaluations(trial: Trial, known: Truth) -> int:
     """How many trainings from scratch see as many images as the search did, at least 1."""
     if known.images_per_training is None:
         return 1
-    options = cell.options
-    images: int = _metrics(cell)[-1]["step"] * options.batch_size
+    options = trial.options
+    images: int = _metrics(trial)[-1]["step"] * options.batch_size
     draws = options.draws or estimators.get(options.estimator).default_draws
     architecture = images * (options.epochs - options.warmup) / options.epochs
     return max(1, round((images + draws * architecture) / known.images_per_training))
 
 
-def curves(cells: Sequence[Cell], known: Truth | None) -> list[dict[str, Any]]:
+def curves(trials: Sequence[Trial], known: Truth | None) -> list[dict[str, Any]]:
     """True accuracy of the cell that each search would have derived after each epoch, from the last one
     of the warm-up on."""
     if known is None:
         return []
     return [
         {
-            "method": cell.method,
-            "seed": cell.seed,
+            "method": trial.method,
+            "seed": trial.seed,
             "epoch": line["epoch"],
             "entropy": line["entropy"],
-            "accuracy": known.lookup(_genotype(cell, line["genotype"])).accuracy,
+            "accuracy": known.lookup(_genotype(trial, line["genotype"])).accuracy,
         }
-        for cell in cells
-        for line in _metrics(cell)
-        if line["epoch"] >= cell.options.warmup
+        for trial in trials
+        for line in _metrics(trial)
+        if line["epoch"] >= trial.options.warmup
     ]
 
 
-def gradients(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def gradients(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """The measurements of the architecture gradient: one row for run, moment and estimator."""
     rows = []
-    for cell in cells:
-        for line in _metrics(cell):
+    for trial in trials:
+        for line in _metrics(trial):
             if moment := line.get("gradient"):
-                about = {"method": cell.method, "seed": cell.seed, "epoch": line["epoch"]}
+                about = {"method": trial.method, "seed": trial.seed, "epoch": line["epoch"]}
                 about |= {key: moment[key] for key in ("loss", "norm", "reference", "reference_error")}
                 rows += [
                     about | {"estimator": name} | values for name, values in moment["estimators"].items()
@@ -325,9 +300,9 @@ def gradients(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return rows
 
 
-def _genotype(cell: Cell, text: str) -> Genotype:
-    return search_spaces.get(cell.options.space).parse(text)
+def _genotype(trial: Trial, text: str) -> Genotype:
+    return search_spaces.get(trial.options.space).parse(text)
 
 
-def _metrics(cell: Cell) -> list[dict[str, Any]]:
-    return read_json_lines(cell.folder / "metrics.jsonl")
+def _metrics(trial: Trial) -> list[dict[str, Any]]:
+    return read_json_lines(trial.folder / "metrics.jsonl")

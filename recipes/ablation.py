@@ -1,9 +1,11 @@
-"""The options of the levels of ablate.py."""
+"""The options of the levels of ablate.py that come with the package; studies.options has the others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+from recipes.options import option
 
 
 @dataclass(kw_only=True)
@@ -20,7 +22,10 @@ class AblationOptions:
 
     out: str | None = None
     """Folder of the results; by default runs/ablation-COMMAND."""
-    threads: int | None = None
+    plugins: tuple[str, ...] = ()
+    """Python files or modules that are imported first, as for train_search.py: what they register can be
+    named in the other options."""
+    threads: int | None = option(None, at_least=1, at_most=1024)
     """CPU threads of a process (default: all cores; one where several run at a time)."""
 
 
@@ -30,56 +35,12 @@ class GradientOptions(AblationOptions):
 
     command: ClassVar[str] = "gradient"
 
-    seed: int = 0
+    seed: int = option(0, at_least=0, at_most=2**63 - 1)
     """Seed of problems and draws."""
-    problems: int = 80
+    problems: int = option(80, at_least=1, at_most=1_000_000)
     """Random problems per objective; results are medians over them."""
-    draws: int = 1000
+    draws: int = option(1000, at_least=1, at_most=1_000_000)
     """Estimates per problem and estimator, at least 20."""
-
-
-@dataclass(kw_only=True)
-class TasksOptions(AblationOptions):
-    """Estimators on the tasks of the ReinMax paper: polynomials, a categorical VAE, latent trees."""
-
-    command: ClassVar[str] = "tasks"
-
-    seed: int = 0
-    """First seed of weights and draws; also that of the generated data."""
-    seeds: int = 3
-    """Runs of the chosen setting of every estimator, with the seeds from --seed on."""
-    tasks: tuple[str, ...] = ()
-    """Any of polynomial, listops and vae (default: all, vae only with --data or --download)."""
-    estimators: tuple[str, ...] = ()
-    """Names of discrete estimators (default: all of them)."""
-    data: str | None = None
-    """Folder that holds MNIST/raw as torchvision stores it (with --download by default: data)."""
-    download: bool = False
-    """Fetch MNIST if it is missing."""
-    polynomial_steps: int = 500
-    """Steps of a run on a polynomial."""
-    listops_steps: int = 1500
-    """Steps of a run on ListOps, of 64 expressions each."""
-    vae_epochs: int = 2
-    """Epochs of a run of the auto-encoder, of 50,000 images each."""
-    jobs: int = 2
-    """Runs at the same time, each with --threads threads (default: 1)."""
-
-
-@dataclass(kw_only=True)
-class TruthOptions(AblationOptions):
-    """Train every cell of a space on digits from scratch and write the table of their accuracies."""
-
-    command: ClassVar[str] = "truth"
-
-    space: str = "micro"
-    """Search space: micro or nasbench201."""
-    jobs: int = 2
-    """Processes that train at the same time."""
-    table: str | None = None
-    """File that the table is written to (default: truth.json.gz in --out)."""
-    reference: str | None = None
-    """Table of the same space to compare with, such as published accuracies: CSV or JSON."""
 
 
 LOCAL_JOBS = 2  # runs at the same time on one machine, unless told otherwise
@@ -105,9 +66,10 @@ class GridOptions(AblationOptions):
         "softmax",
         "reinforce_loo",
     )
-    """Estimators, each with options of train_search.py if wanted: reinmax,draws=4 or
-    st_gumbel,edge_gradient=surrogate. The others are compared with the first."""
-    seeds: int = 5
+    """Estimators, each with settings of its own and options of train_search.py if wanted:
+    gumbel_rao,samples=20,draws=4 or st_gumbel,edge_gradient=surrogate. The others are compared with the
+    first."""
+    seeds: int = option(5, at_least=1, at_most=10_000)
     """Searches with every method; seeds count from 0."""
     search: str = ""
     """More options of train_search.py for all, in one word: '--epochs 20 --device cuda'. With
@@ -121,27 +83,27 @@ class GridOptions(AblationOptions):
     """Column of a CSV table (default: cifar10)."""
     final: str = ""
     """For --evaluate retrain: options of train_final.py, as in --search."""
-    evaluations: int | None = None
+    evaluations: int | None = option(None, at_least=1)
     """Cells that random search may train (default: as many as see the images of one search)."""
-    measure: int | None = None
+    measure: int | None = option(None, at_least=0)
     """Moments of a search at which the architecture gradient of every estimator is measured
     (default: 4 in micro, else 0)."""
     executor: Literal["local", "ray", "slurm"] = "local"
     """Where the runs are done: on this machine, on a Ray cluster, or as Slurm jobs. On a cluster the
     folders of results and data must be the same on every node (a shared file system)."""
-    jobs: int | None = None
+    jobs: int | None = option(None, at_least=1, at_most=1_024)
     """Most runs at the same time (default: 2 on this machine, what there is room for on a cluster)."""
-    retries: int = 3
+    retries: int = option(3, at_least=0)
     """How often a run goes on after it was killed; also after its worker or node was lost (ray), or
     its time was up (slurm)."""
     address: str | None = None
     """Address of a running Ray cluster, or auto for the one on this machine (default: RAY_ADDRESS; a
     cluster of this machine, started for the occasion, where that is not set)."""
-    cpus_per_run: int | None = None
+    cpus_per_run: int | None = option(None, at_least=1)
     """CPUs that ray or slurm set aside for a run (default: its --threads)."""
-    gpus_per_run: float | None = None
+    gpus_per_run: float | None = option(None, at_least=0)
     """GPUs that ray or slurm set aside for a run; ray also gives parts, such as 0.25 (default: none)."""
     partition: str | None = None
     """Partition of the Slurm jobs."""
-    time: int | None = None
+    time: int | None = option(None, at_least=1)
     """Minutes that a Slurm job may last (default: a day); what is unfinished then is queued again."""

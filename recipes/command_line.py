@@ -59,7 +59,9 @@ def main_of(
     def do() -> None:
         options_class, job = commands[one_of("command", argv[0], commands)]
         words = _joined(argv[1:], options_class.quoted)
-        job(check_numbers(_parse_all(options_class, words, options_class(), f"{program} {argv[0]}")))
+        options = check_numbers(_parse_all(options_class, words, options_class(), f"{program} {argv[0]}"))
+        import_plugins(options.plugins)
+        job(options)
 
     return _exit_code(do, "finished parts are kept, the same command goes on")
 

@@ -36,7 +36,7 @@ class Registry(Generic[T]):
                 f"{name!r} is no name for a {self.kind}: expected lower-case letters, digits and _"
             )
         if name in self._things:
-            raise ValueError(f"there is a {self.kind} named {name!r} already: choose another name")
+            raise ValueError(f"the {self.kind} {name!r} exists already: choose another name")
         self._things[name] = thing
         return thing
 

@@ -287,7 +287,7 @@ def test_seed_decides_the_results():
     ("arguments", "message"),
     [
         (["--draws", "19"], "--draws is 19, expected an integer of at least 20"),
-        (["--problems", "0"], "--problems is 0, expected an integer of at least 1"),
+        (["--problems", "0"], "--problems is 0, expected a number of at least 1"),
         (["--out", "occupied"], "cannot write the folder occupied"),
     ],
 )

@@ -2,18 +2,23 @@
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ablate
+import estimators
 from ablation import grid, grid_plots, grid_report
 from ablation.comparison import estimate, paired
 from nas import tables
-from recipes import InputError
+from recipes import InputError, presets
 from recipes.ablation import GridOptions
 
+ROOT = Path(__file__).resolve().parent.parent
 TOY = "--epochs 2 --train-limit 80 --batch-size 16 --evaluate-every 2"
 
 
@@ -57,6 +62,17 @@ def test_a_method_is_an_estimator_with_options():
     assert words == ["--estimator", "reinmax", "--draws", "4", "--draw-per", "image"]
 
 
+def test_settings_of_an_estimator_are_its_own(monkeypatch):
+    class Mine(estimators.family("reinmax")):
+        def __init__(self, tau: float | None = None, samples: int = 3, gap: float = 1.0) -> None:
+            super().__init__(tau)
+
+    monkeypatch.setattr(estimators, "names", lambda: ["mine"])
+    monkeypatch.setattr(estimators, "family", {"mine": Mine}.get)
+    words = grid.method_words("mine,samples=20,draws=4,tau=2:1,gap=0.5")
+    assert words == ["--estimator", "mine:samples=20,gap=0.5", "--draws", "4", "--tau", "2:1"]
+
+
 @pytest.mark.parametrize(
     "method",
     ["", "reinmx", "reinmax,draws", "reinmax,=4", "reinmax,draws=", "reinmax,", "reinmax,--out=x"],
@@ -68,17 +84,17 @@ def test_malformed_methods_are_refused(method):
 
 def test_options_reach_the_searches(tmp_path):
     options = GridOptions(methods=("st", "reinmax,draws=3"), seeds=2, search="--epochs 8 --lr 0.5")
-    cells = grid.plan(options, tmp_path)
-    assert [(cell.method, cell.seed) for cell in cells] == [
+    trials = grid.plan(options, tmp_path)
+    assert [(trial.method, trial.seed) for trial in trials] == [
         ("st", 0), ("st", 1), ("reinmax,draws=3", 0), ("reinmax,draws=3", 1),
     ]  # fmt: skip
-    last = cells[-1].options
+    last = trials[-1].options
     assert (last.estimator, last.draws, last.seed, last.epochs, last.lr) == ("reinmax", 3, 1, 8, 0.5)
     assert (last.space, last.threads, last.tensorboard) == ("micro", 1, False)
-    assert last.channels == grid.SEARCH_RECIPE["channels"]
-    assert last.test_fraction == grid.FINAL_RECIPE["test_fraction"]  # the images of the table
+    assert last.channels == presets.TABLES_SEARCH["channels"]
+    assert last.test_fraction == presets.TABLES["test_fraction"]  # the images of the table
     assert last.measure_every == 2  # four moments in eight epochs
-    assert len({cell.folder for cell in cells}) == 4
+    assert len({trial.folder for trial in trials}) == 4
 
 
 def test_options_of_the_searches_may_be_one_word(tmp_path, capsys):
@@ -102,7 +118,7 @@ def test_a_preset_takes_the_place_of_the_recipe(tmp_path):
         ({"space": "micron"}, "search space"),
         ({"methods": ()}, "--methods is empty"),
         ({"methods": ("st", "st")}, "twice"),
-        ({"methods": ("st,draws=0",)}, "--draws"),
+        ({"methods": ("st,draws=0",)}, "`draws` is 0"),
         ({"methods": ("st,nonsense=1",)}, "nonsense"),
         ({"search": "--out x"}, "--out in --search"),
         ({"search": "'"}, "--search cannot be split"),
@@ -134,6 +150,17 @@ def test_bad_input_ends_in_exit_code_2(capsys):
         assert "--measure is 4, expected at most the 3 epochs" in capsys.readouterr().err
     assert ablate.main(["nass"]) == 2
     assert "unknown command 'nass'" in capsys.readouterr().err
+
+
+def test_a_package_without_the_studies_says_where_they_are(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "studies.options", None)
+    for command in ("tasks", "truth"):
+        assert ablate.main([command, "--seeds", "3"]) == 2
+        error = capsys.readouterr().err
+        assert error == f"error: the package has no command '{command}': use a checkout of the repository\n"
+    assert ablate.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {command} " in shown for command in ablate.LEVELS)
 
 
 # End to end
@@ -239,6 +266,26 @@ def test_retraining_takes_the_place_of_the_table(finished, monkeypatch):
     final = json.loads((folder / "runs" / "reinmax-s0-final" / "result.json").read_text())
     assert float(row["accuracy"]) == final["test_accuracy"]
     assert final["genotype"] == row["genotype"]
+
+
+def test_estimators_from_outside_are_compared(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import estimators\n"
+        "class Mine(estimators.family('reinmax')):\n"
+        "    def __init__(self, tau: float | None = None, factor: float = 1.0) -> None:\n"
+        "        super().__init__(tau)\n"
+        "estimators.register('mine', Mine)\n"
+    )
+    words = ["--plugins", "mine.py", "--methods", "mine,factor=2.5", "--seeds", "1", "--search", TOY]
+    done = subprocess.run(
+        [sys.executable, ROOT / "ablate.py", "nas", *words, "--measure", "1", "--out", "out"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "out" / "runs" / "mine,factor=2.5-s0" / "config.json").read_text())
+    assert config["estimator"] == "mine:factor=2.5"
+    measured = {row["estimator"] for row in read_csv(tmp_path / "out" / "gradients.csv")}
+    assert measured == {"mine", *estimators.names()}
 
 
 # The report

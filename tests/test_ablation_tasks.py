@@ -21,8 +21,8 @@ from studies.tasks import task_grid, tasks, vae
 from studies.tasks.latent_tree import CLASSES, MASKED, LatentTree, ListOps, _merge, accuracy
 from studies.tasks.listops import CLOSE, OPERATIONS, PADDING, Grammar, encode, evaluate, generate
 from studies.tasks.polynomial import Polynomial
-from studies.tasks.task_grid import Cell, Setting, choose
-from studies.tasks.task_report import Panel, plot_dots
+from studies.tasks.task_grid import Setting, Trial, choose
+from studies.tasks.task_plots import Panel, plot_dots
 from studies.tasks.vae import CategoricalVAE, MnistVAE, load_mnist
 
 DISCRETE = [name for name in estimators.names() if estimators.family(name).discrete]
@@ -404,7 +404,7 @@ def test_the_polynomial_is_chosen_for_at_another_seed():
     assert ListOps(1, 0).selection_seed(3) == 3
 
 
-# Grid and cells
+# Grid and trials
 
 
 def test_every_estimator_gets_the_temperatures_in_its_range():
@@ -425,10 +425,10 @@ def test_the_choice_is_the_lowest_finite_validation_figure():
     assert choose({a: {"validation": math.nan}}) == a
 
 
-def test_a_cell_is_computed_once(tmp_path, monkeypatch):
-    cell = Cell(Polynomial(2.0, 3), Setting("gumbel_rao", 0.5, 0.1), 0)
-    ((_, result),) = task_grid.complete([cell], tmp_path, 1, 1)
-    stored = json.loads(cell.path(tmp_path).read_text())
+def test_a_trial_is_computed_once(tmp_path, monkeypatch):
+    trial = Trial(Polynomial(2.0, 3), Setting("gumbel_rao", 0.5, 0.1), 0)
+    ((_, result),) = task_grid.complete([trial], tmp_path, 1, 1)
+    stored = json.loads(trial.path(tmp_path).read_text())
     assert stored["identity"]["steps"] == 3
     assert stored["result"] == result
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".tmp"]
@@ -438,24 +438,24 @@ def test_a_cell_is_computed_once(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(task_grid, "compute", fail)
-        assert list(task_grid.complete([cell], tmp_path, 1, 1)) == [(cell, result)]
+        assert list(task_grid.complete([trial], tmp_path, 1, 1)) == [(trial, result)]
         for other in (
-            cell._replace(seed=1),
-            cell._replace(task=Polynomial(2.0, 4)),
-            cell._replace(setting=Setting("gumbel_rao", 0.5, 0.2)),
+            trial._replace(seed=1),
+            trial._replace(task=Polynomial(2.0, 4)),
+            trial._replace(setting=Setting("gumbel_rao", 0.5, 0.2)),
         ):
             with pytest.raises(AssertionError, match="computed again"):
                 list(task_grid.complete([other], tmp_path, 1, 1))
     monkeypatch.setattr(task_grid, "RAO_SAMPLES", 3)
-    assert task_grid.stored(cell, tmp_path) is None
+    assert task_grid.stored(trial, tmp_path) is None
 
 
 def test_results_do_not_depend_on_the_number_of_jobs(tmp_path):
-    cells = [Cell(Polynomial(3.0, 3), Setting("reinmax", 1.0, 0.1), seed) for seed in (0, 1)]
-    one = dict(task_grid.complete(cells, tmp_path / "one", 1, 1))
-    two = dict(task_grid.complete(cells, tmp_path / "two", 2, 1))
-    assert [one[c]["curve"] for c in cells] == [two[c]["curve"] for c in cells]
-    assert one[cells[0]]["curve"] != one[cells[1]]["curve"]
+    trials = [Trial(Polynomial(3.0, 3), Setting("reinmax", 1.0, 0.1), seed) for seed in (0, 1)]
+    one = dict(task_grid.complete(trials, tmp_path / "one", 1, 1))
+    two = dict(task_grid.complete(trials, tmp_path / "two", 2, 1))
+    assert [one[t]["curve"] for t in trials] == [two[t]["curve"] for t in trials]
+    assert one[trials[0]]["curve"] != one[trials[1]]["curve"]
 
 
 # Figures

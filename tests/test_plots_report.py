@@ -154,7 +154,8 @@ def several(rows):
     """A space whose slots have different candidates."""
     operations = tuple(dict.fromkeys(name for row in rows for name in row))
     slots = [SimpleNamespace(candidates=row, label=f"slot {i}") for i, row in enumerate(rows)]
-    return SimpleNamespace(slots=slots, operations=operations, labels=[slot.label for slot in slots])
+    labels = [slot.label for slot in slots]
+    return SimpleNamespace(slots=slots, num_slots=len(slots), operations=operations, labels=labels)
 
 
 def test_probabilities_of_slots_with_different_candidates():
@@ -244,7 +245,7 @@ def test_figures_of_a_search(epochs):
     probabilities = [line["probabilities"] for line in metrics]
     figure = plots.plot_probabilities(space, probabilities, range(1, epochs + 1))
     svg = figures.to_svg(figure)
-    assert all(f">{label}</text>" in svg for label in plots._labels(space))
+    assert all(f">{label}</text>" in svg for label in space.labels)
     assert all(svg.count(f">{operation}</text>") == 1 for operation in space.operations)
     assert len(svg) < 700_000
     assert "derived cell" in figures.to_svg(plots.plot_curves(metrics))

@@ -53,7 +53,7 @@ def train(training):
 
 def stack_of(space, **more):
     parse = search_spaces.get(space).parse
-    return StackedTraining.of(options(space, **more), [parse(text) for text in CELLS[space]])
+    return StackedTraining(options(space, **more), [parse(text) for text in CELLS[space]])
 
 
 # Stack and single networks
@@ -134,7 +134,7 @@ def test_pooling_matrix_is_the_pooling(shape):
     ],
 )
 def test_what_a_stack_cannot_do_is_refused(name, value):
-    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} cannot be used"):
+    with pytest.raises(InputError, match=f"`{name}` cannot be used"):
         stack_of("micro", **{name: value})
 
 
@@ -274,7 +274,7 @@ def test_cells_of_a_build():
         (["--table", "."], "--table is ., expected a file in a folder"),
         (["--reference", "nowhere.csv"], "the table nowhere.csv does not exist"),
         (["--reference", "occupied"], "occupied, line 1: the columns are a file"),
-        (["--jobs", "0"], "--jobs is 0, expected an integer of at least 1"),
+        (["--jobs", "0"], "--jobs is 0, expected a number of at least 1"),
     ],
 )
 def test_bad_input_is_one_line_before_any_training(arguments, message, trained, tmp_path, capsys):

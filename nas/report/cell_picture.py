@@ -83,10 +83,11 @@ class CellLayout:
         self.sides = self._choose_sides()
         self.levels = self._stack_levels()
         self.curves = self._route()
-        self.top = max([self.stack + _BOX[1] / 2, *(self._height(e) for e in self._arcs(1))]) + 0.26
+        margin = 0.16 if is_chain(cell) else 0.26
+        self.top = max([self.stack + _BOX[1] / 2, *(self._height(e) for e in self._arcs(1))]) + margin
         lowest = max([self.stack + _BOX[1] / 2, *(self._height(e) for e in self._arcs(-1))])
         self.bus = -lowest - 0.32
-        self.bottom = self.bus - 0.2 if cell.concat else -lowest - 0.26
+        self.bottom = self.bus - 0.2 if cell.concat else -lowest - margin
 
     def _column(self, node: int) -> int:
         return max(0, node - self.inputs + 1)

@@ -48,7 +48,7 @@ _FAMILIES = {
     "skip": (0.56, 0.66, 0.62, 0.42, 0.12),
     "pooling": (0.04, 0.12, 0.62, 0.42, 0.75),
     "convolution": (0.38, 0.70, 0.68, 0.32, 0.55),
-    "other": (0.76, 0.94, 0.70, 0.40, 0.45),
+    "other": (0.74, 1.0, 0.74, 0.34, 0.45),
     "estimator": (0.0, 1.0, 0.62, 0.36, 0.65),
 }
 _APART = 70  # least difference, summed over red, green and blue
@@ -68,7 +68,7 @@ def estimator_colour(method: str) -> str:
 
 def operation_colour(name: str) -> str:
     """The colour of a candidate operation; one from outside has a shade of its family."""
-    return _KNOWN.get(name) or _colour(name, operations.family(name))
+    return _colour(name, operations.family(name) if name in operations.names() else "other")
 
 
 def _colour(name: str, family: str) -> str:

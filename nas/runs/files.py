@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +19,16 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it is flushed and renamed to `path`."""
+    """Yield the path of an empty temporary file in the same folder; on success it is flushed and renamed to
+    `path`. Its permissions are those of any new file there, whoever makes the temporary one anew."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        with open(temporary, "xb") as file:
+            usual = os.fstat(file.fileno()).st_mode
         yield temporary
         with open(temporary, "rb") as file:
+            if os.fstat(file.fileno()).st_mode != usual:  # safetensors lets nobody else read
+                os.fchmod(file.fileno(), stat.S_IMODE(usual))
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)

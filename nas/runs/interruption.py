@@ -17,12 +17,15 @@ class Interruption:
     A SIGTERM or SIGINT after the first signal ends the process at once. SIGUSR1 never does, so that one who
     passes a request on, as the grid does to its runs, harms nobody whom it has reached already.
 
+    Args:
+        raises: the first signal ends the block at once, by a KeyboardInterrupt.
+
     Attributes:
         asked: whether a signal has come.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, raises: bool = False) -> None:
+        self.asked, self.raises = False, raises
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -37,6 +40,8 @@ class Interruption:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        first, self.asked = not self.asked, True
         for deadly in _DEADLY:
             signal.signal(deadly, signal.SIG_DFL)
+        if first and self.raises:
+            raise KeyboardInterrupt

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from nas.report.page import Picture
 from nas.seeding import generator
-from studies.tasks.task_grid import Result, Setting, Task
+from studies.tasks.task_grid import Comparison, Result, Setting, Task
+from studies.tasks.task_plots import Curves, Panel, plot_dots, plot_training
 
 POINTS = 50  # of a training curve
 
@@ -39,10 +44,62 @@ class Polynomial(Task):
     family = "polynomial"
     taus = (0.1, 0.3, 0.5, 1.0, 1.5)
     lrs = (0.03, 0.1, 0.3)
+    heading = "Polynomials: final expected loss"
+    validated = "final expected loss"
+    figures = ("test",)
+    digits = 5
 
     @property
     def name(self) -> str:
         return f"polynomial-{self.power:g}"
+
+    @property
+    def title(self) -> str:
+        return f"p = {self.power:g}"
+
+    @property
+    def budget(self) -> str:
+        return f"{self.steps} steps with {self.draws} draws each on polynomials"
+
+    @classmethod
+    def note(cls, tasks: Sequence[Self]) -> str:
+        bounds = (f"{t.title}: {t.optimum:.5f} and {(t.optimum + t.worst) / 2:.5f}" for t in tasks)
+        return f"Optimum and start: {'; '.join(bounds)}."
+
+    @classmethod
+    def pictures(cls, parts: Sequence[Comparison[Self]]) -> list[Picture]:
+        curves, panels = [], []
+        for task, runs in ((part.task, part.runs) for part in parts):
+            steps = next(iter(next(iter(runs.values())).values()))["steps"]
+            excess = {
+                name: np.array([[task.excess(value) for value in run["curve"]] for run in of_seeds.values()])
+                for name, of_seeds in runs.items()
+            }
+            curves.append(Curves(task.title, steps, excess))
+            panels.append(
+                Panel(task.title, {name: values[:, -1].tolist() for name, values in excess.items()}, {})
+            )
+        words = "excess loss, % of the range"
+        return [
+            Picture(
+                "Polynomials: training",
+                plot_training(curves, words),
+                f"The exact expected loss of {parts[0].task.variables} binary variables over the steps of "
+                "Adam, as its excess over the best choice of all variables: 50 % is where training starts. "
+                "Lines are means over the seeds, bands run from the lowest to the highest.",
+            ),
+            Picture(
+                "Polynomials: final loss",
+                plot_dots(panels, words, best=min, digits=1, sharex=True),
+                "After the last step: means with one standard deviation, strokes are the single seeds. Left "
+                "is better.",
+            ),
+        ]
+
+    def excess(self, loss: float) -> float:
+        """How far an expected loss is above the optimum, in % of the range between best and worst: the
+        mean probability (%) of the worse value."""
+        return 100 * (loss - self.optimum) / (self.worst - self.optimum)
 
     def selection_seed(self, seed: int) -> int:
         """A seed apart: what is chosen by is also what is reported."""

@@ -1,4 +1,4 @@
-"""A small grid for every estimator: cells that are trained once, kept, and chosen among on validation."""
+"""A small grid for every estimator: trials that are made once, kept, and chosen among on validation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import torch
 
 import estimators
 from estimators import Estimator
+from nas.report.page import Picture
 from nas.runs.files import read_json, write_json
 
 RAO_SAMPLES = 10  # draws of the Rao-Blackwellised estimators; with their default of 100 they take the time
@@ -43,18 +44,44 @@ class Task(ABC):
     """A problem to train on. Its fields are all that a result depends on beside setting and seed.
 
     Attributes:
-        family: name on the command line, and of the folder of its cells.
+        family: name on the command line.
         taus, lrs: the grid; every estimator is given the temperatures in its range.
+        heading, validated, figures, digits: for tables: what the results are, what the validation figure
+            is, the keys of the results that are shown, and their decimals.
     """
 
     family: ClassVar[str]
     taus: ClassVar[tuple[float, ...]] = (0.5, 1.0, 1.5)
     lrs: ClassVar[tuple[float, ...]]
+    heading: ClassVar[str]
+    validated: ClassVar[str]
+    figures: ClassVar[tuple[str, ...]]
+    digits: ClassVar[int] = 1
 
     @property
     @abstractmethod
     def name(self) -> str:
         """Name of the problem: part of file names, key of the results."""
+
+    @property
+    def title(self) -> str:
+        """What tells the task from others of its family, in a table."""
+        return ""
+
+    @property
+    @abstractmethod
+    def budget(self) -> str:
+        """What a run sees, in words."""
+
+    @classmethod
+    def note(cls, tasks: Sequence[Self]) -> str:
+        """What there is to say about the table of some tasks of this family."""
+        return ""
+
+    @classmethod
+    @abstractmethod
+    def pictures(cls, parts: Sequence[Comparison[Self]]) -> list[Picture]:
+        """Figures of the results on tasks of this family."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,7 +104,10 @@ class Task(ABC):
         return [Setting(estimator, tau, lr) for tau in taus for lr in self.lrs]
 
 
-class Cell(NamedTuple):
+SomeTask = TypeVar("SomeTask", bound=Task)
+
+
+class Trial(NamedTuple):
     """One training run."""
 
     task: Task
@@ -95,7 +125,7 @@ class Cell(NamedTuple):
         return dict(json.loads(json.dumps(identity | {"rao_samples": RAO_SAMPLES})))
 
 
-class Comparison(NamedTuple):
+class Comparison(NamedTuple, Generic[SomeTask]):
     """All runs on one task.
 
     Attributes:
@@ -104,7 +134,7 @@ class Comparison(NamedTuple):
         runs: results of that setting, by seed.
     """
 
-    task: Task
+    task: SomeTask
     tried: Mapping[str, Mapping[Setting, Result]]
     chosen: Mapping[str, Setting]
     runs: Mapping[str, Mapping[int, Result]]
@@ -120,49 +150,51 @@ def choose(results: Mapping[Setting, Result]) -> Setting:
     return min(results, key=key)
 
 
-def stored(cell: Cell, folder: Path) -> Result | None:
-    """The result of a cell in `folder`, if it was computed with the same settings."""
-    path = cell.path(folder)
+def stored(trial: Trial, folder: Path) -> Result | None:
+    """The result of a trial in `folder`, if it was computed with the same settings."""
+    path = trial.path(folder)
     if not path.is_file():
         return None
     content = read_json(path)
-    return dict(content["result"]) if content["identity"] == cell.identity() else None
+    return dict(content["result"]) if content["identity"] == trial.identity() else None
 
 
-def compute(cell: Cell, folder: Path, threads: int) -> Result:
-    """Train a cell with `threads` CPU threads and keep its result in `folder`."""
+def compute(trial: Trial, folder: Path, threads: int) -> Result:
+    """Train a trial with `threads` CPU threads and keep its result in `folder`."""
     torch.set_num_threads(threads)
     start = time.perf_counter()
-    result = cell.task.train(cell.setting, cell.seed)
+    result = trial.task.train(trial.setting, trial.seed)
     result["seconds"] = round(time.perf_counter() - start, 2)
-    path = cell.path(folder)
+    path = trial.path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"identity": cell.identity(), "result": result})
+    write_json(path, {"identity": trial.identity(), "result": result})
     return result
 
 
-def complete(cells: Sequence[Cell], folder: Path, jobs: int, threads: int) -> Iterator[tuple[Cell, Result]]:
-    """Every cell with its result; stored ones first. When interrupted, runs under way are still kept.
+def complete(
+    trials: Sequence[Trial], folder: Path, jobs: int, threads: int
+) -> Iterator[tuple[Trial, Result]]:
+    """Every trial with its result; stored ones first. When interrupted, runs under way are still kept.
 
     Args:
         jobs: processes that train at the same time.
         threads: CPU threads of each.
     """
     missing = []
-    for cell in cells:
-        result = stored(cell, folder)
+    for trial in trials:
+        result = stored(trial, folder)
         if result is None:
-            missing.append(cell)
+            missing.append(trial)
         else:
-            yield cell, result
+            yield trial, result
     if jobs == 1 or len(missing) < 2:
-        for cell in missing:
-            yield cell, compute(cell, folder, threads)
+        for trial in missing:
+            yield trial, compute(trial, folder, threads)
         return
     with ProcessPoolExecutor(
         min(jobs, len(missing)), get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
     ) as pool:
-        futures = {pool.submit(compute, cell, folder, threads): cell for cell in missing}
+        futures = {pool.submit(compute, trial, folder, threads): trial for trial in missing}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()

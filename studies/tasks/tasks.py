@@ -20,12 +20,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 import estimators
-from recipes.ablation import TasksOptions
 from recipes.errors import InputError, one_of
+from studies.options import TasksOptions
 from studies.tasks import task_report
 from studies.tasks.latent_tree import ListOps
 from studies.tasks.polynomial import Polynomial
-from studies.tasks.task_grid import Cell, Comparison, Result, Setting, Task, choose, complete
+from studies.tasks.task_grid import Comparison, Result, Setting, Task, Trial, choose, complete
 from studies.tasks.vae import MnistVAE, load_mnist
 
 POWERS = (1.5, 2.0, 3.0)
@@ -76,41 +76,41 @@ def choose_tasks(options: TasksOptions) -> list[Task]:
 
 def compare(
     tasks: Sequence[Task], names: Sequence[str], options: TasksOptions, folder: Path
-) -> list[Comparison]:
+) -> list[Comparison[Task]]:
     """Run the grid of every estimator on every task, then the chosen settings with all seeds.
 
     Args:
-        folder: of the cells.
+        folder: of the trials.
     """
     grid = [
-        Cell(task, setting, task.selection_seed(options.seed))
+        Trial(task, setting, task.selection_seed(options.seed))
         for task in tasks
         for name in names
         for setting in task.grid(name)
     ]
     found = _complete(grid, "grid", options, folder)
     tried: dict[Task, dict[str, dict[Setting, Result]]] = {task: {n: {} for n in names} for task in tasks}
-    for cell in grid:
-        tried[cell.task][cell.setting.estimator][cell.setting] = found[cell]
+    for trial in grid:
+        tried[trial.task][trial.setting.estimator][trial.setting] = found[trial]
     chosen = {task: {name: choose(tried[task][name]) for name in names} for task in tasks}
     seeds = range(options.seed, options.seed + options.seeds)
-    final = [Cell(task, chosen[task][name], seed) for task in tasks for name in names for seed in seeds]
+    final = [Trial(task, chosen[task][name], seed) for task in tasks for name in names for seed in seeds]
     found = _complete(final, "chosen settings", options, folder)
     return [
         Comparison(
             task,
             tried[task],
             chosen[task],
-            {name: {seed: found[Cell(task, chosen[task][name], seed)] for seed in seeds} for name in names},
+            {name: {seed: found[Trial(task, chosen[task][name], seed)] for seed in seeds} for name in names},
         )
         for task in tasks
     ]
 
 
-def _complete(cells: Sequence[Cell], what: str, options: TasksOptions, folder: Path) -> dict[Cell, Result]:
+def _complete(trials: Sequence[Trial], what: str, options: TasksOptions, folder: Path) -> dict[Trial, Result]:
     found = {}
-    with tqdm(total=len(cells), desc=what, unit="run", disable=None) as bar:
-        for cell, result in complete(cells, folder, options.jobs, options.threads or 1):
-            found[cell] = result
+    with tqdm(total=len(trials), desc=what, unit="run", disable=None) as bar:
+        for trial, result in complete(trials, folder, options.jobs, options.threads or 1):
+            found[trial] = result
             bar.update()
     return found

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import gzip
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from estimators import Estimator
 from nas.compat import prepare_torchvision
+from nas.report.page import Picture
 from nas.runs.files import atomic_path
 from nas.seeding import derive_seed, generator
 from recipes import InputError, first_line
-from studies.tasks.task_grid import Result, Setting, Task
+from studies.tasks.task_grid import Comparison, Result, Setting, Task
+from studies.tasks.task_plots import Panel, plot_dots
 
 PIXELS = 784
 VALIDATION = 10_000  # images; the last of the training images
@@ -117,10 +120,39 @@ class MnistVAE(Task):
 
     family = "vae"
     lrs = (0.001, 0.002)
+    heading = "Auto-encoder: negative ELBO, nats"
+    validated = "negative ELBO on validation, nats"
+    figures = ("test", "train")
 
     @property
     def name(self) -> str:
         return f"vae-{self.classes}x{self.latents}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.classes}×{self.latents}"
+
+    @property
+    def budget(self) -> str:
+        return f"{self.epochs} epoch{'s'[: self.epochs != 1]} of MNIST for the auto-encoder"
+
+    @classmethod
+    def pictures(cls, parts: Sequence[Comparison[Self]]) -> list[Picture]:
+        panels = []
+        for task, runs in ((part.task, part.runs) for part in parts):
+            test, train = (
+                {name: [run[key] for run in of_seeds.values()] for name, of_seeds in runs.items()}
+                for key in cls.figures
+            )
+            panels.append(Panel(f"{task.latents} latents of {task.classes} classes", test, train))
+        return [
+            Picture(
+                "Auto-encoder: negative ELBO",
+                plot_dots(panels, "nats an image", best=min, digits=1),
+                "Filled dots: test images, means with one standard deviation, strokes are the single seeds. "
+                "Rings: training images. An arrow points to what lies far outside. Left is better.",
+            )
+        ]
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -24,25 +24,13 @@ from nas.runs.files import json_text, write_json
 from nas.tables import read_all
 from nas.tables.json_table import TABLE_FORMAT, write_table
 from nas.tables.lookup import EnumerableSpace, enumerable
-from recipes import FinalOptions, InputError, one_of
-from recipes.ablation import TruthOptions
+from recipes import FinalOptions, InputError, one_of, presets
 from search_spaces import Genotype
+from studies.options import TruthOptions
 from studies.truth import truth_report
 from studies.truth.stack import StackedTraining
 
-# Few images and few channels, so that cells differ by more than their seeds, with most images left to
-# measure the difference. Without augmentation this converges in 84 steps.
-RECIPE: dict[str, Any] = {
-    "dataset": "digits",
-    "test_fraction": 0.6,
-    "crop_padding": 0,
-    "epochs": 6,
-    "batch_size": 48,
-    "channels": 4,
-    "cells": 1,
-    "lr": 0.1,
-    "clip": 0.0,
-}
+RECIPE = presets.TABLES
 SEEDS = {"micro": 10, "nasbench201": 3}
 CHUNK = 64  # cells trained at once
 

@@ -155,27 +155,7 @@ def _pictures(found: Findings) -> list[page.Picture]:
 
 
 def _tables(found: Findings) -> Iterator[page.Table]:
-    order = np.argsort(-found.accuracies, kind="stable")
-    yield page.Table(
-        "The best cells",
-        ("cell", "accuracy, %", "standard error", "parameters"),
-        [
-            [
-                found.texts[i],
-                f"{found.accuracies[i]:.2f} ± {found.stds[i]:.2f}",
-                f"{found.stds[i] / math.sqrt(found.seeds):.2f}",
-                f"{found.parameters[i]:,}",
-            ]
-            for i in order[:BEST_NAMED]
-        ],
-        f"Means over {found.seeds} seeds ± standard deviation of one training. The standard error of the "
-        f"difference between two of the best cells is {found.error:.2f} %: "
-        + " and ".join(
-            f"{cells:,} cells ({different:,} different ones) are within {words} of the best"
-            for words, (cells, different) in (("one", found.tied(1)), ("two", found.tied(2)))
-        )
-        + ".",
-    )
+    yield _best(found)
     parts = found.parts()
     yield page.Table(
         "Distribution of the accuracies, %",
@@ -186,17 +166,16 @@ def _tables(found: Findings) -> Iterator[page.Table]:
             if mask.any()
         ],
     )
+    noise = (
+        "spread between cells",
+        "std over seeds",
+        "noise",
+        "rank correlation of two seeds",
+        "reliability",
+    )
     yield page.Table(
         "Differences and noise",
-        (
-            "cells",
-            "number",
-            "spread between cells",
-            "std over seeds",
-            "noise",
-            "rank correlation of two seeds",
-            "reliability",
-        ),
+        ("cells", "number", *noise),
         [_reliability(name, found.samples[:, mask]) for name, mask in parts.items()],
         "Standard deviations in %. The spread is that of the cells' means; noise is what a seed adds to a "
         "cell, without what it adds to all. The reliability is the share of the variance of the means that "
@@ -221,6 +200,29 @@ def _tables(found: Findings) -> Iterator[page.Table]:
             ("table", "its best cell", "its rank here", "rank there of the best cell here"),
             [_exchange(found, name, reference) for name, reference in found.references.items()],
         )
+
+
+def _best(found: Findings) -> page.Table:
+    order = np.argsort(-found.accuracies, kind="stable")
+    ties = " and ".join(
+        f"{cells:,} cells ({different:,} different ones) are within {words} of the best"
+        for words, (cells, different) in (("one", found.tied(1)), ("two", found.tied(2)))
+    )
+    return page.Table(
+        "The best cells",
+        ("cell", "accuracy, %", "standard error", "parameters"),
+        [
+            [
+                found.texts[i],
+                f"{found.accuracies[i]:.2f} ± {found.stds[i]:.2f}",
+                f"{found.stds[i] / math.sqrt(found.seeds):.2f}",
+                f"{found.parameters[i]:,}",
+            ]
+            for i in order[:BEST_NAMED]
+        ],
+        f"Means over {found.seeds} seeds ± standard deviation of one training. The standard error of the "
+        f"difference between two of the best cells is {found.error:.2f} %: {ties}.",
+    )
 
 
 def _exchange(found: Findings, name: str, reference: Truth) -> list[str]:
