@@ -14,8 +14,9 @@ from nas.data import Augmentation, DataSet, Images
 from nas.training.final import Training
 from recipes import FinalOptions, SearchOptions
 from search_spaces import ABSENT, SearchSpace
+from search_spaces.cell import EdgeFactory
 from search_spaces.operations import candidate_norm, supernet_norm
-from search_spaces.skeleton import EdgeFactory, Size
+from search_spaces.skeleton import Size
 
 Job = TypeVar("Job", Search, Training)
 

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 from recipes.registry import Registry
 from search_spaces import operations
+from search_spaces.cell import Cell, CellPlan, EdgeFactory
 from search_spaces.darts import darts
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.nasbench201 import micro, nasbench201
 from search_spaces.robust_darts import s1, s2, s3, s4
+from search_spaces.skeleton import Size, Skeleton
 from search_spaces.slot import ABSENT, Slot
 from search_spaces.space import SearchSpace
 
 __all__ = [
     "ABSENT",
+    "Cell",
     "CellGenotype",
+    "CellPlan",
     "Edge",
+    "EdgeFactory",
     "Genotype",
     "GenotypeError",
     "SearchSpace",
+    "Size",
+    "Skeleton",
     "Slot",
     "get",
     "names",

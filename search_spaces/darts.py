@@ -12,14 +12,16 @@ from functools import cached_property
 from itertools import combinations
 from math import prod
 
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces import operations
+from search_spaces.cell import Cell, CellPlan, EdgeFactory
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.mixed_edge import Choice
 from search_spaces.operations import DropPath, FactorizedReduce, Norm, conv_norm
-from search_spaces.skeleton import Cell, CellPlan, EdgeFactory, Size, Skeleton
+from search_spaces.skeleton import Size, Skeleton
 from search_spaces.slot import Slot, cell_slots
 from search_spaces.space import RandomSource, SearchSpace, draw_one, edges_by_target
 
@@ -222,9 +224,13 @@ class AuxiliaryHead(nn.Module):
         self.classifier = nn.Linear(768, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.avg_pool2d(x, 5, 3) if x.shape[2:] == (8, 8) else F.adaptive_avg_pool2d(x, 2)
-        out: Tensor = self.classifier(self.features(x).flatten(1))
+        out: Tensor = self.classifier(self.features(_pooled(x)).flatten(1))
         return out
+
+
+@torch.fx.wrap
+def _pooled(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 5, 3) if x.shape[2:] == (8, 8) else F.adaptive_avg_pool2d(x, 2)
 
 
 class NasnetSkeleton(Skeleton):

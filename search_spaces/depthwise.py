@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,15 +34,23 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
-        stride, dilation = self.stride[0], self.dilation[0]
-        slow = (self.kernel_size[1] > 3 or dilation > 1) and (stride == 1 or stride == dilation == 2)
-        if not (slow and _here(x) and torch.is_grad_enabled()):
-            return super().forward(x)
-        if stride == 2:
-            (x,), dilation = every_second(x, 0), 1
-        lower = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
-        dtype = torch.get_autocast_dtype("cpu") if lower else x.dtype
-        return _Depthwise.apply(x.to(dtype), self.weight.to(dtype), dilation)  # type: ignore
+        return depthwise(x, self.weight, self.stride[0], self.dilation[0])
+
+
+# The functions below that look at their input are single nodes to torch.fx, which cannot.
+
+
+@torch.fx.wrap
+def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """x (B, C, H, W) convolved channel by channel with `weight` (C, 1, k, k), padded to keep the size."""
+    slow = (weight.shape[-1] > 3 or dilation > 1) and (stride == 1 or stride == dilation == 2)
+    if not (slow and _here(x) and torch.is_grad_enabled()):
+        return F.conv2d(x, weight, None, stride, dilation * (weight.shape[-1] // 2), dilation, len(weight))
+    if stride == 2:
+        (x,), dilation = every_second(x, 0), 1
+    lower = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype("cpu") if lower else x.dtype
+    return _Depthwise.apply(x.to(dtype), weight.to(dtype), dilation)  # type: ignore
 
 
 class AvgPool3x3(nn.AvgPool2d):
@@ -53,12 +62,19 @@ class AvgPool3x3(nn.AvgPool2d):
 
     def __init__(self, stride: int) -> None:
         super().__init__(3, stride, padding=1, count_include_pad=False)
+        self.stride: int
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
-        if self.stride == 1 and _here(x) and not torch.compiler.is_compiling():
-            return _Average.apply(x)  # type: ignore[no-any-return, no-untyped-call]
-        return super().forward(x)
+        return average3x3(x, self.stride)
+
+
+@torch.fx.wrap
+def average3x3(x: Tensor, stride: int) -> Tensor:
+    """What `AvgPool3x3` computes."""
+    if stride == 1 and _here(x) and not torch.compiler.is_compiling():
+        return _Average.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return F.avg_pool2d(x, 3, stride, padding=1, count_include_pad=False)
 
 
 def _here(x: Tensor) -> bool:
@@ -99,6 +115,14 @@ def every_second(x: Tensor, *firsts: int) -> tuple[Tensor, ...]:
     if torch.compiler.is_compiling():
         return tuple(x[:, :, f::2, f::2] for f in firsts)
     return _EverySecond.apply(x, *firsts)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@torch.fx.wrap
+def halves(x: Tensor) -> tuple[Tensor, ...]:
+    """Every second pixel of x (B, C, H, W), from the first and from the second on, padded to equal sizes."""
+    if x.shape[-1] % 2 or x.shape[-2] % 2:
+        x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
+    return every_second(x, 0, 1)
 
 
 class _EverySecond(torch.autograd.Function):

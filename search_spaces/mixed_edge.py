@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from search_spaces.operations import Parts, Zero
+from search_spaces.operations import Zero
+from search_spaces.split import Split
 
 EDGE_GRADIENTS = ("lean", "compiled", "dense", "surrogate")
 RECORDED = EDGE_GRADIENTS[:2]  # added by the cell, not by its edges
@@ -72,9 +73,9 @@ class MixedEdge(nn.Module):
         self.nothing = nothing
 
     @cached_property
-    def parts(self) -> list[Parts]:
+    def splits(self) -> list[Split]:
         """The candidates taken apart."""
-        return [Parts.of(operation) for operation in self.operations]
+        return [Split.of(operation) for operation in self.operations]
 
     def mixes(self, choice: Choice) -> bool:
         """Whether the value of the edge is more than that of the chosen candidate."""

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
+from search_spaces.cell import Cell, CellPlan, EdgeFactory
 from search_spaces.genotype import Genotype, GenotypeError
 from search_spaces.mixed_edge import Choice
 from search_spaces.operations import ResidualReduction
-from search_spaces.skeleton import Cell, CellPlan, EdgeFactory, Size, Skeleton
+from search_spaces.skeleton import Size, Skeleton
 from search_spaces.slot import cell_slots
 from search_spaces.space import EnumerableSpace, edges_by_target
 

@@ -7,18 +7,19 @@ out of place, because the candidates of an edge read the same tensor.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+import torch.fx
 from torch import Tensor, nn
 
 from recipes.registry import Registry
-from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d, every_second
+from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d, halves
 
 Norm = Callable[[int], nn.Module]
+
+torch.fx.wrap("halves")
 
 # A derived network learns its normalisation and keeps running statistics for inference.
 derived_norm: Norm = nn.BatchNorm2d
@@ -51,6 +52,7 @@ class Noise(nn.Module):
         return torch.randn_like(_shaped(x, self.channels, self.stride))
 
 
+@torch.fx.wrap
 def _shaped(x: Tensor, channels: int, stride: int) -> Tensor:
     """A tensor like the output of an operation on x."""
     if stride > 1:
@@ -72,9 +74,7 @@ class FactorizedReduce(nn.Module):
         self.norm = norm(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] % 2 or x.shape[-2] % 2:
-            x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
-        first, second = every_second(x, 0, 1)
+        first, second = halves(x)
         out: Tensor = self.norm(torch.cat([self.conv_1(first), self.conv_2(second)], 1))
         return out
 
@@ -108,11 +108,14 @@ class DropPath(nn.Module):
         self.register_buffer("probability", torch.zeros(()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        keep = 1 - self.probability
-        mask = torch.rand(x.shape[0], 1, 1, 1, device=x.device) < keep
-        return x * (mask / keep).to(x.dtype)
+        return _drop_path(x, self.probability) if self.training else x
+
+
+@torch.fx.wrap
+def _drop_path(x: Tensor, probability: Tensor) -> Tensor:
+    keep = 1 - probability
+    mask = torch.rand(x.shape[0], 1, 1, 1, device=x.device) < keep
+    return x * (mask / keep).to(x.dtype)
 
 
 def conv_norm(channels_in: int, channels_out: int, norm: Norm) -> nn.Sequential:
@@ -232,66 +235,3 @@ def build(name: str, channels_in: int, channels_out: int, stride: int, norm: Nor
 def family(name: str) -> str:
     """The family of the operation `name`, one of FAMILIES."""
     return _OPERATIONS.get(name).family
-
-
-@dataclass(frozen=True)
-class Parts:
-    """An operation taken apart: o(x) = norm(pointwise(body(stem(x)))), each of which may be missing.
-
-    Attributes:
-        stem: the first layer if it has no weights, so that operations on the same input can share it;
-            `key` is equal for equal ones.
-        pointwise: a 1x1 convolution right before `norm`.
-        norm: the last layer if it only normalises, with the batch at hand.
-    """
-
-    stem: nn.Module | None
-    key: tuple[object, ...]
-    body: tuple[nn.Module, ...]
-    pointwise: nn.Conv2d | None
-    norm: nn.BatchNorm2d | None
-
-    @staticmethod
-    def of(operation: nn.Module) -> Parts:
-        """The parts of a candidate operation."""
-        layers = list(operation) if isinstance(operation, nn.Sequential) else [operation]
-        stem, norm, last = None, None, layers[-1]
-        pointwise: nn.Conv2d | None = None
-        if type(last) is nn.BatchNorm2d and not last.affine and last.running_mean is None:
-            norm = last
-            layers.pop()
-            if layers and isinstance(layers[-1], nn.Conv2d) and _is_pointwise(layers[-1]):
-                pointwise = layers[-1]
-                layers.pop()
-        if layers and isinstance(layers[0], _SHARED):
-            stem = layers.pop(0)
-        settings = (getattr(stem, name, None) for name in ("kernel_size", "stride", "padding"))
-        return Parts(stem, (type(stem), *settings), tuple(layers), pointwise, norm)
-
-    def before_pointwise(self, x: Tensor, stems: dict[tuple[object, ...], Tensor]) -> Tensor:
-        """body(stem(x)); `stems` holds the stems of x so far, and is added to."""
-        if self.stem is not None:
-            if self.key not in stems:
-                stems[self.key] = self.stem(x)
-            x = stems[self.key]
-        for layer in self.body:
-            x = layer(x)
-        return x
-
-    def before_norm(self, x: Tensor, stems: dict[tuple[object, ...], Tensor]) -> Tensor:
-        """pointwise(body(stem(x)))."""
-        x = self.before_pointwise(x, stems)
-        return x if self.pointwise is None else self.pointwise(x)
-
-    def __call__(self, x: Tensor, stems: dict[tuple[object, ...], Tensor]) -> Tensor:
-        """The operation on x, see `before_pointwise`."""
-        x = self.before_norm(x, stems)
-        return x if self.norm is None else self.norm(x)
-
-
-_SHARED = (nn.ReLU, nn.AvgPool2d, nn.MaxPool2d)
-
-
-def _is_pointwise(conv: nn.Conv2d) -> bool:
-    plain = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)
-    return plain and conv.groups == 1 and conv.bias is None

@@ -11,9 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from search_spaces.cell import CellPlan, EdgeFactory, PlannedEdge
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.operations import candidate_norm, derived_norm, supernet_norm
-from search_spaces.skeleton import CellPlan, EdgeFactory, PlannedEdge, Size, Skeleton
+from search_spaces.skeleton import Size, Skeleton
 from search_spaces.slot import ABSENT, Slot
 
 
@@ -167,8 +168,7 @@ class SearchSpace(ABC):
         return parsed
 
     def choice(self, genotype: Genotype) -> list[int]:
-        """Index of the candidate in every slot; without an edge that of `none`, or ABSENT if there is
-        none."""
+        """Index of the candidate in every slot; without an edge that of `none`, or ABSENT."""
         chosen = {
             self.row(cell.name, edge.source, edge.target): edge.operation
             for cell in genotype.cells

@@ -14,7 +14,7 @@ ADDED = {  # by the example: what --help has to name, and the words of a search 
         "estimator st_to_reinmax",
         ["--estimator", "st_to_reinmax:beta=0.25", "--space", "micro"],
     ),
-    "own_operation": ("operation", ["--space", "micro_pooled"]),
+    "own_operation": ("operation shuffled_conv; search space micro_shuffled", ["--space", "micro_shuffled"]),
     "own_space": ("search space small_mobile", ["--space", "small_mobile"]),
     "own_term": ("term parameter_cost", ["--terms", "parameter_cost:weight=0.5", "--space", "micro"]),
 }

@@ -1,5 +1,6 @@
 """Search spaces: notation, counts published elsewhere, and one skeleton for both networks."""
 
+import copy
 import itertools
 import json
 import random
@@ -8,9 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.fx
+import torch.nn.utils.prune
 
 import search_spaces
 from search_spaces import Edge, Genotype, GenotypeError, operations
+from search_spaces.cell import Cell
 from search_spaces.mixed_edge import MixedEdge
 from search_spaces.zoo import PUBLISHED
 
@@ -264,3 +268,48 @@ def test_networks_say_what_they_are_called_with():
 def test_genotype_of_another_space_is_refused():
     with pytest.raises(GenotypeError, match="belongs to the space 'micro'"):
         NASBENCH.network(search_spaces.get("micro").random(random.Random(0)))
+
+
+@pytest.mark.parametrize("space", SPACES, ids=ids)
+def test_hooks_on_the_operations_of_a_derived_network_fire(space):
+    network = space.network(space.random(random.Random(2)), channels=4, cells=space.fewest_cells)
+    called = set()
+    for name, module in network.named_modules():
+        module.register_forward_hook(lambda module, inputs, output, name=name: called.add(name))
+    network(torch.randn(2, 3, 16, 16))
+    cells = {name: module for name, module in network.named_modules() if isinstance(module, Cell)}
+    edges = {
+        f"{name}.edges.{i}"
+        for name, cell in cells.items()
+        for i, edge in enumerate(cell.plan.edges)
+        if operations.family(edge.operation) != "none"
+    }
+    assert edges <= called
+    layers = {name for name, m in network.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.ReLU)}
+    assert layers <= called
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("space", SPACES, ids=ids)
+def test_derived_networks_can_be_traced_and_copied(space, training):
+    features = dict.fromkeys(space.features, True)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        genotype = space.random(random.Random(seed))
+        network = space.network(genotype, channels=4, cells=space.fewest_cells, **features).train(training)
+        x = torch.randn(3, 3, 9, 9).contiguous(memory_format=torch.channels_last)
+        outputs = []
+        for model in (network, torch.fx.symbolic_trace(network), copy.deepcopy(network)):
+            torch.manual_seed(1)
+            outputs.append(model(x))
+        torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=0)
+        torch.testing.assert_close(outputs[2], outputs[0], rtol=0, atol=0)
+
+
+def test_operations_of_a_derived_network_can_be_pruned():
+    network = NASBENCH.network(NASBENCH.parse(BEST), channels=4, cells=1).eval()
+    x = torch.randn(2, 3, 8, 8)
+    before = network(x)
+    conv = network.blocks[0].edges[0][1]
+    torch.nn.utils.prune.l1_unstructured(conv, "weight", amount=0.5)
+    assert not torch.equal(network(x), before)

@@ -19,8 +19,9 @@ from nas.steps import StepResult
 from nas.training.final import Training
 from recipes import FinalOptions, InputError
 from search_spaces import Genotype
+from search_spaces.cell import Cell
 from search_spaces.nasbench201 import StagedSkeleton
-from search_spaces.skeleton import Cell, Skeleton
+from search_spaces.skeleton import Skeleton
 
 
 class StackedTraining(Training):

@@ -1,0 +1,187 @@
+"""Cells: graphs of edges, planned once and made of mixed edges or of single operations.
+
+A skeleton asks a factory for the module of each planned edge: in a supernet it is a mixed edge, in a derived
+network one operation. Nothing else differs between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from search_spaces import operations
+from search_spaces.exact_gradient import RecordedEdge, Recorder
+from search_spaces.mixed_edge import RECORDED, Choice, MixedEdge
+from search_spaces.operations import DropPath, Norm, Zero
+from search_spaces.slot import ABSENT
+from search_spaces.split import Cache
+
+
+class PlannedEdge(NamedTuple):
+    """An edge of a cell: its slot's row in the logits and candidates; `operation` None for a mixed edge."""
+
+    source: int
+    target: int
+    row: int
+    operation: str | None
+    candidates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """Topology of one kind of cell: nodes 0..inputs-1 are its inputs, then come the others."""
+
+    inputs: int
+    nodes: int
+    edges: tuple[PlannedEdge, ...]
+    concat: tuple[int, ...] = ()
+
+    def chain(self) -> list[CellPlan]:
+        """Every edge as a cell of its own, for a space whose one kind of cell is a chain of blocks."""
+        return [CellPlan(1, 2, (edge._replace(source=0, target=1),)) for edge in self.edges]
+
+
+@dataclass(frozen=True)
+class EdgeFactory:
+    """Makes the module of an edge; `frame_norm` is the normalisation of what is around the cells."""
+
+    edge_norm: Norm
+    frame_norm: Norm
+    pool_norm: bool = False  # DARTS normalises pooling candidates, in the supernet only
+
+    def edge(self, planned: PlannedEdge, channels_in: int, channels_out: int, stride: int) -> nn.Module:
+        """(B, channels_in, H, W) to (B, channels_out, ceil(H / stride), ceil(W / stride))."""
+        if planned.operation is not None:
+            return self._operation(planned.operation, channels_in, channels_out, stride)
+        candidates = ((n, self._operation(n, channels_in, channels_out, stride)) for n in planned.candidates)
+        return MixedEdge(candidates, Zero(channels_out, stride))
+
+    def _operation(self, name: str, channels_in: int, channels_out: int, stride: int) -> nn.Module:
+        module = operations.build(name, channels_in, channels_out, stride, self.edge_norm)
+        if self.pool_norm and operations.family(name) == "pooling":
+            return nn.Sequential(module, self.edge_norm(channels_out))
+        return module
+
+
+class Cell(nn.Module):
+    """A directed acyclic graph of edges; node values are the sums of their incoming edges.
+
+    Args:
+        plan: the topology.
+        make_edge: returns the module of a planned edge.
+        drop_path: applied to every edge of a derived network that is not the identity.
+    """
+
+    def __init__(
+        self,
+        plan: CellPlan,
+        make_edge: Callable[[PlannedEdge], nn.Module],
+        drop_path: DropPath | None = None,
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.edges = nn.ModuleList(make_edge(edge) for edge in plan.edges)
+        self.drop_path = drop_path
+
+    def forward(self, inputs: Sequence[Tensor], choice: Choice | None) -> Tensor:
+        states = list(inputs)
+        caches: list[Cache] = [{} for _ in range(self.plan.nodes)]
+        recorder = self._recorder(choice, states)
+        for target in range(self.plan.inputs, self.plan.nodes):
+            terms = []
+            for i, edge in enumerate(self.plan.edges):
+                if edge.target == target:
+                    x = states[edge.source]
+                    y = (
+                        self._derived(i, x)
+                        if choice is None
+                        else self._mixed(i, x, caches[edge.source], choice, recorder)
+                    )
+                    if y is not None:
+                        terms.append(y)
+            total = _sum(terms) if terms else self._nothing(target, states)
+            states.append(total if recorder is None else recorder.node(target, total))
+        if self.plan.concat:
+            parts = [states[node] for node in self.plan.concat]
+            if self.training and torch.is_grad_enabled():
+                parts = [dense_gradient(part) for part in parts]
+            return torch.cat(parts, 1)
+        return states[-1]
+
+    def _derived(self, i: int, x: Tensor) -> Tensor | None:
+        """The value of edge i of a derived network for its source x; None for zero."""
+        module = self.edges[i]
+        if isinstance(module, Zero):
+            return None
+        y: Tensor = module(x)
+        if self.drop_path is not None and not isinstance(module, nn.Identity):
+            y = self.drop_path(y)
+        return y
+
+    def _mixed(
+        self, i: int, x: Tensor, cache: Cache, choice: Choice, recorder: Recorder | None
+    ) -> Tensor | None:
+        """The value of edge i of a supernet for its source x, whose edges share `cache`; None for zero."""
+        module, row = self.edges[i], self.plan.edges[i].row
+        assert isinstance(module, MixedEdge)
+        if module.mixes(choice):
+            return module(x, choice, row)  # type: ignore[no-any-return]
+        assert choice.chosen is not None
+        chosen = choice.chosen[row]
+        if chosen == ABSENT or module.splits[chosen].is_zero:
+            return None
+        return module.splits[chosen](x, cache) if recorder is None else recorder.edge(i, x, cache)
+
+    def _nothing(self, target: int, states: Sequence[Tensor]) -> Tensor:
+        """The value of a node that nothing but `none` leads to."""
+        i, source = next((i, e.source) for i, e in enumerate(self.plan.edges) if e.target == target)
+        module = self.edges[i]
+        zero = module.nothing if isinstance(module, MixedEdge) else module
+        return zero(states[source])  # type: ignore[no-any-return]
+
+    def _recorder(self, choice: Choice | None, inputs: Sequence[Tensor]) -> Recorder | None:
+        """What adds the exact gradient of a one-hot choice, where one is wanted."""
+        if choice is None or choice.weights is None or choice.chosen is None:
+            return None
+        edges = [module for module in self.edges if isinstance(module, MixedEdge)]
+        wanted = torch.is_grad_enabled() and choice.weights.requires_grad
+        if not wanted or edges[0].edge_gradient not in RECORDED:
+            return None
+        recorded = [
+            RecordedEdge(plan.source, plan.target, plan.row, edge.splits, choice.chosen[plan.row])
+            for plan, edge in zip(self.plan.edges, edges, strict=True)
+        ]
+        return Recorder(choice.weights, recorded, inputs, edges[0].edge_gradient == "compiled")
+
+
+class _DenseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.order = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous(memory_format=ctx.order)
+
+
+@torch.fx.wrap
+def dense_gradient(x: Tensor) -> Tensor:
+    """x (B, C, H, W), with a gradient in the memory order of x.
+
+    The gradient of a part of a concatenation is a slice, which the layers before it are slow to read.
+    """
+    return _DenseGradient.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    """The sum of one or more tensors of equal shape."""
+    total = terms[0]
+    for i, term in enumerate(terms[1:]):
+        total = total + term if i == 0 else total.add_(term)  # only the first may belong to another node
+    return total

@@ -1,0 +1,83 @@
+"""A candidate operation taken apart, into what candidates can share and what has products of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from search_spaces.operations import Zero
+
+_SHARED = (nn.ReLU, nn.AvgPool2d, nn.MaxPool2d)
+Cache = dict[tuple[object, ...], Tensor]  # outputs of shared layers for one input, by their keys
+
+
+@dataclass(frozen=True)
+class Split:
+    """An operation o(x) = norm(pointwise(body(shared(x)))), each part of which may be missing.
+
+    Attributes:
+        shared: the first layer if it has no weights, so that operations on the same input need it once;
+            `key` is equal for layers that compute the same.
+        pointwise: a 1x1 convolution right before `norm`.
+        norm: the last layer if it only normalises, with the batch at hand.
+    """
+
+    shared: nn.Module | None
+    key: tuple[object, ...]
+    body: tuple[nn.Module, ...]
+    pointwise: nn.Conv2d | None
+    norm: nn.BatchNorm2d | None
+
+    @staticmethod
+    def of(operation: nn.Module) -> Split:
+        """The parts of a candidate operation."""
+        layers = list(operation) if type(operation) is nn.Sequential else [operation]
+        shared, norm, last = None, None, layers[-1]
+        pointwise: nn.Conv2d | None = None
+        if type(last) is nn.BatchNorm2d and not last.affine and last.running_mean is None:
+            norm = last
+            layers.pop()
+            if layers and isinstance(layers[-1], nn.Conv2d) and _is_pointwise(layers[-1]):
+                pointwise = layers[-1]
+                layers.pop()
+        if layers and isinstance(layers[0], _SHARED) and not list(layers[0].parameters()):
+            shared = layers.pop(0)
+        return Split(shared, layer_key(shared), tuple(layers), pointwise, norm)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether this is the operation `none`."""
+        return any(isinstance(layer, Zero) for layer in self.body)
+
+    def before_pointwise(self, x: Tensor, cache: Cache) -> Tensor:
+        """body(shared(x)); `cache` holds the outputs of shared layers for x so far, and is added to."""
+        if self.shared is not None:
+            if self.key not in cache:
+                cache[self.key] = self.shared(x)
+            x = cache[self.key]
+        for layer in self.body:
+            x = layer(x)
+        return x
+
+    def before_norm(self, x: Tensor, cache: Cache) -> Tensor:
+        """pointwise(body(shared(x)))."""
+        x = self.before_pointwise(x, cache)
+        return x if self.pointwise is None else self.pointwise(x)
+
+    def __call__(self, x: Tensor, cache: Cache) -> Tensor:
+        """The operation on x, see `before_pointwise`."""
+        x = self.before_norm(x, cache)
+        return x if self.norm is None else self.norm(x)
+
+
+def layer_key(layer: nn.Module | None) -> tuple[object, ...]:
+    """The type of a layer without weights and all its settings."""
+    settings = {} if layer is None else vars(layer)
+    public = (item for item in settings.items() if item[0][0] != "_" and item[0] != "training")
+    return (type(layer), *sorted(public))
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    plain = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)
+    return plain and conv.groups == 1 and conv.bias is None
