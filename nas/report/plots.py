@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nas.report.figures import WIDTH, bare, heat_map, new_figure, new_grid, styled
 from nas.report.labels import name_ends
-from nas.report.palette import INK, QUIET, operation_colour
+from nas.report.palette import INK, QUIET, name_colour, operation_colour
 from search_spaces import SearchSpace
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -152,6 +152,19 @@ def plot_entropy(metrics: Metrics) -> Figure:
         lines.append(_Line("uniform", "#aab2bd", epochs, [uniform] * len(epochs), dashed=True))
     most = max((value for line in lines for value in line.values), default=1.0)
     _plot_lines(grid[0, 0], metrics, lines, 2, limits=(0, 1.08 * most or None))
+    return figure
+
+
+@styled
+def plot_terms(metrics: Metrics) -> Figure:
+    """Values of the terms of the objective, at the logits and their most probable draw, over the epochs."""
+    figure, grid = new_grid(1, 1, 1.9, left=0.6, right=2.2, top=0.36, bottom=0.47)
+    grid[0, 0].set_title("terms of the objective")
+    lines = []
+    for name in metrics[-1]["terms"]:
+        rows = [{"epoch": line["epoch"], "value": line["terms"][name]} for line in metrics]
+        lines.append(_read(rows, "value", name, name_colour(name)))
+    _plot_lines(grid[0, 0], metrics, lines, 3)
     return figure
 
 
