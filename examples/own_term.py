@@ -12,7 +12,7 @@ from torch import Tensor
 import nas
 from estimators import Schedule
 from nas.bilevel import Search, Term
-from search_spaces.skeleton import Cell
+from search_spaces import Cell
 
 
 class ParameterCost(Term):

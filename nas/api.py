@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 import search_spaces
@@ -26,6 +28,7 @@ from nas.training.model import save
 from recipes import FinalOptions, InputError, RunOptions, SearchOptions, one_of, presets
 from recipes.config_file import check_types, read_config, require_same
 from recipes.options import check
+from recipes.plugins import take_plugins
 from search_spaces import Genotype, SearchSpace
 from search_spaces.skeleton import Skeleton
 
@@ -258,10 +261,9 @@ def _options(
             values[name] = value
         else:
             given[name] = value
+    values = {name: _plain(value) for name, value in values.items()}
     if isinstance(values.get("tau"), int | float):
         values["tau"] = str(values["tau"])
-    if values.get("out") is not None:
-        values["out"] = str(values["out"])
     check_types(kind, values)
     out, stored = values.get("out"), None
     if values.get("resume") and out and (path := Path(out) / "config.json").is_file():
@@ -272,8 +274,18 @@ def _options(
         recipes = presets.of(kind)
         defaults = recipes[one_of("preset", values.get("preset") or "quick", recipes)]
     defaults = {k: v for k, v in defaults.items() if k not in ("resume", "overwrite")}
+    take_plugins(defaults, values.get("plugins", ()))
     chosen = check(kind(**(dict(defaults) | values)))
     if stored is not None:
         names = {name: stored[name] for name in given if name in stored}
         require_same(replace(chosen, **names), stored)
     return chosen, given
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy, a path or a list as what the options are made of."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list):
+        return tuple(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

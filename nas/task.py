@@ -61,9 +61,12 @@ class Classification(Task):
                 weights = self.class_weights = weights.to(output.device)
             output = output.to(torch.promote_types(output.dtype, torch.float32))
             weights = weights.to(output.dtype)
-        return F.cross_entropy(
-            output, target, weights, reduction=reduction, label_smoothing=self.label_smoothing
-        )
+            # The plain mean, not one over the weights in the batch: that of slices is that of the whole.
+            each = F.cross_entropy(
+                output, target, weights, reduction="none", label_smoothing=self.label_smoothing
+            )
+            return each.mean() if reduction == "mean" else each
+        return F.cross_entropy(output, target, reduction=reduction, label_smoothing=self.label_smoothing)
 
     def plain_loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target)

@@ -18,7 +18,7 @@ from recipes import presets
 from recipes.config_file import read_config, require_same
 from recipes.errors import RESUME_ME, InputError, InterruptionError, one_of
 from recipes.options import RunOptions, check, check_numbers
-from recipes.plugins import import_plugins
+from recipes.plugins import import_plugins, take_plugins
 from recipes.registry import Registry
 
 Options = TypeVar("Options", bound=RunOptions)
@@ -136,12 +136,7 @@ def parse(
         named = recipes[one_of("preset", known.preset or "quick", recipes)]
         defaults = named if known.preset or recipe is None else dict(recipe)
     defaults = {k: v for k, v in defaults.items() if k not in ("resume", "overwrite")}
-    if missing := set(defaults.pop("plugins", ())) - set(known.plugins):
-        raise InputError(
-            f"that run needs `plugins={' '.join(sorted(missing))}`: give them again, no file of a run is "
-            "trusted "
-            "to import code"
-        )
+    take_plugins(defaults, known.plugins)
     options = check(_parse_all(options_class, argv, options_class(**defaults)))
     if stored is not None:
         require_same(options, stored)

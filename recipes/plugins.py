@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from recipes.errors import InputError, first_line
 
@@ -27,6 +28,19 @@ def import_plugins(names: Iterable[str]) -> None:
                 "correct it, or "
                 "the path"
             ) from None
+
+
+def take_plugins(defaults: dict[str, Any], given: Collection[str]) -> None:
+    """Import the plugins `given`; remove those from `defaults`, the options in a file, which imports nothing.
+
+    Raises InputError where the file needs others, or one does not import.
+    """
+    import_plugins(given)
+    if missing := sorted(set(defaults.pop("plugins", ())) - set(given)):
+        raise InputError(
+            f"that run needs `plugins={' '.join(missing)}`: give them again, no file of a run is trusted to "
+            "import code"
+        )
 
 
 def _import_file(path: Path) -> None:

@@ -16,12 +16,12 @@ from search_spaces.mixed_edge import Choice
 from search_spaces.operations import ResidualReduction
 from search_spaces.skeleton import Size, Skeleton
 from search_spaces.slot import cell_slots
-from search_spaces.space import SearchSpace, edges_by_target
+from search_spaces.space import EnumerableSpace, edges_by_target
 
 CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 
 
-class DenseCellSpace(SearchSpace):
+class DenseCellSpace(EnumerableSpace):
     """Cells in which every node is connected to all nodes before it.
 
     Architecture strings are those of the benchmark: nodes joined by `+`, each a list

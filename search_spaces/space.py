@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from math import prod
 from typing import Protocol
@@ -282,3 +282,15 @@ def edges_by_target(edges: Sequence[Edge]) -> dict[int, list[Edge]]:
     for edge in edges:
         groups.setdefault(edge.target, []).append(edge)
     return groups
+
+
+class EnumerableSpace(SearchSpace):
+    """A space small enough to list: the accuracies of all its architectures can be tables."""
+
+    @abstractmethod
+    def all(self) -> Iterator[Genotype]:
+        """All architectures, in an order that stays."""
+
+    @abstractmethod
+    def canonical(self, genotype: Genotype) -> str:
+        """A text that architectures have in common if they compute the same."""

@@ -33,6 +33,9 @@ SEARCHES = {
     "second order, exact": {"order": 2, "edge_gradient": "dense"},
     "an architecture for each image": {"draw_per": "image"},
     "reinforce": {"estimator": "reinforce", "draws": 2},
+    "terms": {"terms": ("entropy:weight=1:2", "uniform_decay:weight=0.5"), "draws": 2},
+    "policy and task": {"policy": "uniform", "class_weights": "balanced", "label_smoothing": 0.1},
+    "s3": {"space": "s3", "batch_size": 8, "train_limit": 40, "estimator": "st"},
     "reinforce for each image": {"estimator": "reinforce_loo", "draw_per": "image"},
 }
 FINAL = FinalOptions(

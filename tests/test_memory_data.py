@@ -1,13 +1,16 @@
 """Data that the user holds: tensors, arrays, data sets of torch, and sources registered by name."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+import train_search
 from nas import data
 from nas.data import Augmentation, Batches, DataSet, Delivery, Images
 from nas.data.sources import SOURCES
@@ -279,6 +282,23 @@ def test_a_source_has_a_name_and_the_arguments_that_it_asks_for():
         data.register("digits", some)
     with pytest.raises(ValueError, match="data set 'more' needs 'size', expected any of: path, data_root"):
         data.register("more", lambda size: None)
+
+
+@pytest.mark.usefixtures("sources")
+def test_the_example_runs_and_is_a_plugin(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "own_data", None)  # forgotten after the test
+    file = ROOT / "examples" / "own_data.py"
+    small = ["--space", "micro", "--channels", "4", "--epochs", "1", "--no-tensorboard"]
+    arguments = ["--plugins", str(file), "--dataset", "shapes", "--image-size", "10", *small]
+    assert train_search.main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    sys.modules["own_data"].main()
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[0] == lines[1] == "memory: 480 training and 120 test images (2 x 12 x 12, float32) of 3 classes"
+    )
+    assert lines[2].startswith("shapes: 480 training and 120 test images (2 x 16 x 16")
+    assert float(lines[-1].split()[-2]) > 40  # of three classes
 
 
 def test_reading_takes_every_item_once():

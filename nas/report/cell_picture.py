@@ -127,11 +127,8 @@ class CellLayout:
         """Level of every arc, such that arcs with a common stretch have different ones."""
         levels: dict[Edge, int] = {}
         for edge in sorted(self.sides, key=lambda e: self._column(e.target) - self._column(e.source)):
-            below = [
-                levels[other]
-                for other in levels
-                if self.sides[other] == self.sides[edge] and self._overlap(edge, other)
-            ]
+            near = [e for e in levels if self.sides[e] == self.sides[edge] and self._overlap(edge, e)]
+            below = [levels[other] for other in near]
             levels[edge] = max(below, default=-1) + 1
         return levels
 
@@ -249,40 +246,21 @@ def _plot_panel(axes: Axes, layout: CellLayout, line: float) -> None:
         _plot_node(axes, (layout.output[0], layout.output[1] + line), "output", "concat")
     for curve, (x, y) in zip(layout.curves, layout.labels(), strict=True):
         operation = curve.edge.operation
+        frame = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": operation_colour(operation)}
         axes.text(
-            x,
-            y + line,
-            operation,
-            size=_LABEL_SIZE,
-            family="monospace",
-            color=QUIET if operation == "none" else INK,
-            ha="center",
-            va="center_baseline",
-            zorder=5,
-            bbox={
-                "boxstyle": "round,pad=0.3",
-                "facecolor": "white",
-                "edgecolor": operation_colour(operation),
-                "linewidth": 1.1,
-            },
-        )
+            x, y + line, operation, size=_LABEL_SIZE, family="monospace", ha="center", va="center_baseline",
+            color=QUIET if operation == "none" else INK, zorder=5, bbox={**frame, "linewidth": 1.1},
+        )  # fmt: skip
 
 
 def _plot_node(axes: Axes, centre: Point, name: str, caption: str) -> None:
     (x, y), (w, h) = centre, _BOX
     w += 0.14 if name == "output" else 0
-    axes.add_patch(
-        FancyBboxPatch(
-            (x - w / 2, y - h / 2),
-            w,
-            h,
-            boxstyle="round,pad=0,rounding_size=0.1",
-            facecolor="#e3e8ef" if caption else "#f3f5f8",
-            edgecolor=INK,
-            linewidth=1.1,
-            zorder=4,
-        )
-    )
+    box = FancyBboxPatch(
+        (x - w / 2, y - h / 2), w, h, boxstyle="round,pad=0,rounding_size=0.1", edgecolor=INK, linewidth=1.1,
+        facecolor="#e3e8ef" if caption else "#f3f5f8", zorder=4,
+    )  # fmt: skip
+    axes.add_patch(box)
     inside: dict[str, Any] = {"ha": "center", "va": "center_baseline", "zorder": 5}
     size = 11 if len(name) < 3 else 8.5
     axes.text(x, y + (0.07 if caption else 0), name, size=size, weight="bold", **inside)
@@ -293,16 +271,10 @@ def _plot_curve(axes: Axes, curve: _Curve, line: float) -> None:
     colour = operation_colour(curve.edge.operation)
     none = curve.edge.operation == "none"
     points = [(x, y + line) for x, y in curve.controls]
-    codes = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
+    path = Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
+    width, dashes = (1.4, (0, (4, 2.5))) if none else (2.2, "solid")
     axes.add_patch(
-        PathPatch(
-            Path(points, codes),
-            facecolor="none",
-            edgecolor=colour,
-            linewidth=1.4 if none else 2.2,
-            linestyle=(0, (4, 2.5)) if none else "solid",
-            zorder=2,
-        )
+        PathPatch(path, facecolor="none", edgecolor=colour, linewidth=width, linestyle=dashes, zorder=2)
     )
     _plot_head(axes, points[3], (curve.tip[0], curve.tip[1] + line), colour)
 
@@ -319,22 +291,13 @@ def _plot_concat(axes: Axes, layout: CellLayout, line: float) -> None:
     assert layout.output is not None
     end, bus, r = layout.output[0], layout.bus + line, 0.12
     foot = line - _BOX[1] / 2
-    lines: list[tuple[list[Point], list[Any]]] = []
+    move, to, curve = Path.MOVETO, Path.LINETO, Path.CURVE3
+    turn = [(end - r, bus), (end, bus), (end, bus + r), (end, foot - _HEAD)]
+    paths = [Path(turn, [move, curve, curve, to])]
     for node in layout.cell.concat:
         x = layout.nodes[node][0]
-        lines.append(
-            (
-                [(x, foot), (x, bus + r), (x, bus), (x + r, bus), (end - r, bus)],
-                [Path.MOVETO, Path.LINETO, Path.CURVE3, Path.CURVE3, Path.LINETO],
-            )
-        )
-    lines.append(
-        (
-            [(end - r, bus), (end, bus), (end, bus + r), (end, foot - _HEAD)],
-            [Path.MOVETO, Path.CURVE3, Path.CURVE3, Path.LINETO],
-        )
-    )
-    for points, codes in lines:
-        patch = PathPatch(Path(points, codes), facecolor="none", edgecolor="#b4bbc6", linewidth=1.0, zorder=1)
-        axes.add_patch(patch)
+        corner = [(x, foot), (x, bus + r), (x, bus), (x + r, bus), (end - r, bus)]
+        paths.append(Path(corner, [move, to, curve, curve, to]))
+    for path in paths:
+        axes.add_patch(PathPatch(path, facecolor="none", edgecolor="#b4bbc6", linewidth=1.0, zorder=1))
     _plot_head(axes, (end, foot - _HEAD), (end, foot), "#b4bbc6")

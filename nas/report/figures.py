@@ -22,38 +22,17 @@ from nas.report.palette import FAINT, INK, QUIET, readable
 
 WIDTH = 9.0  # inches: 900 px at 100 dpi
 
-styled = style.context(
-    [
-        "default",
-        {
-            "axes.axisbelow": True,
-            "axes.edgecolor": QUIET,
-            "axes.grid": True,
-            "axes.labelcolor": QUIET,
-            "axes.linewidth": 0.8,
-            "axes.spines.right": False,
-            "axes.spines.top": False,
-            "axes.titlecolor": INK,
-            "axes.titlelocation": "left",
-            "axes.titlesize": 10,
-            "axes.titleweight": "bold",
-            "font.monospace": ["DejaVu Sans Mono", "Menlo", "Consolas", "monospace"],
-            "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "sans-serif"],
-            "font.size": 9,
-            "grid.color": FAINT,
-            "lines.linewidth": 1.8,
-            "lines.solid_capstyle": "round",
-            "svg.fonttype": "none",
-            "svg.hashsalt": "figure",
-            "text.color": INK,
-            "text.parse_math": False,
-            "xtick.color": QUIET,
-            "xtick.labelsize": 8,
-            "ytick.color": QUIET,
-            "ytick.labelsize": 8,
-        },
-    ]
-)
+_STYLE = {
+    "axes.axisbelow": True, "axes.edgecolor": QUIET, "axes.grid": True, "axes.labelcolor": QUIET,
+    "axes.linewidth": 0.8, "axes.spines.right": False, "axes.spines.top": False, "axes.titlecolor": INK,
+    "axes.titlelocation": "left", "axes.titlesize": 10, "axes.titleweight": "bold",
+    "font.monospace": ["DejaVu Sans Mono", "Menlo", "Consolas", "monospace"],
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "sans-serif"], "font.size": 9,
+    "grid.color": FAINT, "lines.linewidth": 1.8, "lines.solid_capstyle": "round", "svg.fonttype": "none",
+    "svg.hashsalt": "figure", "text.color": INK, "text.parse_math": False, "xtick.color": QUIET,
+    "xtick.labelsize": 8, "ytick.color": QUIET, "ytick.labelsize": 8,
+}  # fmt: skip
+styled = style.context(["default", _STYLE])
 
 
 # Rendering
@@ -118,13 +97,9 @@ def new_grid(
     figure = new_figure(width, height)
     side = (width - left - right - (columns - 1) * between[0]) / columns
     place = {
-        "left": left / width,
-        "right": 1 - right / width,
-        "top": 1 - top / height,
-        "bottom": bottom / height,
-        "wspace": between[0] / side,
-        "hspace": between[1] / panel,
-    }
+        "left": left / width, "right": 1 - right / width, "top": 1 - top / height, "bottom": bottom / height,
+        "wspace": between[0] / side, "hspace": between[1] / panel,
+    }  # fmt: skip
     axes: np.ndarray = figure.subplots(
         rows, columns, squeeze=False, gridspec_kw=place, sharex=sharex, sharey=sharey
     )

@@ -35,12 +35,8 @@ class _Box(NamedTuple):
     reach: float
 
     def overlaps(self, other: _Box) -> bool:
-        return (
-            self.x < other.x + other.width + 2
-            and other.x < self.x + self.width + 2
-            and self.y < other.y + other.height + 1
-            and other.y < self.y + self.height + 1
-        )
+        beside = self.x < other.x + other.width + 2 and other.x < self.x + self.width + 2
+        return beside and self.y < other.y + other.height + 1 and other.y < self.y + self.height + 1
 
 
 def name_ends(axes: Axes, ends: Iterable[tuple[float, str, str]], size: float = 8.0) -> None:
@@ -123,28 +119,19 @@ def name_points(axes: Axes, labels: Sequence[Label], avoid: Sequence[tuple[float
 def _around(x: float, y: float, text: str) -> list[_Box]:
     """Places around a point, from near to far."""
     width, height = 0.6 * _SIZE * len(text), 1.05 * _SIZE
-    return [
-        _Box(
-            x + reach * math.cos(angle) - width * (1 - math.cos(angle)) / 2,
-            y + reach * math.sin(angle) - height * (1 - math.sin(angle)) / 2,
-            width,
-            height,
-            reach,
-        )
-        for reach in _REACHES
-        for angle in _ANGLES
-    ]
+    boxes = []
+    for reach in _REACHES:
+        for u, v in zip(np.cos(_ANGLES), np.sin(_ANGLES), strict=True):
+            left, low = x + reach * u - width * (1 - u) / 2, y + reach * v - height * (1 - v) / 2
+            boxes.append(_Box(left, low, width, height, reach))
+    return boxes
 
 
 def _cost(box: _Box, frame: _Box, points: np.ndarray, lines: np.ndarray) -> float:
     """What a place costs without regard to other labels; `points` (N, 2) are of labels, `lines` (M, 2)."""
     right, top = box.x + box.width, box.y + box.height
-    outside = (
-        box.x < frame.x + 1
-        or box.y < frame.y + 1
-        or right > frame.x + frame.width
-        or top > frame.y + frame.height
-    )
+    outside = box.x < frame.x + 1 or box.y < frame.y + 1
+    outside |= right > frame.x + frame.width or top > frame.y + frame.height
     on_points, on_lines = _covered(box, points, 3), _covered(box, lines, 1)
     return 0.9 * box.reach + 1000 * outside + 25 * on_points + 2 * on_lines
 

@@ -73,17 +73,12 @@ def render(
         loader=PackageLoader("nas.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    drawn = [(_inline(f"picture{i}", picture.figure), picture) for i, picture in enumerate(pictures)]
+    rows = {heading: _rows(values) for heading, values in settings.items()}
     return jinja.get_template("page.html.j2").render(
-        kind=kind,
-        title=title,
-        lead=lead,
-        pictures=[(_inline(f"picture{i}", picture.figure), picture) for i, picture in enumerate(pictures)],
-        warnings=warnings,
-        tiles=tiles,
-        tables=tables,
-        texts=texts or {},
-        settings={heading: _rows(values) for heading, values in settings.items()},
-    )
+        kind=kind, title=title, lead=lead, pictures=drawn, warnings=warnings, tiles=tiles, tables=tables,
+        texts=texts or {}, settings=rows,
+    )  # fmt: skip
 
 
 def _inline(name: str, figure: Figure) -> Markup:

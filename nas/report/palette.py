@@ -66,6 +66,11 @@ def estimator_colour(method: str) -> str:
     return _colour(re.split("[,:]", method)[0], "estimator")
 
 
+def name_colour(name: str) -> str:
+    """A colour for the name of anything else, always the same."""
+    return _colour(name, "other")
+
+
 def operation_colour(name: str) -> str:
     """The colour of a candidate operation; one from outside has a shade of its family."""
     return _colour(name, operations.family(name) if name in operations.names() else "other")

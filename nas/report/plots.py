@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nas.report.figures import WIDTH, bare, heat_map, new_figure, new_grid, styled
 from nas.report.labels import name_ends
-from nas.report.palette import INK, QUIET, operation_colour
+from nas.report.palette import INK, QUIET, name_colour, operation_colour
 from search_spaces import SearchSpace
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -132,9 +132,8 @@ class _Line(NamedTuple):
 def plot_curves(metrics: Metrics) -> Figure:
     """Losses and accuracies (%) over the epochs, of a search or of a final training."""
     figure, grid = new_grid(1, 2, 2.3, left=0.45, right=1.3, top=0.35, bottom=0.45, between=(1.45, 0))
-    for axes, suffix, title, digits in zip(
-        grid[0], ("loss", "accuracy"), ("loss", "accuracy, %"), (3, 1), strict=True
-    ):
+    measures = (("loss", "loss", 3), ("accuracy", "accuracy, %", 1))
+    for axes, (suffix, title, digits) in zip(grid[0], measures, strict=True):
         lines = [_read(metrics, f"{key}_{suffix}", *_SERIES[key]) for key in _SERIES]
         axes.set_title(title)
         _plot_lines(axes, metrics, lines, digits)
@@ -153,6 +152,19 @@ def plot_entropy(metrics: Metrics) -> Figure:
         lines.append(_Line("uniform", "#aab2bd", epochs, [uniform] * len(epochs), dashed=True))
     most = max((value for line in lines for value in line.values), default=1.0)
     _plot_lines(grid[0, 0], metrics, lines, 2, limits=(0, 1.08 * most or None))
+    return figure
+
+
+@styled
+def plot_terms(metrics: Metrics) -> Figure:
+    """Values of the terms of the objective, at the logits and their most probable draw, over the epochs."""
+    figure, grid = new_grid(1, 1, 1.9, left=0.6, right=2.2, top=0.36, bottom=0.47)
+    grid[0, 0].set_title("terms of the objective")
+    lines = []
+    for name in metrics[-1]["terms"]:
+        rows = [{"epoch": line["epoch"], "value": line["terms"][name]} for line in metrics]
+        lines.append(_read(rows, "value", name, name_colour(name)))
+    _plot_lines(grid[0, 0], metrics, lines, 3)
     return figure
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import search_spaces
 from nas.report import cell_picture, figures, page, plots
-from nas.report.page import Picture, Tile
+from nas.report.page import Picture, Table, Tile
 from nas.runs.files import atomic_path, read_json, read_json_lines, write_text
 from search_spaces import Genotype, SearchSpace
 
 # Recipes of the publications for their data, which a cell found there is to be retrained with.
 _FINAL_PRESETS = {"nasbench201": "nasbench201-200", "darts": "darts-600"}
+CONSIDERED = 20  # architectures in the table of what a rule of selection looked at
 
 
 def render_report(folder: Path, space: SearchSpace | None = None) -> None:
@@ -44,6 +45,7 @@ def render_report(folder: Path, space: SearchSpace | None = None) -> None:
             Picture("Architecture", cell_picture.plot_cell(genotype), wide=False),
             *_pictures(metrics, result, space),
         ],
+        tables=_considered(result),
         texts={"Genotype": text, "Retrain it": retrain_command(config, result, text)},
         settings={"Configuration": config, "Environment": machine},
     )
@@ -59,11 +61,14 @@ def write_cell(folder: Path, genotype: Genotype) -> None:
 
 
 def retrain_command(config: dict[str, Any], result: dict[str, Any], genotype: str) -> str:
-    """The shell command that trains the network of a run from scratch.
+    """The command that trains the network of a run from scratch: of the shell, or of Python where the data
+    were objects, which no name leads to.
 
     After a search it names the cell and its data; a final training is repeated from its own
     configuration.
     """
+    if "dataset" in config.get("objects", ()):
+        return f"nas.train({genotype!r}, data=..., seed={config['seed']})"
     if result["kind"] == "final":
         out = config["out"]
         words = ["--config", f"{out}/config.json", "--genotype", genotype, "--out", f"{out}-again"]
@@ -74,6 +79,8 @@ def retrain_command(config: dict[str, Any], result: dict[str, Any], genotype: st
         if "data_root" in config:
             words += ["--data-root", config["data_root"]]
         words += ["--seed", str(config["seed"])]
+    if config.get("plugins"):
+        words = ["--plugins", *config["plugins"], *words]
     return " ".join(["train_final", *map(_quote, words)])
 
 
@@ -85,16 +92,13 @@ def _quote(word: str) -> str:
 def _search_tiles(result: dict[str, Any], metrics: list[dict[str, Any]], genotype: Genotype) -> list[Tile]:
     edges = [edge for cell in genotype.cells for edge in cell.edges]
     skips = sum(genotype.count("skip_connect").values())
+    epochs = f"{len(metrics)} epoch{'s'[: len(metrics) != 1]}"
     return [
         Tile("Derived cell", *_percent(result["derived_accuracy"]), "validation, shared weights"),
         Tile("Skip connections", f"{skips}", f"of {len(edges)} edges"),
         Tile("Entropy", f"{metrics[-1]['entropy']:.2f}" if metrics else "–", "nats", "mean, last epoch"),
         Tile("Supernet", *_count(result["parameters"]), "parameters"),
-        Tile(
-            "Search time",
-            *_duration(result["total_seconds"]),
-            f"{len(metrics)} epoch{'s'[: len(metrics) != 1]}",
-        ),
+        Tile("Search time", *_duration(result["total_seconds"]), epochs),
     ]
 
 
@@ -125,31 +129,37 @@ def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], space: Sear
         caption = "Loss and accuracy on training and test images; the result is that of the last epoch."
         return [*pictures, Picture("Curves", curves, caption)]
     moments, epochs = [m["probabilities"] for m in metrics], [m["epoch"] for m in metrics]
+    probabilities = plots.plot_probabilities(space, moments, epochs)
+    trained = (
+        "train: steps of the weights; validation: steps of the architecture; derived cell: the most probable "
+        "architecture with the shared weights on the validation split."
+    )
+    share = "The share of every operation on every edge; edges are named source→target."
+    terms = []
+    if metrics[-1].get("terms"):
+        caption = "What the architecture step minimises beside the loss, weighted as it is there."
+        terms = [Picture("Terms", plots.plot_terms(metrics), caption)]
+    undecided = "How undecided the edges are: 0 when every edge has made its choice."
+    skips = "Edges without weights; in a search that collapses they take over the derived cell."
     return [
-        Picture(
-            "Curves",
-            curves,
-            "train: steps of the weights; validation: steps of the architecture; derived cell: the "
-            "most probable architecture with the shared weights on the validation split.",
-        ),
-        Picture(
-            "Probabilities",
-            plots.plot_probabilities(space, moments, epochs),
-            "The share of every operation on every edge; edges are named source→target.",
-        ),
-        Picture(
-            "Entropy",
-            plots.plot_entropy(metrics),
-            "How undecided the edges are: 0 when every edge has made its choice.",
-            half=True,
-        ),
-        Picture(
-            "Skip connections",
-            plots.plot_skips(metrics),
-            "Edges without weights; in a search that collapses they take over the derived cell.",
-            half=True,
-        ),
+        Picture("Curves", curves, trained),
+        Picture("Probabilities", probabilities, share),
+        Picture("Entropy", plots.plot_entropy(metrics), undecided, half=True),
+        Picture("Skip connections", plots.plot_skips(metrics), skips, half=True),
+        *terms,
     ]
+
+
+def _considered(result: dict[str, Any]) -> list[Table]:
+    """What the rule of selection looked at, the best first."""
+    rows = result.get("considered", [])
+    if not rows:
+        return []
+    measures = [name for name in rows[0] if name != "genotype"]
+    shown = sorted(rows, key=lambda row: -row["accuracy"] if "accuracy" in row else 0)[:CONSIDERED]
+    cells = [[row["genotype"], *(f"{row[m]:.4g}" for m in measures)] for row in shown]
+    note = f"{result['rule']}: {len(rows)} architectures, the first {len(shown)} of them."
+    return [Table("Considered in the end", ["architecture", *measures], cells, note)]
 
 
 def _percent(value: float | None) -> tuple[str, str]:

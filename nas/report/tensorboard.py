@@ -15,15 +15,9 @@ from nas.report import cell_picture, figures, plots
 from search_spaces import Genotype, SearchSpace
 
 _GROUPS = {
-    "entropy": "search",
-    "skip_connects": "search",
-    "nones": "search",
-    "lr": "schedule",
-    "tau": "schedule",
-    "drop_path": "schedule",
-    "step": "time",
-    "epoch_seconds": "time",
-    "skipped_steps": "time",
+    **dict.fromkeys(("entropy", "skip_connects", "nones"), "search"),
+    **dict.fromkeys(("lr", "tau", "drop_path"), "schedule"),
+    **dict.fromkeys(("step", "epoch_seconds", "skipped_steps"), "time"),
 }
 
 
@@ -64,9 +58,7 @@ class Board:
         step = self._epochs + 1
         self._image("cell", figures.to_pixels(cell_picture.plot_cell(genotype)), step)
         self._writer.add_text("genotype", f"    {self._space.format(genotype)}", step)
-        options = {
-            name: value for name, value in config.items() if isinstance(value, bool | int | float | str)
-        }
+        options = {k: v for k, v in config.items() if isinstance(v, bool | int | float | str)}
         numbers = {f"result/{k}": v for k, v in result.items() if _is_number(v) and k not in config}
         self._writer.add_hparams(options, numbers, run_name=".", global_step=step)
 

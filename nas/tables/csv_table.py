@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.tables.lookup import EnumerableSpace, Truth, fixed, positions
+from nas.tables.lookup import Truth, fixed, positions
 from recipes import InputError
+from search_spaces.space import EnumerableSpace
 
 _NUMBER = re.compile(r"[0-9.eE+-]+")
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from nas.tables.files import write_text
-from nas.tables.lookup import EnumerableSpace, Truth, enumerable, enumerable_names, fixed
+from nas.tables.lookup import Truth, enumerable, enumerable_names, fixed
 from recipes import InputError
+from search_spaces.space import EnumerableSpace
 
 TABLE_FORMAT = 1
 AGAIN = "build it again with ablate.py truth, or take an undamaged copy"

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import search_spaces
 from recipes import one_of
 from search_spaces import Genotype
-
-
-@runtime_checkable
-class EnumerableSpace(Protocol):
-    """A search space small enough to list: what it is asked for beside what all spaces have."""
-
-    name: str
-
-    @property
-    def size(self) -> int: ...
-
-    def all(self) -> Iterator[Genotype]:
-        """All architectures, in an order that stays."""
-
-    def canonical(self, genotype: Genotype) -> str:
-        """A text that architectures have in common if they compute the same."""
-
-    def parse(self, text: str) -> Genotype: ...
-
-    def format(self, genotype: Genotype) -> str: ...
-
-    def validate(self, genotype: Genotype) -> Genotype: ...
+from search_spaces.space import EnumerableSpace
 
 
 def enumerable(name: str) -> EnumerableSpace:

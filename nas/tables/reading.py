@@ -7,10 +7,11 @@ from pathlib import Path
 
 from nas.tables import csv_table, json_table
 from nas.tables.files import read_text
-from nas.tables.lookup import EnumerableSpace, Truth, enumerable
+from nas.tables.lookup import Truth, enumerable
 from recipes import InputError, one_of
 from recipes.errors import first_line
 from recipes.text_files import parse_json
+from search_spaces.space import EnumerableSpace
 
 TABLES = Path(__file__).parent
 

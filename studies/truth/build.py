@@ -23,9 +23,10 @@ import search_spaces
 from nas.runs.files import json_text, write_json
 from nas.tables import read_all
 from nas.tables.json_table import TABLE_FORMAT, write_table
-from nas.tables.lookup import EnumerableSpace, enumerable
+from nas.tables.lookup import enumerable
 from recipes import FinalOptions, InputError, one_of, presets
 from search_spaces import Genotype
+from search_spaces.space import EnumerableSpace
 from studies.options import TruthOptions
 from studies.truth import truth_report
 from studies.truth.stack import StackedTraining
