@@ -30,11 +30,11 @@ def train(options: FinalOptions) -> None:
 def _run(function: Callable[..., api.Result], options: RunOptions, name: str) -> None:
     """Call the function in the folder that the options name, or in one that begins with `name`."""
     options = replace(options, out=options.out or str(default_path(options, name)))
-    if loop.finished(options):
-        return
-    arguments = dataclasses.asdict(options) | {"config": None}
-    result = function(data=arguments.pop("dataset"), **arguments)
-    if result.stopped is not None:
-        raise distributed.agreed(InterruptionError(result.stopped), RESUME_ME)
-    if distributed.rank() == 0:
+    with distributed.group():  # to the end, so that one rank alone says how it went
+        if loop.finished(options):
+            return
+        arguments = dataclasses.asdict(options) | {"config": None}
+        result = function(data=arguments.pop("dataset"), **arguments)
+        if result.stopped is not None:
+            raise distributed.agreed(InterruptionError(result.stopped), RESUME_ME)
         print("\n".join(result.messages))

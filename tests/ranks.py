@@ -162,6 +162,8 @@ def check_operations() -> None:
         assert float(b) == 2.0
         assert distributed.gather(torch.tensor([rank, 7])).tolist() == [0, 7, 1, 7]
         assert distributed.any_of(rank == 1, False, rank == 0) == [True, False, True]
+        with distributed.group():  # a group inside a group is the same one, and does not end it
+            assert distributed.world() == 2
         assert distributed.gather_texts("ä" * rank) == ["", "ä"]
         assert distributed.broadcast(({"x": [rank, None, "t"]}, True))[0]["x"] == [0, None, "t"]
         assert torch.equal(distributed.broadcast(torch.arange(3) + rank), torch.arange(3))

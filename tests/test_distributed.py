@@ -198,6 +198,23 @@ def test_a_lost_rank_ends_the_job_which_can_be_resumed(torchrun, tmp_path):
 
 
 @pytest.mark.slow
+def test_functions_one_after_the_other_in_one_job(torchrun, tmp_path):
+    """A search and a training in one script join the other ranks twice."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import nas\n"
+        "small = dict(epochs=1, channels=4, batch_size=16, train_limit=160, threads=1)\n"
+        "found = nas.search('micro', 'digits', **small)\n"
+        "trained = nas.train(found.genotype, 'digits', **small)\n"
+        "print('done', len(found.history), len(trained.history), trained.accuracy)\n"
+    )
+    out, _ = end(torchrun([script]))
+    lines = [line for line in out.splitlines() if line.startswith("done 1 1 ")]
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # each starts up to four jobs of two processes
 @pytest.mark.parametrize("whom", ["torchrun", "rank 1"])
 def test_a_signal_to_one_stops_all_at_the_same_step(whom, torchrun, tmp_path):

@@ -345,3 +345,19 @@ def test_bfloat16_runs_leave_no_autocast_behind():
     assert not torch.is_autocast_enabled("cpu")
     assert trained.accuracy is not None
     assert not math.isnan(trained.history[0]["train_loss"])
+
+
+def test_a_bar_is_shown_in_a_notebook_though_it_is_no_terminal(monkeypatch):
+    from types import SimpleNamespace
+
+    from nas.runs.progress import progress_bar
+
+    with progress_bar(3, 0, None) as bar:
+        assert bar.disable  # the tests have no terminal
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    with progress_bar(3, 1, None) as bar:  # in words, where there are no widgets
+        assert not bar.disable
+        assert (bar.n, bar.total) == (1, 3)
+    with progress_bar(3, 1, False) as bar:
+        assert bar.disable

@@ -153,6 +153,26 @@ def test_only_the_main_thread_listens():
     assert not entered[0].asked
 
 
+def test_an_interruption_can_end_the_block_once():
+    before, interruption = signal.getsignal(signal.SIGUSR1), Interruption(raises=True)
+
+    def interrupted():
+        with interruption:
+            try:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                time.sleep(5)
+            finally:  # while the block cleans up, the request comes again
+                os.kill(os.getpid(), signal.SIGUSR1)
+                time.sleep(0.01)
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - began < 4
+    assert interruption.asked
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
 def test_a_grid_passes_a_signal_on_and_goes_on(tmp_path, capsys):
     out = tmp_path / "grid"
     search = "--epochs 400 --train-limit 80 --batch-size 16 --evaluate-every 400"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 TIMEOUT = timedelta(minutes=30)  # longest wait for another rank
+_groups = count()  # that this process has joined
 
 
 def world() -> int:
@@ -42,15 +44,16 @@ def job() -> str | None:
 
 @contextmanager
 def group() -> Iterator[None]:
-    """Join the other ranks, if torchrun has started this process with others; only rank 0 prints."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "LOCAL_RANK" not in os.environ:
+    """Join the other ranks, if torchrun has started this process with others; only rank 0 prints. Inside a
+    group this does nothing."""
+    if world() > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1 or "LOCAL_RANK" not in os.environ:
         yield
         return
     # The logits live on the CPU, whatever the device.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, own, ranks = next(iter(rendezvous("env://", timeout=TIMEOUT)))
-    # torchrun keeps one store through all restarts; in it are the addresses of processes that have ended.
-    start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {ranks}"
+    # torchrun keeps one store; in it are the addresses of processes and groups that have ended.
+    start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {ranks}, group {next(_groups)}"
     store = dist.PrefixStore(start, store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=own, world_size=ranks)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from typing import Any
 
@@ -15,12 +16,11 @@ def progress_bar(total: int, done: int, shown: bool | None) -> Any:
         shown: None: on a terminal and in a notebook.
     """
     if shown is not False and _in_notebook():
-        try:
-            from tqdm.notebook import tqdm as widget
-
-            return widget(total=total, initial=done, unit="step")
-        except ImportError:  # no ipywidgets: text will do
+        if importlib.util.find_spec("ipywidgets") is None:  # words will do
             return tqdm(total=total, initial=done, unit="step")
+        from tqdm.notebook import tqdm as widget
+
+        return widget(total=total, initial=done, unit="step")
     return tqdm(total=total, initial=done, disable=None if shown is None else not shown, unit="step")
 
 
