@@ -14,8 +14,10 @@ from nas.bilevel.architecture import Architecture
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.task import Classification
+from search_spaces import operations
 
 pytestmark = pytest.mark.usefixtures("fixed_noise")
+drawn_noise = operations.Noise.forward
 
 
 def rng(seed=0):
@@ -268,6 +270,21 @@ def test_second_order_by_finite_differences_equals_double_backward(space_name, e
     loss = F.cross_entropy(bilevel.supernet(valid[0], draw), valid[1])
     (first_order,) = torch.autograd.grad(loss, draw)
     assert (first_order - dense).norm() / dense.norm() > 0.05  # the second order does matter
+
+
+def test_differences_see_the_same_noise(monkeypatch):
+    """Otherwise the noise, divided by the length of their step, is all that they consist of."""
+    monkeypatch.setattr(F, "relu", lambda x, inplace=False: F.softplus(x))
+    monkeypatch.setattr(operations.Noise, "forward", drawn_noise)
+    torch.manual_seed(0)
+    bilevel = setup("s4", "reinmax", torch.float64)
+    draw = bilevel.architecture.estimator(bilevel.architecture.logits, rng(5)).detach().requires_grad_()
+    arguments = (bilevel.supernet, F.cross_entropy, draw, batch(1, torch.float64), batch(2, torch.float64))
+    found = []
+    for epsilon in (1e-4, 1e-5):
+        torch.manual_seed(1)
+        found.append(unrolled_gradient(*arguments, 0.3, epsilon)[2])
+    assert (found[0] - found[1]).norm() < 1e-3 * found[0].norm()
 
 
 class HostReads(TorchDispatchMode):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import distributed
+from nas.seeding import kept_generators
 
 Batch = tuple[Tensor, Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -57,10 +58,15 @@ def unrolled_gradient(
     """
     parameters = [p for p in supernet.parameters() if p.requires_grad]
 
-    def train_loss(draw: Tensor) -> Tensor:
-        return loss_of(supernet(train[0], draw), train[1])
+    seed = int(torch.randint(2**62, ()))
 
-    gradients = torch.autograd.grad(train_loss(draw.detach()), parameters, allow_unused=True)
+    def at_train(draw: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        with kept_generators():
+            torch.manual_seed(seed)  # operations that are random draw the same in every pass
+            loss = loss_of(supernet(train[0], draw), train[1])
+            return torch.autograd.grad(loss, inputs, allow_unused=True)
+
+    gradients = at_train(draw.detach(), parameters)
     touched = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
     distributed.average([g for _, g in touched])
     saved = [p.detach().clone() for p, _ in touched]
@@ -79,13 +85,15 @@ def unrolled_gradient(
         scale = epsilon / torch.stack([v.norm() for v in vector]).norm().clamp_min(1e-12)
         with frozen(supernet.parameters()):
             move(vector, -scale)
-            (above,) = torch.autograd.grad(train_loss(draw), draw)
+            (above,) = at_train(draw, [draw])
             move(vector, scale)
-            (below,) = torch.autograd.grad(train_loss(draw), draw)
+            (below,) = at_train(draw, [draw])
     finally:
         with torch.no_grad():
             for (p, _), value in zip(touched, saved, strict=True):
                 p.copy_(value)
+    assert above is not None
+    assert below is not None
     implicit = (above - below) / (2 * scale).to(above.device)
     return loss.detach(), output.detach(), direct - rate * implicit
 
