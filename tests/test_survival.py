@@ -673,9 +673,16 @@ def _free_choice():
 @pytest.mark.usefixtures("_free_choice")
 def test_deterministic_algorithms_change_nothing_on_the_cpu(whole, tmp_path, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
-    out = tmp_path / "run"
+    out, seen, original = tmp_path / "run", [], Search.skipped
+
+    def skipped(self):
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic))
+        return original(self)
+
+    monkeypatch.setattr(Search, "skipped", skipped)
     assert train_search.main([*QUIET, "--deterministic", "--out", str(out)]) == 0
-    assert torch.are_deterministic_algorithms_enabled()
+    assert set(seen) == {(True, True)}
+    assert not torch.are_deterministic_algorithms_enabled()  # only while the run lasts
     assert_same(out, whole)
 
 
