@@ -14,6 +14,7 @@ from benchmarks import subjects, timing
 from benchmarks.timing import BenchmarkOptions, Report, Row, ratio
 from nas.compat import prepare_torchvision
 from nas.data import Augmentation, Batches, DataSet, Delivery
+from recipes.options import option
 
 
 @dataclass(kw_only=True)
@@ -22,7 +23,7 @@ class DataOptions(BenchmarkOptions):
 
     images: int = 50_000
     """Images in an epoch."""
-    batch_size: int = 64
+    batch_size: int = option(64, at_least=2)
     """Images a batch."""
     workers: int = 2
     """Processes of torchvision's DataLoader."""

@@ -12,6 +12,7 @@ import estimators
 from benchmarks import timing
 from benchmarks.timing import Action, BenchmarkOptions, Report, timed
 from nas.seeding import generator
+from recipes.options import option
 
 SHAPES = ((14, 8), (6, 5), (4096, 64))  # logits of darts (one kind of cell), of nasbench201, many
 
@@ -20,7 +21,7 @@ SHAPES = ((14, 8), (6, 5), (4096, 64))  # logits of darts (one kind of cell), of
 class EstimatorsOptions(BenchmarkOptions):
     """A draw and its backward pass, for logits of several shapes."""
 
-    repeats: int = 15
+    repeats: int = option(15, at_least=1)
     """Alternations; the medians over them are reported."""
     largest: int = 4096
     """Shapes with more rows of logits are left out."""

@@ -12,6 +12,7 @@ from benchmarks import subjects, timing
 from benchmarks.timing import Action, BenchmarkOptions, Report, Row, timed
 from nas.training.final import Training
 from recipes import FinalOptions
+from recipes.options import option
 from recipes.presets import FINAL
 
 PLAIN = "NCHW, float32"
@@ -21,13 +22,13 @@ PLAIN = "NCHW, float32"
 class FinalStepOptions(BenchmarkOptions):
     """The network of the published training: auxiliary head, drop-path, clipping."""
 
-    repeats: int = 3
+    repeats: int = option(3, at_least=1)
     """Alternations; the medians over them are reported."""
-    batch_size: int = 96
+    batch_size: int = option(96, at_least=2)
     """Images a step."""
-    channels: int = 36
+    channels: int = option(36, at_least=1)
     """Channels of the first cells."""
-    cells: int = 20
+    cells: int = option(20, at_least=1)
     """Cells in all."""
     compile: bool = False
     """Also measure torch.compile of our network, which takes minutes to compile."""

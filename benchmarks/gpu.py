@@ -29,6 +29,7 @@ from nas import device as devices
 from nas.bilevel.search import Search
 from nas.training.final import Training
 from recipes import FinalOptions, SearchOptions
+from recipes.options import option
 from recipes.presets import FINAL, SEARCH
 
 CIFAR_PART = 25_000  # images of CIFAR-10 that a search takes its weight steps on
@@ -43,13 +44,13 @@ class GpuOptions(BenchmarkOptions):
     """Minutes that the measurements may take; they decide how many steps each is taken from."""
     device: str = "cuda"
     """cuda, cuda:N or cpu."""
-    seeds: int = 4
+    seeds: int = option(4, at_least=1)
     """Searches at the same time, each in a process of its own."""
-    batch_size: int | None = None
+    batch_size: int | None = option(None, at_least=2)
     """Images a step (default: the published 64 of a search, 96 of the final training)."""
-    channels: int | None = None
+    channels: int | None = option(None, at_least=1)
     """Channels of the first cells (default: as published)."""
-    cells: int | None = None
+    cells: int | None = option(None, at_least=1)
     """Cells (default: as published)."""
     steps: int = 50
     """Steps of an epoch here; CIFAR-10 has 390."""

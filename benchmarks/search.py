@@ -17,6 +17,7 @@ from benchmarks import subjects, timing
 from benchmarks.timing import BenchmarkOptions, Cost, Report, Row
 from nas.report.figures import new_figure, to_png
 from recipes import InputError, one_of
+from recipes.options import option
 from search_spaces.nasbench201 import DenseCellSpace
 
 # The candidates of nasbench201, then others.
@@ -39,7 +40,7 @@ REFERENCE = "random images"
 class WholeSearchOptions(BenchmarkOptions):
     """Searches in nasbench201, each from start to report in a process of its own."""
 
-    repeats: int = 3
+    repeats: int = option(3, at_least=1)
     """Alternations; the medians over them are reported."""
     images: int = 512
     """Random images of 32 x 32, half of them for the architecture steps."""

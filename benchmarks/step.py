@@ -20,6 +20,7 @@ from nas.bilevel.unroll import Batch, frozen
 from nas.genotypes import cells_of
 from nas.seeding import generator
 from recipes import SearchOptions, one_of
+from recipes.options import option
 from search_spaces.mixed_edge import Draw
 
 SPACES = {"nasbench201": 5, "darts": 8}  # cells of the published searches
@@ -37,11 +38,11 @@ class StepOptions(BenchmarkOptions):
 
     space: str = "nasbench201"
     """Search space: nasbench201 or darts."""
-    channels: int = 16
+    channels: int = option(16, at_least=1)
     """Channels of the first cells."""
-    cells: int | None = None
+    cells: int | None = option(None, at_least=1)
     """Cells (default: 5 per stage in nasbench201, 8 in all in darts)."""
-    batch_size: int = 64
+    batch_size: int = option(64, at_least=2)
     """Images a step."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of our steps and of their floors; the public ones stay in float32."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipes import InputError, command_line
+from recipes.options import option
 
 Action = Callable[[int], object]
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,9 +32,9 @@ SHORTEST = 0.02  # seconds; what takes less is repeated within a round
 class BenchmarkOptions:
     """Options that all benchmarks share."""
 
-    repeats: int = 5
+    repeats: int = option(5, at_least=1)
     """Alternations; the medians over them are reported."""
-    threads: int | None = None
+    threads: int | None = option(None, at_least=1)
     """CPU threads (default: all cores)."""
     json: str | None = None
     """File that the results are written to."""

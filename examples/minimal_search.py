@@ -50,7 +50,7 @@ def search(epochs: int = 20, seed: int = 0) -> Genotype:
             loss.backward()
             weights.step()
         print(
-            f"epoch {epoch + 1:2}: loss {float(loss):.3f}, {space.format(space.discretise(logits.detach()))}"
+            f"epoch {epoch + 1:2}: loss {loss.item():.3f}, {space.format(space.discretise(logits.detach()))}"
         )
 
     return space.discretise(logits.detach())

@@ -34,14 +34,12 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """E.g. `at least 1`, `above 0 and below 1`."""
+        """E.g. `of at least 1`, `above 0 and below 1`."""
         bounds = {
-            "at least": self.at_least,
-            "above": self.above,
-            "at most": self.at_most,
-            "below": self.below,
-        }
-        return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+            "at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below,
+        }  # fmt: skip
+        text = " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+        return f"of {text}" if text.startswith("at") else text
 
 
 def option(default: Any, *, free: bool = False, **bounds: float) -> Any:
@@ -245,7 +243,7 @@ def check_numbers(options: Dataclass) -> Dataclass:
             if type(value) is int and bounds.at_most is None:
                 bounds = replace(bounds, at_most=LARGEST)
             if not bounds.holds(value):
-                raise InputError(f"`{entry.name}` is {value}, expected a number of {bounds}")
+                raise InputError(f"`{entry.name}` is {value}, expected a number {bounds}")
         if isinstance(value, str) and ("\0" in value or value.encode(errors="replace").decode() != value):
             raise InputError(
                 f"`{entry.name}` is not valid UTF-8, or contains a zero byte: rename the file or folder"

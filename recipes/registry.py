@@ -110,6 +110,10 @@ def read(
             found[key] = _value(value, known[key])
         except ValueError:
             raise InputError(f"{what}: {key} is '{value[:60]}', expected {_expected(known[key])}") from None
+    empty, signature = inspect.Parameter.empty, inspect.signature(make).parameters
+    for name in known:
+        if name not in found and signature[name].default is empty:
+            raise InputError(f"{what}: {name} is missing, expected {_expected(known[name])} after a colon")
     return found
 
 

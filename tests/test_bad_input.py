@@ -284,8 +284,13 @@ def temperature(folder: Path) -> Parser:
 @parser("rule of derivation")
 def derivation(folder: Path) -> Parser:
     texts = st.just("argmax") | st.integers(-5, 200_000).map(lambda k: f"sample:{k}")
+
+    def read(text: str) -> tuple[str, int]:
+        rule = RULES.build(text)
+        return rule.name, getattr(rule, "count", 0)
+
     return Parser(
-        RULES.build, edited(texts), lambda rule: f"sample:{rule.count}" if rule.name == "sample" else "argmax"
+        read, edited(texts), lambda found: "argmax" if found[0] == "argmax" else f"sample:{found[1]}"
     )
 
 
@@ -673,13 +678,13 @@ def test_odd_pieces_of_darts_text(piece: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 10**400}, "--lr is 1000.* expected at most 1000000000"),
-        ({"channels": 10**9}, "--channels is 1000000000, expected at most 4096"),
-        ({"cells": 10**9}, "--cells is 1000000000, expected at most 1000"),
+        ({"lr": 10**400}, "`lr` is 1000.* expected a number above 0 and at most 1,000,000,000"),
+        ({"channels": 10**9}, "`channels` is 1000000000, expected a number of at least 1 and at most 4,096"),
+        ({"cells": 10**9}, "`cells` is 1000000000, expected a number of at least 1 and at most 1,000"),
         ({"order": 1.0}, "option 'order'"),
         ({"seed": True}, "option 'seed'"),
-        ({"data_root": "a\0b"}, "--data-root is not valid UTF-8, or contains a zero byte"),
-        ({"dataset": "\ud800"}, "--dataset is not valid UTF-8"),
+        ({"data_root": "a\0b"}, "`data_root` is not valid UTF-8, or contains a zero byte"),
+        ({"dataset": "\ud800"}, "`dataset` is not valid UTF-8"),
         ({"\x1b[31m" * 999: 1}, r"unknown option in .*\\x1b\[31m"),
     ],
 )
@@ -731,11 +736,14 @@ def test_a_run_folder_whose_name_is_too_long() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (GridOptions(methods=("reinmax,seed=3",)), "--seed in the method 'reinmax,seed=3' is the grid's own"),
+        (
+            GridOptions(methods=("reinmax,seed=3",)),
+            "--seed in the method 'reinmax,seed=3' is set by the grid",
+        ),
         (GridOptions(methods=("reinmax,resume=True",)), "--resume in the method"),
         (GridOptions(methods=("reinmax,derive=../../x",)), "names a run folder"),
         (GridOptions(methods=("reinmax,derive=" + "x" * 300,)), "names a run folder"),
-        (GridOptions(search="--seed=3"), "--seed=3 in --search is the grid's own business"),
+        (GridOptions(search="--seed=3"), "--seed=3 in --search is set by the grid"),
         (GridOptions(search="--config=x"), "--config=x in --search"),
     ],
 )

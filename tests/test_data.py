@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from nas import data, runtime
+from nas import data
+from nas import device as devices
 from nas.data import Augmentation, Batches, Delivery, Images
 from nas.data.sources import folder as folder_source
 from nas.seeding import generator
-from recipes import InputError, SearchOptions
+from recipes import InputError
 
 CPU = torch.device("cpu")
 
@@ -367,7 +368,7 @@ def test_unknown_data_sets(name):
 
 def test_devices_are_the_same_by_any_of_their_names():
     for name in ("cpu", "cpu:0", "auto"):
-        device = runtime.select_device(SearchOptions(device=name, train_limit=100))
+        device = devices.select(name)
         if device.type == "cpu":
             assert device == CPU
         else:

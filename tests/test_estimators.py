@@ -521,7 +521,7 @@ def test_an_estimator_from_outside(own):
     assert estimators.family("own") is own
     assert estimators.get("own:scale=2").scale == 2
     assert estimators.get("reinmax").name == "reinmax"
-    with pytest.raises(ValueError, match="named 'st' already"):
+    with pytest.raises(ValueError, match="'st' exists already"):
         estimators.register("st", type("Other", (own,), {}))
     with pytest.raises(ValueError, match="is named 'own', expected 'other'"):
         estimators.register("other", own)

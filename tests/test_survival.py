@@ -22,11 +22,10 @@ import ablate
 import estimators
 import train_final
 import train_search
-from nas.bilevel import search
 from nas.bilevel.search import Search
 from nas.data import Batches
 from nas.guard import KeptBuffers, guarded_step
-from nas.runs import checkpoint, run_folder
+from nas.runs import checkpoint, loop, run_folder
 from nas.runs.files import lock
 from nas.runs.interruption import Interruption
 from nas.runs.loop import _Timer
@@ -318,8 +317,8 @@ def test_tensorboard_has_every_epoch_once(tmp_path, monkeypatch):
     monkeypatch.setattr(RunFolder, "save_checkpoint", save)
     assert train_search.main(["--resume", "--out", str(out), "--checkpoint-every", "1"]) == 130
     monkeypatch.undo()
-    monkeypatch.setattr(search.loop, "render_report", lambda folder: 1 / 0)
-    monkeypatch.setattr(search.loop, "write_json", fail_for(search.loop.write_json, "result.json"))
+    monkeypatch.setattr(loop, "render_report", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(loop, "write_json", fail_for(loop.write_json, "result.json"))
     with pytest.raises(ZeroDivisionError):  # everything is in TensorBoard, the result is not written
         resume(out)
     monkeypatch.undo()
@@ -375,12 +374,12 @@ def test_of_two_that_start_at_once_one_is_refused(tmp_path, monkeypatch, capsys)
     out = tmp_path / "run"
     original = Search.__init__
 
-    def slow(self, options):
+    def slow(self, *arguments):
         monkeypatch.undo()
         monkeypatch.chdir(tmp_path)
         assert train_search.main([*QUIET, "--seed", "5", "--out", str(out)]) == 0  # another is faster
         before.update(contents(out))
-        original(self, options)
+        original(self, *arguments)
 
     before = {}
     monkeypatch.setattr(Search, "__init__", slow)
