@@ -168,7 +168,9 @@ def _products(record: _Record) -> dict[tuple[int, int], Tensor]:
             products |= {(edge.row, k): v for k, v in enumerate(values) if v is not None and k != drawn}
         return products
     for edge in record.edges:
-        for k, candidate in enumerate(edge.candidates):
-            if edge.target in at_node and (edge.row, k) not in products and not candidate.is_zero:
-                products[edge.row, k] = product(at_node[edge.target], candidate, record.nodes[edge.source])
+        if edge.target in at_node:
+            grad, source = at_node[edge.target], record.nodes[edge.source]
+            for k, candidate in enumerate(edge.candidates):
+                if not candidate.is_zero and (edge.row, k) not in products:
+                    products[edge.row, k] = product(grad, candidate, source)
     return products

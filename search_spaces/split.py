@@ -21,6 +21,7 @@ class Split:
             `key` is equal for layers that compute the same.
         pointwise: a 1x1 convolution right before `norm`.
         norm: the last layer if it only normalises, with the batch at hand.
+        is_zero: whether this is the operation `none`.
     """
 
     shared: nn.Module | None
@@ -28,6 +29,7 @@ class Split:
     body: tuple[nn.Module, ...]
     pointwise: nn.Conv2d | None
     norm: nn.BatchNorm2d | None
+    is_zero: bool = False
 
     @staticmethod
     def of(operation: nn.Module) -> Split:
@@ -43,12 +45,7 @@ class Split:
                 layers.pop()
         if layers and isinstance(layers[0], _SHARED) and not list(layers[0].parameters()):
             shared = layers.pop(0)
-        return Split(shared, layer_key(shared), tuple(layers), pointwise, norm)
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether this is the operation `none`."""
-        return any(isinstance(layer, Zero) for layer in self.body)
+        return Split(shared, layer_key(shared), tuple(layers), pointwise, norm, isinstance(operation, Zero))
 
     def before_pointwise(self, x: Tensor, cache: Cache) -> Tensor:
         """body(shared(x)); `cache` holds the outputs of shared layers for x so far, and is added to."""
