@@ -96,9 +96,13 @@ def _plot_objective(axes: Axes, records: Records, key: bool) -> None:
     axes.set_xlim(0, right)
     names = plot_plane(axes, right, upper, axes.get_xticks().tolist())
     avoid: list[tuple[float, float]] = []
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for record in sorted(records, key=lambda record: record["tau"]):
+        lines.setdefault(record["estimator"], []).append(record)
+    longest = max(lines, key=lambda name: abs(lines[name][0]["bias"] - lines[name][-1]["bias"]))
     for name in dict.fromkeys(record["estimator"] for record in records):
         shade = estimator_colour(name)
-        line = sorted((r for r in records if r["estimator"] == name), key=lambda record: record["tau"])
+        line = lines[name]
         ends = [(record["std"], record["bias"]) for record in line]
         for i, (start, end) in enumerate(pairwise(ends)):
             axes.plot(*zip(start, end, strict=True), color=shade, linewidth=0.7 + 0.5 * i, alpha=0.75)
@@ -109,7 +113,7 @@ def _plot_objective(axes: Axes, records: Records, key: bool) -> None:
                     (record[key], record[f"{key}_low"], record[f"{key}_high"]) for key in ("std", "bias")
                 )
                 names.append(plot_point(axes, name, label(name), std, bias))
-            elif key and name == "reinmax_rao" and record in (line[0], line[-1]):
+            elif key and name == longest and record in (line[0], line[-1]):
                 names.append(Label(record["std"], record["bias"], f"τ = {record['tau']:g}", shade))
     name_points(axes, names, avoid)
 

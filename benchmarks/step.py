@@ -151,7 +151,7 @@ def alone(search: Search, call: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The network that the weight step of this call draws, in the memory order of the supernet, and an
     optimizer as that of the supernet."""
     chosen = (
-        search.architecture.estimator(search.architecture.logits.detach(), draws(call)).argmax(-1).tolist()
+        search.architecture.estimator(search.architecture.masked().detach(), draws(call)).argmax(-1).tolist()
     )
     network = subjects.sampled_network(
         search.space, chosen, search.options.channels, cells_of(search.space, search.options.cells)
@@ -174,7 +174,7 @@ def draws(call: int) -> torch.Generator:
 def public_weight_step(search: Search, batch: Batch, call: int) -> None:
     """All candidates (GDAS: the drawn one) mixed with the weights of the draw, plain backward, SGD."""
     loss, _ = search.bilevel.loss(
-        search.architecture.estimator(search.architecture.logits, draws(call)), batch
+        search.architecture.estimator(search.architecture.masked(), draws(call)), batch
     )
     descend(loss, search.supernet, search.weight_optimizer, search.options.clip)
 
@@ -183,7 +183,7 @@ def public_architecture_step(search: Search, batch: Batch, call: int) -> None:
     """First order as in DARTS: backward through everything, the weights' gradients included, Adam."""
     search.architecture_optimizer.zero_grad()
     loss, _ = search.bilevel.loss(
-        search.architecture.estimator(search.architecture.logits, draws(call)), batch
+        search.architecture.estimator(search.architecture.masked(), draws(call)), batch
     )
     loss.backward()
     search.architecture_optimizer.step()

@@ -91,14 +91,6 @@ class SearchSpace(ABC):
         mask = torch.arange(self.width) < counts.unsqueeze(1)
         return None if mask.all() else mask
 
-    def by_operation(self, values: Tensor) -> Tensor:
-        """Values (..., E, K) of candidates as (..., E, len(operations)), 0 where a slot has no such one."""
-        result = values.new_zeros(*values.shape[:-1], len(self.operations))
-        for row, slot in enumerate(self.slots):
-            for k, name in enumerate(slot.candidates):
-                result[..., row, self.operations.index(name)] = values[..., row, k]
-        return result
-
     @property
     def size(self) -> int:
         """Number of architectures that can be derived."""
