@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 import nas
+import search_spaces
 from benchmarks import subjects, timing
 from benchmarks.timing import BenchmarkOptions, Cost, Report, Row
 from nas.report.figures import new_figure, to_png
@@ -95,7 +96,10 @@ def search(options: WholeSearchOptions, changes: dict[str, Any]) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     changes = dict(changes)
-    space = DenseCellSpace("dense_cells", 4, 16, 5, CANDIDATES[: changes.pop("candidates", 5)])
+    count = changes.pop("candidates", 5)
+    space: str | DenseCellSpace = f"dense_cells_{count}"
+    if space not in search_spaces.names():
+        space = DenseCellSpace(str(space), 4, 16, 5, CANDIDATES[:count])
     if "dataset" in changes:
         changes["data"] = changes.pop("dataset")
     else:

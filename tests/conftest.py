@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import nas  # noqa: E402, F401
+from recipes.registry import Registry  # noqa: E402
 from search_spaces import operations  # noqa: E402
 
 torch.set_num_threads(1)  # before the fixture below, for what modules share
@@ -26,6 +27,15 @@ def _quiet_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _names_of_one_test():
+    """What a test registers is gone after it."""
+    before = {kind: dict(registry._things) for kind, registry in Registry.kinds.items()}
+    yield
+    for kind, registry in Registry.kinds.items():
+        registry._things = dict(before.get(kind, registry._things))
 
 
 @pytest.fixture

@@ -62,8 +62,11 @@ def fails(main, arguments, *words, out=None, capsys=None):
         (["--momentum", "1"], ["--momentum is 1"]),
         (["--val-fraction", "1"], ["--val-fraction is 1"]),
         (["--warmup-epochs", "5", "--epochs", "5"], ["--warmup-epochs is 5", "fewer than --epochs"]),
-        (["--derive", "sample:0"], ["--derive is 'sample:0'"]),
-        (["--derive", "best"], ["argmax or sample:K"]),
+        (["--derive", "sample:0"], ["--derive: rule of selection 'sample:0': count is 0, expected 1 to"]),
+        (
+            ["--derive", "best"],
+            ["--derive: unknown rule of selection 'best', expected one of: argmax, sample"],
+        ),
         (["--estimator", "softmax", "--edge-gradient", "surrogate"], ["surrogate", "'softmax' mixes all"]),
         (["--estimator", "softmax", "--edge-gradient", "compiled"], ["compiled", "'softmax' mixes all"]),
         (["--estimator", "reinforce", "--edge-gradient", "compiled"], ["compiled", "not 'reinforce'"]),

@@ -278,7 +278,7 @@ def test_a_source_has_a_name_and_the_arguments_that_it_asks_for():
         data.load("plain:x")
     with pytest.raises(InputError, match=r"expected one of: .*, folder, plain, some; did you mean plain"):
         data.load("plan")
-    with pytest.raises(ValueError, match="named 'digits' already"):
+    with pytest.raises(ValueError, match="'digits' exists already"):
         data.register("digits", some)
     with pytest.raises(ValueError, match="data set 'more' needs 'size', expected any of: path, data_root"):
         data.register("more", lambda size: None)

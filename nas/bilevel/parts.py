@@ -18,6 +18,7 @@ from nas.genotypes import cells_of
 from nas.given import build_task, load_data
 from nas.task import Task
 from recipes import InputError, SearchOptions
+from recipes.registry import Registry
 from search_spaces import SearchSpace
 
 
@@ -56,9 +57,9 @@ def build(options: SearchOptions, given: Mapping[str, Any]) -> tuple[SearchParts
     schedule = temperature(options, estimator)
     estimator.tau = schedule.start
     check(options, estimator)
-    terms = tuple(_named(TERMS, term) for term in given.get("terms", options.terms))
-    policy = _named(POLICIES, given.get("policy", options.policy))
-    rule = _named(RULES, given.get("derive", options.derive))
+    terms = tuple(_named("terms", TERMS, term) for term in given.get("terms", options.terms))
+    policy = _named("policy", POLICIES, given.get("policy", options.policy))
+    rule = _named("derive", RULES, given.get("derive", options.derive))
     cells_of(space, options.cells)
     dataset = load_data(options, given)
     parts = SearchParts(
@@ -73,8 +74,14 @@ def build(options: SearchOptions, given: Mapping[str, Any]) -> tuple[SearchParts
     return parts, replace(options, **names)
 
 
-def _named(registry: Any, thing: Any) -> Any:
-    return registry.build(thing) if isinstance(thing, str) else thing
+def _named(option: str, registry: Registry[Any], thing: Any) -> Any:
+    """What a text means as a value of `option`; an object is itself. Raises InputError."""
+    if not isinstance(thing, str):
+        return thing
+    try:
+        return registry.build(thing)
+    except InputError as error:
+        raise InputError(f"`{option}`: {error}") from None
 
 
 def _space(space: SearchSpace) -> SearchSpace:
