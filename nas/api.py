@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from nas.bilevel.terms import Term
 from nas.runs import loop
 from nas.runs.loop import Callback, Ended
 from nas.runs.run_folder import METRICS, NoFolder
+from nas.seeding import kept_generators
 from nas.task import Task
 from nas.training.final import Training
 from nas.training.model import save
@@ -29,7 +31,7 @@ from recipes import FinalOptions, InputError, RunOptions, SearchOptions, one_of,
 from recipes.config_file import check_types, read_config, require_same
 from recipes.options import check
 from recipes.plugins import take_plugins
-from search_spaces import Genotype, SearchSpace
+from search_spaces import Genotype, GenotypeError, SearchSpace
 from search_spaces.skeleton import Skeleton
 
 Options = TypeVar("Options", bound=RunOptions)
@@ -65,6 +67,8 @@ class Result:
         A run that was stopped can be continued from it with `resume`. Raises InputError where `out` is
         occupied.
         """
+        if not isinstance(out, str | Path) or not str(out):
+            raise InputError(f"`out` is {out!r}, expected the path of a folder")
         folder = self.ended.folder
         if not isinstance(folder, NoFolder):
             raise InputError(f"this run has its folder already: {folder.path}")
@@ -109,14 +113,26 @@ class SearchResult(Result):
 
     def select(self, rule: str | Rule) -> Genotype:
         """The architecture that another rule of selection finds, e.g. `sample:50`. May train the supernet."""
-        chosen = RULES.build(rule) if isinstance(rule, str) else rule
-        for _ in chosen.select(self.search):
-            pass
-        return chosen.selected(self.search)
+        if not isinstance(rule, str | Rule):
+            raise InputError(_wrong_object("rule", rule, Rule))
+        chosen = RULES.build(rule) if isinstance(rule, str) else copy.deepcopy(rule)
+        with kept_generators():
+            for _ in chosen.select(self.search):
+                pass
+            return chosen.selected(self.search)
 
     def score(self, genotype: Genotype) -> tuple[float, float]:
         """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
-        return self.search.score(genotype)
+        if not isinstance(genotype, Genotype):
+            raise InputError(
+                f"`genotype` is {str(genotype)[:60]!r}, expected a Genotype: `space.parse` reads texts"
+            )
+        try:
+            self.space.validate(genotype)
+        except GenotypeError as error:
+            raise InputError(f"`genotype`: {error}") from None
+        with kept_generators():
+            return self.search.score(genotype)
 
 
 @dataclass
@@ -140,7 +156,10 @@ class TrainResult(Result):
     def save_model(self, path: str | Path) -> None:
         """Write the network alone, for `nas.load`."""
         network: Any = self.model
-        save(path, network, network.description)
+        try:
+            save(path, network, network.description)
+        except OSError as error:
+            raise InputError(f"cannot write the network {path}: {error}") from None
 
 
 def search(
@@ -162,8 +181,9 @@ def search(
         space, estimator, terms, policy, derive: names as on the command line of train_search.py, or objects.
         data: a name (`digits`, `cifar10`, `folder:PATH`, ...), or images: see `nas.data.load`.
         task: what is learned; default: classification.
-        callback: gets the metrics of every epoch (those of metrics.jsonl); where it returns True the search
-            stops, exactly as if it had been asked to by a signal.
+        callback: gets the metrics of every epoch (those of metrics.jsonl); where it returns what is true the
+            search stops, exactly as if it had been asked to by a signal; in the last epoch there is nothing
+            to stop.
         progress: whether to show a bar; None: on a terminal and in a notebook.
         options: any other option of train_search.py by its name: `epochs=20`, `precision="bfloat16"`,
             `preset="nasbench201-gdas"`. With `out`, the run is written into that folder while it goes on, and
@@ -172,12 +192,11 @@ def search(
     Raises:
         InputError: bad input, in one line.
     """
-    named = {"space": space, "dataset": data, "estimator": estimator, "policy": policy, "derive": derive}
-    named["terms"] = None if terms is None else tuple(terms)
-    chosen, given = _options(SearchOptions, named, options)
-    if task is not None:
-        given["task"] = task
-
+    if isinstance(terms, str | Term):
+        terms = (terms,)
+    named: dict[str, Any] = {"space": space, "estimator": estimator, "policy": policy, "derive": derive}
+    named |= {"dataset": data, "terms": None if terms is None else tuple(terms), "task": task}
+    chosen, given = _options(SearchOptions, named, options, callback)
     ended = loop.run(
         chosen, partial(Search.of, chosen, given), objects=given, callback=callback, progress=progress
     )
@@ -187,7 +206,7 @@ def search(
 
 
 def train(
-    genotype: str | Genotype | None = None,
+    genotype: str | Path | Genotype | Result | None = None,
     data: Any = None,
     *,
     task: Task | None = None,
@@ -198,22 +217,22 @@ def train(
     """Train an architecture from scratch and test it.
 
     Args:
-        genotype: a Genotype, or a text as for `--genotype` of train_final.py: a notation, the name of a
-            published cell, a file.
+        genotype: a Genotype, the result of a search, or a text as for `--genotype` of train_final.py: a
+            notation, the name of a published cell, a file.
         data, task, callback, progress: see `search`.
         options: any other option of train_final.py by its name.
 
     Raises:
         InputError: bad input, in one line.
     """
-    text = genotype
+    if isinstance(genotype, Result):
+        genotype = genotype.genotype
     if isinstance(genotype, Genotype):
         space = search_spaces.get(genotype.space)
-        text, options = space.format(genotype), {"space": space.name} | options
-    chosen, given = _options(FinalOptions, {"genotype": text, "dataset": data}, options)
-    if task is not None:
-        given["task"] = task
-
+        genotype, options = space.format(genotype), {"space": space.name} | options
+    if genotype is not None:
+        options = {"genotype": genotype} | options
+    chosen, given = _options(FinalOptions, {"dataset": data, "task": task}, options, callback)
     ended = loop.run(
         chosen, partial(Training.of, chosen, given), objects=given, callback=callback, progress=progress
     )
@@ -237,8 +256,19 @@ def _result(kind: Callable[..., AResult], ended: Ended[Any], genotype: Genotype)
     )
 
 
+OBJECTS: dict[str, type] = {
+    "space": SearchSpace,
+    "estimator": Estimator,
+    "terms": Term,
+    "policy": Policy,
+    "derive": Rule,
+    "task": Task,
+}
+"""What may be given as an object besides data, by the name of its option."""
+
+
 def _options(
-    kind: type[Options], named: Mapping[str, Any], options: Mapping[str, Any]
+    kind: type[Options], named: Mapping[str, Any], options: Mapping[str, Any], callback: Any
 ) -> tuple[Options, dict[str, Any]]:
     """The checked options, and what was given as an object, by the name of its option.
 
@@ -246,28 +276,26 @@ def _options(
         named: values that are names or objects; None: not given.
         options: values of other options.
     """
+    if callback is not None and not callable(callback):
+        raise InputError(f"`callback` is {callback!r}, expected a function of the metrics of an epoch")
     fields = {f.name for f in dataclasses.fields(kind)}
     for name in options:
         one_of("option", name, sorted(fields))
-    values = dict(options)
-    given: dict[str, Any] = {}
-    for name, value in named.items():
-        if value is None:
-            continue
-        words = value if isinstance(value, tuple) else (value,)
-        if all(isinstance(word, str) for word in words) and not (
-            name == "dataset" and isinstance(value, tuple)
-        ):
-            values[name] = value
-        else:
-            given[name] = value
-    values = {name: _plain(value) for name, value in values.items()}
+    values = {name: _plain(value) for name, value in options.items()}
     if isinstance(values.get("tau"), int | float):
         values["tau"] = str(values["tau"])
+    given: dict[str, Any] = {}
+    for name, value in named.items():
+        if value is not None:
+            (values if _is_name(name, value) else given)[name] = value
     check_types(kind, values)
+    if values.get("out") == "":
+        raise InputError("`out` is empty, expected the path of a folder")
     out, stored = values.get("out"), None
     if values.get("resume") and out and (path := Path(out) / "config.json").is_file():
         defaults = stored = read_config(kind, path, given)
+    elif values.get("config") and values.get("preset"):
+        raise InputError("`config` and `preset` were both given: a configuration is complete, drop one")
     elif values.get("config"):
         defaults = read_config(kind, Path(values["config"]), given) | {"out": None}
     else:
@@ -280,6 +308,25 @@ def _options(
         names = {name: stored[name] for name in given if name in stored}
         require_same(replace(chosen, **names), stored)
     return chosen, given
+
+
+def _is_name(option: str, value: Any) -> bool:
+    """Whether a value is the name of something, not the thing. Raises InputError for a wrong thing."""
+    kind = OBJECTS.get(option)
+    if kind is None:  # data: any object may be images
+        return isinstance(value, str)
+    things = value if option == "terms" else (value,)
+    for thing in things:
+        if not isinstance(thing, kind) and (not isinstance(thing, str) or option == "task"):
+            raise InputError(_wrong_object(option, thing, kind))
+    return all(isinstance(thing, str) for thing in things)
+
+
+def _wrong_object(option: str, thing: Any, kind: type) -> str:
+    if isinstance(thing, type):
+        return f"`{option}` is the class {thing.__name__}, expected an object of it: {thing.__name__}(...)"
+    names = "" if option == "task" else "a name or "
+    return f"`{option}` is {str(thing)[:60]!r}, expected {names}an object of a subclass of {kind.__name__}"
 
 
 def _plain(value: Any) -> Any:

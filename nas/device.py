@@ -38,8 +38,10 @@ def prepared(name: str, threads: int | None = None, deterministic: bool = False)
                 torch.set_num_threads(threads)
             if deterministic:
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
-            torch.use_deterministic_algorithms(deterministic)
-            torch.backends.cudnn.deterministic = deterministic
+            torch.use_deterministic_algorithms(
+                deterministic or before[1], warn_only=warned and not deterministic
+            )
+            torch.backends.cudnn.deterministic = deterministic or cudnn
             yield select(name)
         finally:
             torch.set_num_threads(before[0])

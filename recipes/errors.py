@@ -33,6 +33,9 @@ def first_line(error: BaseException) -> str:
     return lines[0][:120] if lines else type(error).__name__
 
 
+MANY = 25  # names that a message lists although it has a better idea
+
+
 def one_of(kind: str, name: str, known: Iterable[str]) -> str:
     """Return `name` if it is one of `known`; otherwise raise InputError with the nearest names."""
     known = list(known)
@@ -40,4 +43,6 @@ def one_of(kind: str, name: str, known: Iterable[str]) -> str:
         return name
     near = difflib.get_close_matches(name[:80], known, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    if near and len(known) > MANY:
+        raise InputError(f"unknown {kind} '{name[:80]}'{hint}")
     raise InputError(f"unknown {kind} '{name[:80]}', expected one of: {', '.join(known)}{hint}")

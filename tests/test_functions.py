@@ -274,10 +274,9 @@ class Tuned(Rule):
 
 
 def test_a_rule_trains_is_interrupted_and_goes_on_where_it_was(tmp_path):
-    whole = Tuned()
-    first = nas.search(space="micro", epochs=2, derive=whole, **SMALL)
-    assert len(whole.losses) == 6
-    assert len(set(whole.losses)) == 6
+    first = nas.search(space="micro", epochs=2, derive=Tuned(), **SMALL)
+    losses = first.search.rule.losses
+    assert len(losses) == len(set(losses)) == 6
 
     class Stopped(Tuned):
         def select(self, search):
@@ -290,10 +289,12 @@ def test_a_rule_trains_is_interrupted_and_goes_on_where_it_was(tmp_path):
     stopped = nas.search(space="micro", epochs=2, derive=Stopped(), out=out, **SMALL)
     assert "saved while selecting" in stopped.stopped
     assert not (out / "result.json").exists()
-    rest = Tuned()
-    second = nas.search(derive=rest, out=out, resume=True)
-    assert rest.losses == whole.losses
+    second = nas.search(derive=Tuned(), out=out, resume=True)
+    assert second.search.rule.losses == losses
     assert second.genotype == first.genotype
+    again = nas.search(derive=Tuned(), out=out, resume=True)  # finished: the work is not done again
+    assert again.search.rule.losses == losses
+    assert again.genotype == first.genotype
 
 
 def test_sampled_rules_say_what_they_looked_at():
@@ -361,3 +362,201 @@ def test_a_bar_is_shown_in_a_notebook_though_it_is_no_terminal(monkeypatch):
         assert (bar.n, bar.total) == (1, 3)
     with progress_bar(3, 1, False) as bar:
         assert bar.disable
+
+
+# Objects
+
+
+class Focal(Classification):
+    """A loss that looks away from what is easy."""
+
+    def loss(self, output, target, reduction="mean"):
+        p = output.softmax(1).gather(1, target[:, None])[:, 0]
+        each = -((1 - p) ** 2) * p.log()
+        return each.mean() if reduction == "mean" else each
+
+
+def test_a_run_with_objects_is_continued_with_them_and_not_without(tmp_path, capsys):
+    given = {"task": Focal(10), "estimator": estimators.get("gumbel_rao:samples=3")}
+    given |= {"terms": [Entropy(Schedule(5.0, 5.0)), "beta_decay"], "derive": Sample(4)}
+    whole = nas.search(space="micro", epochs=4, **given, **SMALL)
+    stop = {"callback": lambda metrics: np.bool_(metrics["epoch"] == 2)}
+    nas.search(space="micro", epochs=4, **given, **stop, **SMALL).save(tmp_path / "saved")
+    nas.search(space="micro", epochs=4, **given, **stop, **SMALL, out=tmp_path / "written")
+    for folder in (tmp_path / "saved", tmp_path / "written"):
+        config = json.loads((folder / "config.json").read_text())
+        assert config["objects"] == ["derive", "estimator", "task", "terms"]
+        assert config["terms"] == ["entropy", "beta_decay"]
+        assert train_search.main(["--resume", "--out", str(folder)]) == 2
+        assert "as a Python object" in capsys.readouterr().err
+        with pytest.raises(InputError, match="`task` as a Python object"):
+            nas.search(**{k: v for k, v in given.items() if k != "task"}, out=folder, resume=True)
+        with pytest.raises(InputError, match="`estimator` was gumbel_rao, now st"):
+            nas.search(**given | {"estimator": estimators.get("st")}, out=folder, resume=True)
+        resumed = nas.search(**given, out=folder, resume=True)
+        assert resumed.history == whole.history
+        assert resumed.genotype == whole.genotype
+
+
+def test_an_object_cannot_take_the_place_of_a_name_on_resume(tmp_path):
+    out = tmp_path / "run"
+    nas.search(space="micro", epochs=4, out=out, callback=lambda m: m["epoch"] == 2, **SMALL)
+    with pytest.raises(InputError, match="begun with a name for `terms`"):
+        nas.search(terms=[Entropy()], out=out, resume=True)
+
+
+def test_what_an_object_remembers_of_one_search_is_not_for_the_next():
+    given = {"estimator": estimators.get("st_gumbel"), "derive": Sample(3), "terms": [Entropy()]}
+    runs = [nas.search(space="micro", epochs=3, seed=seed, **given, **SMALL) for seed in (0, 1, 0)]
+    assert runs[0].history == runs[2].history
+    assert runs[0].summary["considered"] == runs[2].summary["considered"] != runs[1].summary["considered"]
+    assert given["estimator"].tau == 10
+    baseline = estimators.get("reinforce")
+    runs = [nas.search(space="micro", epochs=3, estimator=baseline, **SMALL) for _ in range(2)]
+    assert torch.equal(runs[0].logits, runs[1].logits)
+    rule = Sample(3)
+    assert runs[0].select(rule) == runs[0].select(rule) == runs[0].select("sample:3")
+
+
+class Careless(Sample):
+    """Keeps what a checkpoint cannot hold."""
+
+    def state(self):
+        return {"accuracies": [np.float64(a) for a in self.accuracies]}
+
+
+def test_a_state_that_could_not_be_read_back_is_refused_when_it_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"holds a float64 at .*'rule'.*'accuracies'"):
+        nas.search(space="micro", epochs=1, derive=Careless(3), out=tmp_path / "run", **SMALL)
+
+
+def test_a_finished_run_without_its_checkpoints_says_so(tmp_path):
+    out = tmp_path / "run"
+    nas.search(space="micro", epochs=1, out=out, **SMALL)
+    for path in out.glob("checkpoint*"):
+        path.unlink()
+    with pytest.raises(InputError, match="holds a result but no checkpoint"):
+        nas.search(out=out, resume=True)
+
+
+def test_there_is_nothing_to_stop_after_the_last_epoch():
+    result = nas.search(
+        space="micro", epochs=2, callback=lambda metrics: 1 if metrics["epoch"] == 2 else 0, **SMALL
+    )
+    assert result.stopped is None
+    assert result.summary["genotype"] == str(result)
+
+
+def test_looking_at_a_result_leaves_the_generators_alone():
+    result = nas.search(space="micro", epochs=1, **SMALL)
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        result.score(result.genotype)
+        result.select("sample:2")
+        drawn.append(float(torch.rand(1)))
+    assert drawn[0] != drawn[1]
+
+
+class Sum(Entropy):
+    name = "sum"
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def of_logits(self, logits, progress):
+        return None
+
+    def of_draw(self, draw, progress):
+        return {"all": draw.sum(), "rows": draw.sum(-1), "number": 0.5}[self.shape]
+
+
+class OddPolicy(UniformPolicy):
+    def __init__(self, paths):
+        self.odd = paths
+
+    def paths(self, architecture, generator, step, progress):
+        return self.odd
+
+
+class OddRule(Rule):
+    name = "odd"
+
+    def select(self, search):
+        yield from ()
+
+    def selected(self, search):
+        return "|skip_connect~0|"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"estimator": 5}, "`estimator` is '5', expected a name or an object of a subclass of Estimator"),
+        (
+            {"estimator": estimators.family("st")},
+            "`estimator` is the class StraightThrough, expected an object",
+        ),
+        ({"terms": [Entropy]}, "`terms` is the class Entropy"),
+        ({"terms": [5]}, "`terms` is '5', expected a name or"),
+        ({"terms": "entropie"}, "unknown term 'entropie'"),
+        ({"policy": UniformPolicy}, "`policy` is the class UniformPolicy"),
+        ({"derive": 0}, "`derive` is '0'"),
+        ({"task": "focal"}, "`task` is 'focal', expected an object of a subclass of Task"),
+        ({"space": 5}, "`space` is '5'"),
+        ({"callback": 5}, "`callback` is 5, expected a function"),
+        ({"out": ""}, "`out` is empty"),
+        ({"config": "x", "preset": "quick"}, "both given"),
+        (
+            {"terms": [Sum("all")], "draws": 4},
+            r"term 'sum': of_draw of \(4, 3, 5\) is \(\), expected .* \(4,\)",
+        ),
+        ({"terms": [Sum("rows")]}, r"of_draw of .* expected a tensor of shape \(1,\)"),
+        ({"policy": OddPolicy([])}, "the policy 'uniform' returns \\[\\], expected a list of architectures"),
+        ({"policy": OddPolicy([0, 1, 2])}, "expected a list of architectures"),
+        ({"policy": OddPolicy([[0, 1]])}, "each of the 3 slots"),
+        ({"policy": OddPolicy([[0, 1, 5]])}, "each of the 3 slots"),
+        ({"derive": OddRule()}, "the rule 'odd' selects a str, expected a Genotype"),
+    ],
+)
+def test_wrong_objects_end_in_one_line(arguments, message):
+    with pytest.raises(InputError, match=message) as caught:
+        nas.search(**{"space": "micro", "epochs": 2, "warmup_epochs": 0} | SMALL | arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_term_may_be_a_number_and_two_of_one_name_are_told_apart():
+    result = nas.search(
+        space="micro", epochs=1, warmup_epochs=0, **SMALL,
+        terms=[Sum("number"), "entropy:weight=1", "entropy:weight=-1"],
+    )  # fmt: skip
+    terms = result.history[0]["terms"]
+    assert terms["sum"] == 0.5
+    assert terms["entropy"] == -terms["entropy_3"] > 0
+
+
+def test_a_training_takes_paths_and_results(tmp_path):
+    found = nas.search(space="micro", epochs=1, out=tmp_path / "s", **SMALL)
+    histories = [
+        nas.train(genotype, epochs=1, **SMALL).history
+        for genotype in (found, found.genotype, tmp_path / "s" / "genotype.json", str(found))
+    ]
+    assert all(history == histories[0] for history in histories)
+    with pytest.raises(InputError, match="`genotype` is 42, expected"):
+        nas.train(42, epochs=1, **SMALL)
+    with pytest.raises(InputError, match="`out` is None"):
+        found.save(None)
+
+
+def test_a_users_own_deterministic_choice_holds_inside_a_run():
+    torch.use_deterministic_algorithms(True)
+    try:
+        seen = []
+        nas.search(
+            space="micro", epochs=1, **SMALL,
+            callback=lambda m: seen.append(torch.are_deterministic_algorithms_enabled()),
+        )  # fmt: skip
+        assert seen == [True]
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)

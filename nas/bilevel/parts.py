@@ -3,7 +3,7 @@ together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import search_spaces
 from estimators import Estimator, Schedule
 from nas.bilevel.policies import POLICIES, Policy
 from nas.bilevel.rules import RULES, Rule
-from nas.bilevel.terms import TERMS, Term
+from nas.bilevel.terms import TERMS, Term, name_of
 from nas.data import DataSet
 from nas.genotypes import cells_of
 from nas.given import build_task, load_data
@@ -42,7 +42,7 @@ class SearchParts(NamedTuple):
     rule: Rule
 
 
-def build(options: SearchOptions, given: Mapping[str, Any]) -> tuple[SearchParts, SearchOptions]:
+def build(options: SearchOptions, given: dict[str, Any]) -> tuple[SearchParts, SearchOptions]:
     """The parts that the options name, `given` in place of names, and the options with the names of these.
 
     Args:
@@ -52,8 +52,14 @@ def build(options: SearchOptions, given: Mapping[str, Any]) -> tuple[SearchParts
     Raises:
         InputError: no such name, or things that do not go together.
     """
+    # Copies: what an object remembers of one search is not for the next.
+    given = given | {
+        name: copy.deepcopy(given[name])
+        for name in ("estimator", "terms", "policy", "derive")
+        if name in given
+    }
     space = _space(given["space"]) if "space" in given else search_spaces.get(options.space)
-    estimator = given.get("estimator") or estimators.get(options.estimator)
+    estimator = given["estimator"] if "estimator" in given else estimators.get(options.estimator)
     schedule = temperature(options, estimator)
     estimator.tau = schedule.start
     check(options, estimator)
@@ -65,10 +71,11 @@ def build(options: SearchOptions, given: Mapping[str, Any]) -> tuple[SearchParts
     parts = SearchParts(
         space, dataset, estimator, schedule, build_task(options, dataset, given), terms, policy, rule
     )
-    names = {"space": space.name, "estimator": estimator.name, "policy": policy.name, "derive": rule.name}
+    names: dict[str, Any] = {"space": space.name, "estimator": estimator.name}
+    names |= {"policy": name_of(policy), "derive": name_of(rule)}
     names = {option: name for option, name in names.items() if option in given}
     if "terms" in given:
-        names["terms"] = tuple(term.name for term in terms)
+        names["terms"] = tuple(t if isinstance(t, str) else name_of(t) for t in given["terms"])
     if "dataset" in given:
         names["dataset"] = dataset.name
     return parts, replace(options, **names)
@@ -87,8 +94,12 @@ def _named(option: str, registry: Registry[Any], thing: Any) -> Any:
 def _space(space: SearchSpace) -> SearchSpace:
     """A space given as an object, registered for this process: its genotypes name it."""
     if space.name not in search_spaces.names():
-        return search_spaces.register(space)
-    if search_spaces.get(space.name) is not space:
+        try:
+            return search_spaces.register(space)
+        except ValueError as error:
+            raise InputError(f"`space`: {error}") from None
+    known = search_spaces.get(space.name)
+    if known is not space and (type(known), known.slots) != (type(space), space.slots):
         raise InputError(f"`space` is named '{space.name}', as another space is: give it another name")
     return space
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
 from nas.bilevel.rules import collapse_warnings
 from nas.bilevel.steps import Bilevel
+from nas.bilevel.terms import draw_value, logits_value, name_of
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.data import Batches
 from nas.genotypes import cells_of
@@ -23,7 +24,7 @@ from nas.runs.job import Outcome
 from nas.seeding import generator, seed_everything
 from nas.steps import Mean, evaluate
 from nas.training.timm_parts import quiet_scheduler
-from recipes import SearchOptions
+from recipes import InputError, SearchOptions
 from search_spaces import Genotype
 
 
@@ -112,7 +113,7 @@ class Search:
 
     @classmethod
     def of(
-        cls, options: SearchOptions, given: Mapping[str, Any] | None = None, place: torch.device | None = None
+        cls, options: SearchOptions, given: dict[str, Any] | None = None, place: torch.device | None = None
     ) -> Search:
         """The search that the options describe, with objects for some of its parts: see `parts.build`."""
         found, stated = build(options, given or {})
@@ -204,9 +205,11 @@ class Search:
         logits = self.architecture.masked().detach()
         draw = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
         values: dict[str, float] = {}
-        for term in self.bilevel.terms:
-            parts = (term.of_logits(logits, progress), term.of_draw(draw, progress))
-            values[term.name] = sum(float(part) for part in parts if part is not None)
+        for number, term in enumerate(self.bilevel.terms, 1):
+            parts = (logits_value(term, logits, progress), draw_value(term, draw, progress))
+            name = name_of(term)
+            name = f"{name}_{number}" if name in values else name
+            values[name] = sum(float(part) for part in parts if part is not None)
         return values
 
     def state(self) -> dict[str, Any]:
@@ -248,6 +251,12 @@ class Search:
     def conclude(self) -> Outcome:
         """The architecture that was found."""
         genotype = self.rule.selected(self)
+        if not isinstance(genotype, Genotype):
+            raise InputError(
+                f"the rule '{name_of(self.rule)}' selects a {type(genotype).__name__}, expected a Genotype: "
+                "`search.space` parses, discretises and draws them"
+            )
+        genotype = self.space.validate(genotype)
         text = self.space.format(genotype)
         warnings = collapse_warnings(genotype)
         result = {
@@ -262,7 +271,11 @@ class Search:
             "warnings": warnings,
         }
         if considered := self.rule.considered(self):
-            result |= {"rule": self.options.derive, "considered": considered}
+            rows = [
+                {key: value if key == "genotype" else float(value) for key, value in row.items()}
+                for row in considered
+            ]
+            result |= {"rule": self.options.derive, "considered": rows}
         return Outcome(genotype, result, [f"found {text}", *(f"warning: {w}" for w in warnings)])
 
     def save(self, folder: Path, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from nas import distributed
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.policies import DrawPolicy, Policy
-from nas.bilevel.terms import Term, gradient_of_draw, gradient_of_logits, value_of_draw
+from nas.bilevel.terms import Term, gradient_of_draw, gradient_of_logits, name_of, value_of_draw
 from nas.bilevel.unroll import Batch, Unroll, frozen, unrolled_gradient
 from nas.device import Precision, autocast
 from nas.guard import guarded_step
 from nas.steps import StepResult
 from nas.task import Task
+from recipes import InputError
+from search_spaces import ABSENT
 from search_spaces.mixed_edge import Draw
 
 
@@ -175,6 +177,7 @@ class Bilevel:
         """
         self.weight_optimizer.zero_grad(set_to_none=True)
         paths = self.policy.paths(self.architecture, generator, step, progress)
+        self._require_paths(paths)
         results = []
         for path in paths:
             loss, output = self.loss(path, train)
@@ -191,6 +194,24 @@ class Bilevel:
         result = result.over_ranks(gradients)
         skipped = guarded_step(self.weight_optimizer, result.loss, self.clip)
         return replace(result, skipped=skipped)
+
+    def _require_paths(self, paths: Any) -> None:
+        """Raise InputError if what the policy returned is not a list of architectures."""
+        slots = self.architecture.space.slots
+        for path in paths if isinstance(paths, list | tuple) and paths else (None,):
+            if isinstance(path, Tensor) and path.dim() > 1:
+                continue
+            fits = isinstance(path, list | tuple) and len(path) == len(slots)
+            if not fits or not all(
+                type(k) is int and ABSENT <= k < len(slot.candidates)
+                for k, slot in zip(path or (), slots, strict=True)
+            ):
+                raise InputError(
+                    f"the policy '{name_of(self.policy)}' returns {str(paths)[:100]}, expected a list of "
+                    "architectures, "
+                    f"each a list with the index of a candidate for each of the {len(slots)} slots, or "
+                    "weights (E, K)"
+                )
 
     def _result(self, loss: Tensor, output: Tensor, target: Tensor) -> StepResult:
         return StepResult(loss.detach(), self.task.correct(output, target), len(target))

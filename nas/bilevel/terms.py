@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from estimators import Schedule
+from recipes import InputError
 from recipes.registry import Registry
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ TERMS: Registry[type[Term]] = Registry("term", {t.name: t for t in (BetaDecay, E
 def gradient_of_logits(terms: Sequence[Term], logits: Tensor, leaf: Tensor, progress: float) -> Tensor | None:
     """d/d leaf of the terms of the logits (E, K), which have a graph to the leaf; None where there are
     none."""
-    values = [value for term in terms if (value := term.of_logits(logits, progress)) is not None]
+    values = [v for term in terms if (v := logits_value(term, logits, progress)) is not None]
     if not any(value.requires_grad for value in values):
         return None
     return torch.autograd.grad(torch.stack(values).sum(), leaf)[0]
@@ -109,7 +110,7 @@ def gradient_of_logits(terms: Sequence[Term], logits: Tensor, leaf: Tensor, prog
 
 def value_of_draw(terms: Sequence[Term], draw: Tensor, progress: float) -> Tensor | None:
     """The sum (...) of the terms of draws (..., E, K); None where there are none."""
-    values = [value for term in terms if (value := term.of_draw(draw, progress)) is not None]
+    values = [v for term in terms if (v := draw_value(term, draw, progress)) is not None]
     return torch.stack(values).sum(0) if values else None
 
 
@@ -120,3 +121,33 @@ def gradient_of_draw(terms: Sequence[Term], draw: Tensor, progress: float) -> Te
     if value is None or not value.requires_grad:
         return None
     return torch.autograd.grad(value.mean(), leaf)[0]
+
+
+def logits_value(term: Term, logits: Tensor, progress: float) -> Tensor | None:
+    """`of_logits` of a term, checked: (). Raises InputError."""
+    return _checked(term, "of_logits", term.of_logits(logits, progress), logits, ())
+
+
+def draw_value(term: Term, draw: Tensor, progress: float) -> Tensor | None:
+    """`of_draw` of a term, checked: (...) for draws (..., E, K). Raises InputError."""
+    return _checked(term, "of_draw", term.of_draw(draw, progress), draw, tuple(draw.shape[:-2]))
+
+
+def _checked(term: Term, part: str, value: Any, like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    if value is None:
+        return None
+    if isinstance(value, int | float):
+        value = torch.full(shape, float(value), dtype=like.dtype)
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape:
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(
+            f"the term '{name_of(term)}': {part} of {tuple(like.shape)} is {found}, expected a tensor of "
+            f"shape {shape}: "
+            "sum over slots and candidates only, the last two dimensions"
+        )
+    return value.to(like.dtype)
+
+
+def name_of(thing: Any) -> str:
+    """The name of a term, a policy or a rule; that of its class where it has none."""
+    return str(getattr(thing, "name", None) or type(thing).__name__)

@@ -162,7 +162,7 @@ def plot_terms(metrics: Metrics) -> Figure:
     grid[0, 0].set_title("terms of the objective")
     lines = []
     for name in metrics[-1]["terms"]:
-        rows = [{"epoch": line["epoch"], "value": line["terms"][name]} for line in metrics]
+        rows = [{"epoch": line["epoch"], "value": line.get("terms", {}).get(name)} for line in metrics]
         lines.append(_read(rows, "value", name, name_colour(name)))
     _plot_lines(grid[0, 0], metrics, lines, 3)
     return figure

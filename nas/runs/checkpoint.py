@@ -24,6 +24,9 @@ NEWEST, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint-previous.pt", "checkpoi
 PARTS = {"epoch": int, "step": int, "seconds": float, "logs": dict, "state": dict}
 
 
+_PLAIN = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
+
+
 class DamageError(Exception):
     """What is wrong with a file that should be a checkpoint."""
 
@@ -31,8 +34,10 @@ class DamageError(Exception):
 def save(folder: Path, content: dict[str, Any]) -> None:
     """Make `content` the newest checkpoint in `folder`, and the newest the previous one.
 
-    Neither is touched before the new file has been flushed, read back and verified.
+    Neither is touched before the new file has been flushed, read back and verified. Raises InputError where
+    `content` holds what could not be read back.
     """
+    _require_plain(content, "")
     buffer = io.BytesIO()
     torch.save(content, buffer)
     payload = buffer.getvalue()
@@ -45,6 +50,24 @@ def save(folder: Path, content: dict[str, Any]) -> None:
         if (folder / NEWEST).exists():
             os.replace(folder / NEWEST, folder / PREVIOUS)
         # A process that is killed here leaves no newest checkpoint; the previous one is then the last.
+
+
+def _require_plain(content: Any, place: str) -> None:
+    """Raise InputError unless `content` is made of tensors, numbers, texts, lists, tuples, sets and dicts:
+    whatever else torch.save would write, a loader that executes nothing does not read."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            _require_plain(key, f"a key of {place}")
+            _require_plain(value, f"{place}[{key!r}]")
+    elif type(content) in (list, tuple, set):
+        for value in content:
+            _require_plain(value, place)
+    elif not isinstance(content, torch.Tensor) and type(content) not in _PLAIN:
+        raise InputError(
+            f"the state of the run holds a {type(content).__name__} at {place}, expected tensors, "
+            "numbers of Python, "
+            "texts, lists or dicts: convert it where `state` is made"
+        )
 
 
 def load(folder: Path) -> tuple[dict[str, Any] | None, str | None]:

@@ -27,7 +27,7 @@ from recipes import RESUME_ME, InputError, InterruptionError, RunOptions, first_
 from recipes.config_file import config_json
 
 AJob = TypeVar("AJob", bound=Job)
-Callback = Callable[[dict[str, Any]], bool | None]
+Callback = Callable[[dict[str, Any]], Any]
 POLL = 50  # steps between two reads of the number of skipped steps, for which the host waits for a GPU
 
 
@@ -74,7 +74,7 @@ def run(
     """
     with (
         distributed.group(),
-        _failures(options),
+        _failures(options, objects),
         _open(options, objects) as folder,
         device.prepared(options.device, options.threads, options.deterministic) as place,
     ):
@@ -95,14 +95,14 @@ def finished(options: RunOptions) -> bool:
 
 
 @contextmanager
-def _failures(options: RunOptions) -> Iterator[None]:
+def _failures(options: RunOptions, objects: Collection[str] = ()) -> Iterator[None]:
     """Turns what a run may die of from outside into one line."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         where = f"the run in {options.out}" if options.out else "the run"
         raise InputError(
-            f"{where} has ended: {first_line(error)}; what was saved is kept; {_go_on(options)}"
+            f"{where} has ended: {first_line(error)}; what was saved is kept; {_go_on(options, objects)}"
         ) from None
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
@@ -113,7 +113,7 @@ def _failures(options: RunOptions) -> Iterator[None]:
             if distributed.rank() > 1:  # rank 0 and, in case it is the one, rank 1 say so
                 sys.exit(RESUME_ME)
             raise InterruptionError(
-                f"another rank of this job has ended; the last checkpoint is kept; {_go_on(options)}"
+                f"another rank of this job has ended; the last checkpoint is kept; {_go_on(options, objects)}"
             ) from None
         raise
 
@@ -123,7 +123,7 @@ def _open(options: RunOptions, objects: Collection[str]) -> RunFolder:
     if options.out is None:
         if options.resume:
             raise InputError("`resume` needs `out`, the folder of the run to continue")
-        return NoFolder(options)
+        return NoFolder(options, objects)
     folder = None
     with distributed.together():
         if distributed.rank() == 0:
@@ -143,6 +143,7 @@ def _run(
     with distributed.together():
         job = make_job(place)
         if folder.checkpoint is not None:
+            folder.require_options(job.options)
             try:
                 job.restore(folder.checkpoint["state"])
             except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -156,6 +157,11 @@ def _run(
     distributed.require_agreement([job.documents, job.state()], "the data or the first weights")
     ended = Ended(job, folder)
     if folder.finished:
+        if folder.checkpoint is None:
+            raise InputError(
+                f"{folder.path} holds a result but no checkpoint any more: its genotype.json and "
+                "model.safetensors are what is left; `overwrite` starts again"
+            )
         for _ in job.finish():
             pass
         ended.outcome = job.conclude()
@@ -209,7 +215,7 @@ def _work(
     first, start, seconds = folder.position
     skipped: int = distributed.broadcast(folder.skipped_steps)
     timer = _Timer(options)
-    go_on = _go_on(options)
+    go_on = _go_on(options, folder.objects)
     total = options.epochs * job.steps
     shown = False if distributed.rank() > 0 else progress
     with Interruption() as interruption, progress_bar(total, first * job.steps + start, shown) as bar:
@@ -234,7 +240,7 @@ def _work(
             if board is not None:
                 board.epoch(metrics | {"epoch_seconds": seconds})
             last = epoch + 1 == options.epochs
-            enough = callback is not None and callback(dict(metrics)) is True
+            enough = callback is not None and bool(callback(dict(metrics))) and not last
             (asked,) = distributed.any_of(interruption.asked or enough)
             if asked or last or (epoch + 1) % options.checkpoint_every == 0:
                 _save(folder, epoch + 1, 0, 0.0, job)
@@ -252,6 +258,8 @@ def _work(
                 timer.restart()
             if asked:
                 return f"saved while selecting an architecture; {go_on}"
+        if pieces:
+            _save(folder, options.epochs, 0, 0.0, job)
     return None
 
 
@@ -283,18 +291,28 @@ def _limit(skipped: int, options: RunOptions, where: str) -> None:
     """Raise InputError if more steps were skipped than the options allow."""
     if skipped > options.max_skipped_steps:
         error = InputError(
-            f"the loss or its gradient was not finite in {skipped} steps, the last in {where}: lower `lr` or "
-            "keep `clip` on in another run; this one has its last checkpoint, which a larger "
-            "`max_skipped_steps`, given with `resume`, continues"
+            f"the loss, a term or a gradient was not finite in {skipped} steps, the last in {where}: "
+            "lower `lr`, "
+            "keep `clip` on or look at `terms` in another run"
+            + (
+                "; this one has its last checkpoint, which a larger `max_skipped_steps`, given with "
+                "`resume`, "
+                "continues"
+                if options.out
+                else ""
+            )
         )
         raise distributed.agreed(error, 2)
 
 
-def _go_on(options: RunOptions) -> str:
+def _go_on(options: RunOptions, objects: Collection[str] = ()) -> str:
     """How a run is continued."""
     if options.out is None:
-        return "it has no folder to continue it from"
+        return "it is in memory only: `save` of its result writes a folder to continue it from"
+    if objects:
+        return "go on with the same call and resume=True"
     command = f"train_{options.kind}"
     if distributed.world() > 1:
         command = f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} {command}.py"
-    return f"go on with: {command} --resume --out {shlex.quote(str(options.out))}"
+    plugins = f" --plugins {shlex.join(options.plugins)}" if options.plugins else ""
+    return f"go on with: {command}{plugins} --resume --out {shlex.quote(str(options.out))}"

@@ -192,6 +192,18 @@ class RunFolder:
                     file=sys.stderr,
                 )
 
+    def require_options(self, options: RunOptions) -> None:
+        """Raise InputError if the run was begun with other options, or with names in place of objects."""
+        path = self.path / "config.json"
+        named = sorted(set(self.objects) - set(parse_json(read_text(path)).get("objects", [])))
+        if named:
+            raise InputError(
+                f"the run in {self.path} was begun with a name for `{named[0]}`, not with an object: "
+                "drop the object "
+                "to continue it, or give a new `out`"
+            )
+        require_same(options, read_config(type(options), path, self.objects))
+
     def require_unchanged(self, file: str, content: Any) -> None:
         """Raise InputError if `file` was written with another content before the interruption."""
         path = self.path / file
@@ -247,12 +259,15 @@ class NoFolder(RunFolder):
 
     writes = False
 
-    def __init__(self, options: RunOptions) -> None:
-        self.options, self.objects = options, ()
+    def __init__(self, options: RunOptions, objects: Collection[str] = ()) -> None:
+        self.options, self.objects = options, objects
         self.finished, self.checkpoint, self._lock = False, None, None
         self._lines: dict[str, list[dict[str, Any]]] = {METRICS: [], TIMINGS: []}
 
     def create(self, device: torch.device) -> None:
+        """Nothing."""
+
+    def require_options(self, options: RunOptions) -> None:
         """Nothing."""
 
     def require_unchanged(self, file: str, content: Any) -> None:
