@@ -26,7 +26,7 @@ def search(epochs: int = 20, seed: int = 0) -> Genotype:
     train, valid = data.split(labels, 0.5, seed)
 
     space = search_spaces.get("micro")
-    supernet = space.supernet(channels=4, cells=1, num_classes=10, in_channels=1)
+    supernet = space.supernet(channels=8, cells=1, num_classes=10, in_channels=1)
     logits = torch.zeros(space.num_slots, space.width, requires_grad=True)  # a row for each edge
     estimator = estimators.get("reinmax", tau=1.0)
     weights = torch.optim.SGD(supernet.parameters(), 0.05, momentum=0.9, nesterov=True)
@@ -63,5 +63,6 @@ def shuffled(part: torch.Tensor, rng: torch.Generator, batch_size: int = 64) -> 
 
 if __name__ == "__main__":
     genotype = search()
+    print(f"found {search_spaces.get('micro').format(genotype)}")
     network = search_spaces.get("micro").network(genotype, channels=16, num_classes=10, in_channels=1)
-    print(f"found {genotype}\nits network has {sum(p.numel() for p in network.parameters()):,} parameters")
+    print(f"its network has {sum(p.numel() for p in network.parameters()):,} parameters")

@@ -44,10 +44,10 @@ class ParameterCost(Term):
 nas.register_term("parameter_cost", ParameterCost)
 
 
-def main() -> None:
+def main(epochs: int = 40) -> None:
     """Search with and without the term and compare what is found."""
-    for terms in ([], ["parameter_cost:weight=0.5"], [ParameterCost(Schedule(4.0, 4.0))]):
-        result = nas.search(space="micro", data="digits", terms=terms, epochs=12, channels=4)
+    for terms in ([], ["parameter_cost:weight=0.3"]):  # or [ParameterCost(Schedule(0.3, 0.3))]
+        result = nas.search(space="micro", data="digits", terms=terms, epochs=epochs, channels=8)
         network = result.space.network(result.genotype, channels=16, num_classes=10, in_channels=1)
         cost = result.history[-1].get("terms", {}).get("parameter_cost")
         print(f"{result}: {sum(p.numel() for p in network.parameters()):,} parameters, term {cost}")
