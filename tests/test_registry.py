@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal, Optional
 
 import pytest
 
+import ablate
 import estimators
 import nas
 import search_spaces
+import train_search
 from estimators import Schedule
 from nas.bilevel import Policy, Rule, Term
 from recipes import InputError
+from recipes.plugins import import_plugins
 from recipes.registry import Registry, parameters
 
 if TYPE_CHECKING:
@@ -162,3 +166,68 @@ def test_a_cell_of_a_notebook_can_be_executed_again():
         exec(cell.replace("Mine", "Yours"), {"__name__": "notebook"})
     with pytest.raises(ValueError, match="exists already"):
         estimators.register("st", estimators.family("st"))  # what comes along stays
+
+
+# Plugins
+
+
+@pytest.fixture
+def modules():
+    """What a test imports is forgotten after it."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("nas_plugin_") or name == "beside":
+            del sys.modules[name]
+
+
+TERM = "import nas\nclass Mine(nas.bilevel.Term): pass\nnas.register_term({name!r}, Mine)\n"
+
+
+@pytest.mark.usefixtures("modules")
+def test_plugins_hide_no_module_and_one_another(tmp_path):
+    import json
+
+    (tmp_path / "a").mkdir()
+    for folder in ("", "a/"):
+        (tmp_path / f"{folder}json.py").write_text(TERM.format(name=f"{folder.strip('/') or 'b'}_term"))
+    import_plugins(["json.py", "a/json.py", str(tmp_path / "json.py"), "a/../json.py"])  # each once
+    assert sys.modules["json"] is json
+    assert Registry.kinds["term"].added() == ["b_term", "a_term"]
+    kind = Registry.kinds["term"].get("a_term")
+    assert sys.modules[kind.__module__].Mine is kind
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize("end", ["1 / 0", "import sys; sys.exit(3)", "raise SystemExit"])
+def test_a_plugin_that_fails_can_be_corrected(tmp_path, monkeypatch, end):
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("beside.py").write_text(TERM.format(name="beside"))
+    Path("plugin.py").write_text(f"import beside\n{TERM.format(name='own')}{end}\n")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"the plugin 'plugin.py' cannot be imported"):
+            import_plugins(["plugin.py"])
+        assert "own" not in Registry.kinds["term"]
+    assert "beside" in Registry.kinds["term"]  # it has been imported, and will not be once more
+    Path("plugin.py").write_text(f"import beside\n{TERM.format(name='own')}# corrected\n")
+    import_plugins(["plugin.py"])
+    assert Registry.kinds["term"].added() == ["beside", "own"]
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["--terms", "entropy", "--epochs", "3", "--terms", "beta_decay"], "--terms"),
+        (["--terms=entropy", "--terms", "beta_decay"], "--terms"),
+        (["--plugins", "nowhere.py", "--plugins", "elsewhere.py"], "--plugins"),
+    ],
+)
+def test_options_of_several_values_are_given_once(words, flag, capsys):
+    assert train_search.main(words) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: {flag} is given 2 times: give all values at once, {flag} A B\n"
+
+
+def test_methods_are_given_once(capsys):
+    assert ablate.main(["nas", "--methods", "st", "--methods", "reinmax"]) == 2
+    assert capsys.readouterr().err.startswith("error: --methods is given 2 times")
