@@ -59,9 +59,9 @@ def registry(monkeypatch):
     ("setting", "value"),
     [
         ("number=none", None), ("number=0.5", 0.5), ("level=2", 2), ("level=true", True),
-        ("level=none", None), ("mode=b", "b"), ("mode=none", None), ("old=7", 7), ("old=None", None), ("either=7", 7),
-        ("either=y", "y"), ("path=a/b", Path("a/b")), ("weight=1:2", Schedule(1.0, 2.0)), ("later=4", 4),
-        ("bare=4", 4.0), ("text=4", "4"), ("anything=true", True),
+        ("level=none", None), ("mode=b", "b"), ("mode=none", None), ("old=7", 7), ("old=None", None),
+        ("either=7", 7), ("either=y", "y"), ("path=a/b", Path("a/b")), ("weight=1:2", Schedule(1.0, 2.0)),
+        ("later=4", 4), ("bare=4", 4.0), ("text=4", "4"), ("anything=true", True),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["thing", "part"])
