@@ -21,6 +21,11 @@ import search_spaces
 from ablation import grid_report
 from ablation.executors import Run, execute
 from nas import tables
+from nas.bilevel import parts
+from nas.bilevel.policies import POLICIES
+from nas.bilevel.rules import RULES
+from nas.bilevel.terms import TERMS
+from nas.genotypes import cells_of
 from nas.runs.files import read_json, read_json_lines
 from nas.runs.interruption import Interruption
 from nas.tables import Truth
@@ -42,6 +47,12 @@ from search_spaces import Genotype
 MEASURED_MOMENTS = {"micro": 4}
 # Options that may differ between a run and the plan: where it is, and where its options came from.
 _WITHOUT_EFFECT = free(RunOptions) | {"config", "preset", "threads", "plugins"}
+# Options of a run that follow from those of the grid: of the same name, and others.
+_OF_THE_GRID = {"--space", "--dataset", "--plugins", "--threads", "--out"}
+_SET_BY_THE_GRID = _OF_THE_GRID | {
+    "--resume", "--overwrite", "--seed", "--config", "--estimator", "--measure-every", "--tensorboard",
+    "--genotype",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,13 +97,12 @@ def plan(options: GridOptions, folder: Path) -> list[Trial]:
         raise InputError(f"--methods names a method twice: {' '.join(options.methods)}")
     recipe = presets.TABLES_SEARCH if options.dataset == "digits" else None
     place = ["--space", options.space, "--dataset", options.dataset, *_plugins(options)]
+    common = _split(options.search, "search")
     trials = []
     for method in options.methods:
-        base = command_line.parse(
-            SearchOptions,
-            [*place, *method_words(method), *_split(options.search, "search")],
-            recipe,
-        )
+        words = method_words(method)
+        base = command_line.parse(SearchOptions, [*place, *_without(common, words), *words], recipe)
+        _require_sound(base, method)
         moments = MEASURED_MOMENTS.get(options.space, 0) if options.measure is None else options.measure
         if moments > base.epochs:
             raise InputError(f"--measure is {moments}, expected at most the {base.epochs} epochs of a search")
@@ -104,6 +114,25 @@ def plan(options: GridOptions, folder: Path) -> list[Trial]:
     return trials
 
 
+def _require_sound(options: SearchOptions, method: str) -> None:
+    """Raise InputError where what the options of a search name is none, or does not go together: all that can
+    be told without the data."""
+    try:
+        estimator = estimators.get(options.estimator)
+        parts.temperature(options, estimator)
+        parts.check(options, estimator)
+        cells_of(search_spaces.get(options.space), options.cells)
+        for option, registry, texts in (
+            ("terms", TERMS, options.terms),
+            ("policy", POLICIES, (options.policy,)),
+            ("derive", RULES, (options.derive,)),
+        ):
+            for text in texts:
+                parts._named(option, registry, text)
+    except InputError as error:
+        raise InputError(f"in the searches of '{method}': {error}") from None
+
+
 def method_words(method: str) -> list[str]:
     """The words of a command line for `estimator,setting=value,...`.
 
@@ -111,6 +140,9 @@ def method_words(method: str) -> list[str]:
     InputError.
     """
     name, *settings = method.split(",")
+    if ":" in name:
+        name, _, rest = method[:200].partition(":")
+        raise InputError(f"method '{name}:{rest}' is malformed, settings follow a comma: '{name},{rest}'")
     family = estimators.family(name)
     own, words = [], list[str]()
     for setting in settings:
@@ -144,9 +176,26 @@ def _plugins(options: GridOptions) -> list[str]:
 def _require_free(words: list[str], where: str) -> list[str]:
     """The words, if none of them is an option that the grid sets. Raises InputError."""
     for word in words:
-        if word.partition("=")[0] in ("--resume", "--overwrite", "--out", "--seed", "--config"):
-            raise InputError(f"{word} in {where} is set by the grid: drop it")
+        if (name := _option(word)) in _SET_BY_THE_GRID:
+            instead = f", give {name} to ablate.py" if name in _OF_THE_GRID else ""
+            raise InputError(f"{word} in {where} is set by the grid: drop it{instead}")
     return words
+
+
+def _option(word: str) -> str:
+    """The option of a word `--option`, `--no-option` or `--option=value`; empty: it is a value."""
+    name = word.partition("=")[0].replace("_", "-")
+    return f"--{name[2:].removeprefix('no-')}" if name.startswith("--") else ""
+
+
+def _without(words: list[str], others: list[str]) -> list[str]:
+    """The words less the options, with their values, that occur in the others."""
+    given, kept, keep = {_option(word) for word in others} - {""}, list[str](), True
+    for word in words:
+        if name := _option(word):
+            keep = name not in given
+        kept += [word] if keep else []
+    return kept
 
 
 def _threaded(options: Any, grid: GridOptions) -> Any:

@@ -39,7 +39,9 @@ _BUILTIN: tuple[type[Estimator], ...] = (
     Reinforce,
     ReinforceLeaveOneOut,
 )
-_REGISTRY: Registry[type[Estimator]] = Registry("estimator", {cls.name: cls for cls in _BUILTIN})
+_REGISTRY: Registry[type[Estimator]] = Registry(
+    "estimator", {cls.name: cls for cls in _BUILTIN}, expects=Estimator
+)
 
 
 def names() -> list[str]:
@@ -66,10 +68,7 @@ def register(name: str, estimator: E) -> E:
     """Add a class of estimators, which takes on the name, and return it.
 
     Raises:
-        ValueError: the name is taken or malformed, or the class has another one.
+        ValueError: the name is taken or malformed, or the class has another one or is none of estimators.
     """
-    if vars(estimator).get("name", name) != name:
-        raise ValueError(f"{estimator.__name__} is named {estimator.name!r}, expected {name!r}")
     _REGISTRY.register(name, estimator)
-    estimator.name = name
     return estimator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -20,7 +21,10 @@ class Schedule:
     def parse(text: str) -> Schedule:
         """The schedule written as `START:END`, or as one number. Raises ValueError."""
         start, separator, end = text.partition(":")
-        return Schedule(float(start), float(end if separator else start))
+        found = Schedule(float(start), float(end if separator else start))
+        if not (math.isfinite(found.start) and math.isfinite(found.end)):
+            raise ValueError(f"{text!r:.60} is not finite")
+        return found
 
     def __call__(self, progress: float) -> float:
         """Temperature at `progress` in [0, 1], the fraction of the run that lies behind."""

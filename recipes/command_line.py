@@ -8,6 +8,7 @@ import io
 import os
 import re
 import sys
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,6 +112,7 @@ def parse(
     Args:
         recipe: takes the place of the default preset.
     """
+    _require_once(options_class, argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--preset", "--config", "--out"):
         first.add_argument(name)
@@ -147,6 +149,7 @@ def _parse_all(
     options_class: type[Dataclass], argv: Sequence[str], default: Dataclass, program: str | None = None
 ) -> Dataclass:
     """tyro's parser, with its framed message folded into one line."""
+    _require_once(options_class, argv)
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -162,6 +165,17 @@ def _parse_all(
             raise
         words = " ".join(re.sub(r"[─│╭╮╰╯]+|-{3,}", " ", message.getvalue()).split())
         raise InputError(re.split(r" (?:Argument|For full) helptext", words)[0] + "; see --help") from None
+
+
+def _require_once(options_class: type[Any], argv: Sequence[str]) -> None:
+    """Raise InputError where an option that takes several values is given twice: the last would win."""
+    names = [option.partition("=")[0].replace("_", "-") for option in argv if option.startswith("--")]
+    for name, hint in typing.get_type_hints(options_class).items():
+        flag = f"--{name.replace('_', '-')}"
+        if typing.get_origin(hint) is tuple and names.count(flag) > 1:
+            raise InputError(
+                f"{flag} is given {names.count(flag)} times: give all values at once, {flag} A B"
+            )
 
 
 def _description(options_class: type[Any]) -> str:

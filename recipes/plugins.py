@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
+import zlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from recipes.errors import InputError, first_line
+from recipes.registry import undone_on_failure
 
 
 def import_plugins(names: Iterable[str]) -> None:
-    """Import Python files (`PATH.py`) and modules, each once. Raises InputError where one does not import."""
+    """Import Python files (`PATH.py`) and modules, each once.
+
+    Raises InputError where one does not import; what it has registered by then is undone.
+    """
     for name in names:
         try:
-            if name.endswith(".py"):
-                _import_file(Path(name))
-            else:
-                importlib.import_module(name)
+            with undone_on_failure():
+                if name.endswith(".py"):
+                    _import_file(Path(name))
+                else:
+                    importlib.import_module(name)
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"the plugin '{name}' cannot be imported ({type(error).__name__}: {first_line(error)}): "
-                "correct it, or "
-                "the path"
+                "correct it, or the path"
             ) from None
 
 
@@ -44,14 +50,12 @@ def take_plugins(defaults: dict[str, Any], given: Collection[str]) -> None:
 
 
 def _import_file(path: Path) -> None:
-    module_name = path.stem
-    known = sys.modules.get(module_name)
-    if known is not None:
-        if getattr(known, "__file__", None) and Path(str(known.__file__)).resolve() == path.resolve():
-            return
-        raise InputError(
-            f"the plugin {path} has the name of another module, '{module_name}': rename the file"
-        )
+    """Import a file under a name of its own, so that it hides no module that is called like it."""
+    path = path.resolve()
+    stem = re.sub(r"\W", "_", path.stem)
+    module_name = f"nas_plugin_{stem}_{zlib.crc32(bytes(path)):08x}"
+    if module_name in sys.modules:
+        return
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None

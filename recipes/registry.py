@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import inspect
+import math
 import re
+import sys
+import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import PurePath
 from typing import Any, Generic, TypeVar
 
-from recipes.errors import InputError, one_of
+from recipes.errors import InputError, first_line, one_of
 
 T = TypeVar("T")
 Made = TypeVar("Made")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
+_OURS = ("estimators", "nas", "recipes", "search_spaces")  # whose functions hand on what others register
 
 
 class Registry(Generic[T]):
@@ -21,24 +29,52 @@ class Registry(Generic[T]):
     Args:
         kind: what the things are, in the words of an error or of --help: `search space`.
         builtin: those that come along.
+        expects: where the things are classes, the class that they are derived from. They take on the name
+            under which they are registered.
     """
 
     kinds: typing.ClassVar[dict[str, Registry[Any]]] = {}
 
-    def __init__(self, kind: str, builtin: Mapping[str, T]) -> None:
+    def __init__(self, kind: str, builtin: Mapping[str, T], expects: type | None = None) -> None:
         self.kind, self._things, self._builtin = kind, dict(builtin), frozenset(builtin)
+        self._expects = expects
+        self._origins: dict[str, tuple[str, str]] = {}
         self.kinds[kind] = self
 
     def register(self, name: str, thing: T) -> T:
-        """Add `thing` under `name` and return it. Raises ValueError if the name is taken or malformed."""
-        if not _NAME.fullmatch(name):
+        """Add `thing` under `name` and return it.
+
+        What the same module has registered under that name and calls the same is replaced: a cell of a
+        notebook can be executed again.
+
+        Raises:
+            ValueError: the name is taken or malformed, or `thing` is not of this kind.
+        """
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise ValueError(
                 f"{name!r} is no name for a {self.kind}: expected lower-case letters, digits and _"
             )
-        if name in self._things:
+        if self._expects is not None:
+            self._require_class(name, thing)
+        origin = _origin(thing)
+        if name in self._things and self._origins.get(name) != origin:
             raise ValueError(f"the {self.kind} {name!r} exists already: choose another name")
-        self._things[name] = thing
+        self._things[name], self._origins[name] = thing, origin
+        if self._expects is not None:
+            thing.name = name  # type: ignore[attr-defined]
         return thing
+
+    def _require_class(self, name: str, thing: Any) -> None:
+        base = self._expects
+        assert base is not None
+        wanted = f"expected a class derived from {base.__name__}"
+        if not isinstance(thing, type):
+            what = "an object: register its class" if isinstance(thing, base) else f"{thing!r:.60}"
+            raise ValueError(f"the {self.kind} {name!r} is {what}, {wanted}")
+        if not issubclass(thing, base):
+            raise ValueError(f"the {self.kind} {name!r} is the class {thing.__name__}, {wanted}")
+        if (own := vars(thing).get("name", name)) != name:
+            raise ValueError(f"{thing.__name__} is named {own!r}, expected {name!r}")
 
     def names(self) -> list[str]:
         """All names, those that come along first."""
@@ -59,12 +95,14 @@ class Registry(Generic[T]):
         """What `NAME` or `NAME:key=value,...` means, made by the class or function of that name.
 
         Args:
-            text: values are read as the annotations of the parameters say (int, float, str, bool, or a class
-                with `parse`); a lone value, as in `sample:16`, is the first parameter.
+            text: values are read as the annotations of the parameters say (int, float, str, bool, Literal, a
+                class with `parse`, or any of these or None), without one as the type of the default says; a
+                lone value, as in `sample:16`, is the first parameter.
             fixed: keyword arguments that the text cannot give.
 
         Raises:
-            InputError: no such name or parameter, or a value that cannot be read or is refused.
+            InputError: no such name or parameter, a value that cannot be read or is refused, or a class that
+                makes no object.
         """
         name, settings = split(text)
         make: Callable[..., Made] = self.get(name)
@@ -73,6 +111,37 @@ class Registry(Generic[T]):
             return make(**arguments)
         except ValueError as error:
             raise InputError(f"{self.kind} '{text}': {error}") from None
+        except TypeError as error:  # an abstract class, or a mistake in its constructor
+            raise InputError(f"{self.kind} '{text}' cannot be made: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def undone_on_failure() -> Iterator[None]:
+    """What a module registers whose import fails in the block is undone, in all registries."""
+    before = {kind: (dict(r._things), dict(r._origins)) for kind, r in Registry.kinds.items()}
+    try:
+        yield
+    except BaseException:
+        for kind, registry in Registry.kinds.items():
+            things, origins = before.get(kind, ({}, {}))
+            for name, (module, _) in list(registry._origins.items()):
+                if module in sys.modules or registry._things.get(name) is things.get(name):
+                    continue
+                del registry._things[name], registry._origins[name]
+                if name in things:
+                    registry._things[name], registry._origins[name] = things[name], origins[name]
+        raise
+
+
+def _origin(thing: Any) -> tuple[str, str]:
+    """The module that registers a thing, and the qualified name of the thing or of its class."""
+    frame = sys._getframe(1)
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
+        frame = frame.f_back
+    while isinstance(thing, tuple | partial):  # a tuple begins with what makes the thing
+        thing = thing.func if isinstance(thing, partial) else thing[0]
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return str(frame.f_globals.get("__name__")), named.__qualname__
 
 
 def split(text: str) -> tuple[str, list[str]]:
@@ -82,13 +151,33 @@ def split(text: str) -> tuple[str, list[str]]:
 
 
 def parameters(make: Callable[..., Any], hidden: Iterable[str] = ()) -> dict[str, Any]:
-    """Parameters of a class or function that a text can give, with their annotations."""
-    function = make.__init__ if isinstance(make, type) else make  # type: ignore[misc]
+    """Parameters of a class or function that can be given by name, with their annotations.
+
+    An annotation that is missing or cannot be resolved is the type of the default, or str.
+    """
+    function: Any = make
+    while isinstance(function, partial):
+        function = function.func
+    if isinstance(function, type):
+        function = function.__init__  # type: ignore[misc]
     if function is object.__init__:
         return {}
-    names = list(inspect.signature(make).parameters)
-    hints = typing.get_type_hints(function)
-    return {name: hints.get(name, str) for name in names if name not in hidden}
+    known = getattr(inspect.unwrap(function), "__globals__", {})
+    return {
+        name: _hint(parameter, known)
+        for name, parameter in inspect.signature(make).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name not in hidden
+    }
+
+
+def _hint(parameter: inspect.Parameter, known: dict[str, Any]) -> Any:
+    """The annotation of a parameter, or what its default says in its place."""
+    if parameter.annotation not in (parameter.empty, Any, "Any"):
+        holder = types.SimpleNamespace(__annotations__={"hint": parameter.annotation})
+        with contextlib.suppress(Exception):  # a name that exists for type checkers only, or in a function
+            return typing.get_type_hints(holder, known)["hint"]
+    kind = type(parameter.default)
+    return kind if kind in (bool, int, float) or hasattr(kind, "parse") else str
 
 
 def read(
@@ -106,6 +195,8 @@ def read(
             raise InputError(f"{what}: unknown setting '{key[:60]}', expected {expected}")
         if key in found:
             raise InputError(f"{what}: {key} is given twice")
+        if not _readable(known[key]):
+            raise InputError(f"{what}: {key} cannot be given as text: drop it, or give an object from Python")
         try:
             found[key] = _value(value, known[key])
         except ValueError:
@@ -113,35 +204,73 @@ def read(
     empty, signature = inspect.Parameter.empty, inspect.signature(make).parameters
     for name in known:
         if name not in found and signature[name].default is empty:
+            if not _readable(known[name]):
+                raise InputError(f"{what}: {name} cannot be given as text: give an object from Python")
             raise InputError(f"{what}: {name} is missing, expected {_expected(known[name])} after a colon")
     return found
 
 
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, in the order in which a text is tried: None first, str last."""
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return tuple(sorted(members, key=lambda kind: (kind not in (None, type(None)), kind is str)))
+
+
+def _readable(hint: Any) -> bool:
+    """Whether a text can give a value of the annotation."""
+    for kind in _kinds(hint):
+        plain = isinstance(kind, type) and issubclass(kind, bool | int | float | str | PurePath | enum.Enum)
+        named = typing.get_origin(kind) is typing.Literal or kind in (None, type(None))
+        if not (plain or named or callable(getattr(kind, "parse", None))):
+            return False
+    return True
+
+
 def _value(text: str, hint: Any) -> Any:
     """`text` as a value of the annotation `hint`. Raises ValueError."""
-    choices = [choice for choice in typing.get_args(hint) if choice is not type(None)] or [hint]
-    if typing.get_origin(hint) is typing.Literal:
-        if text not in choices:
-            raise ValueError
-        return text
-    (kind,) = choices[:1]
-    if kind is bool:
-        return (
-            {"true": True, "false": False}.get(text.lower()) if text.lower() in ("true", "false") else _fail()
-        )
-    if kind is int:
-        return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else _fail()
-    if hasattr(kind, "parse"):
-        return kind.parse(text)
-    return kind(text)
-
-
-def _fail() -> typing.NoReturn:
+    for kind in _kinds(hint):
+        with contextlib.suppress(ValueError):
+            return _value_of(text, kind)
     raise ValueError
 
 
+def _value_of(text: str, kind: Any) -> Any:
+    """`text` as a value of one type. Raises ValueError."""
+    if typing.get_origin(kind) is typing.Literal:
+        return _chosen(text, {_written(choice): choice for choice in reversed(typing.get_args(kind))})
+    if kind in (None, type(None)):
+        return _chosen(text.lower(), {"none": None})
+    if kind is bool:
+        return _chosen(text.lower(), {"true": True, "false": False})
+    if kind is int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            raise ValueError
+        return int(text)
+    if kind is float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError
+        return value
+    return kind.parse(text) if hasattr(kind, "parse") else kind(text)
+
+
+def _chosen(text: str, choices: Mapping[str, Any]) -> Any:
+    if text not in choices:
+        raise ValueError
+    return choices[text]
+
+
+def _written(choice: Any) -> str:
+    """A choice of a Literal as a text gives it: true, none, 3, a word."""
+    return str(choice).lower() if choice is None or isinstance(choice, bool) else str(choice)
+
+
 def _expected(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return " or ".join(typing.get_args(hint))
-    words = {int: "an integer", float: "a number", bool: "true or false"}
-    return words.get(hint, "START:END or a number" if hasattr(hint, "parse") else "a value")
+    words = {int: "an integer", float: "a number", bool: "true or false", None: "none", type(None): "none"}
+    found = []
+    for kind in reversed(_kinds(hint)):  # None is named last
+        if typing.get_origin(kind) is typing.Literal:
+            found += [_written(choice) for choice in typing.get_args(kind)]
+        else:
+            found.append(words.get(kind, "START:END or a number" if hasattr(kind, "parse") else "a value"))
+    return " or ".join(found)

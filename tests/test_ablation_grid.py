@@ -105,6 +105,17 @@ def test_options_of_the_searches_may_be_one_word(tmp_path, capsys):
     assert "--lr" in capsys.readouterr().err
 
 
+def test_a_method_wins_over_the_options_of_all(tmp_path):
+    options = GridOptions(
+        methods=("st", "st,draws=3,terms=entropy:weight=2"),
+        seeds=1,
+        search="--draws=2 --terms beta_decay uniform_decay --epochs 8",
+    )
+    first, last = (trial.options for trial in grid.plan(options, tmp_path))
+    assert (first.draws, first.terms, first.epochs) == (2, ("beta_decay", "uniform_decay"), 8)
+    assert (last.draws, last.terms, last.epochs) == (3, ("entropy:weight=2",), 8)
+
+
 def test_a_preset_takes_the_place_of_the_recipe(tmp_path):
     options = GridOptions(space="nasbench201", search="--preset nasbench201-gdas --epochs 9", methods=("st",))
     first = grid.plan(options, tmp_path)[0].options
@@ -122,9 +133,24 @@ def test_a_preset_takes_the_place_of_the_recipe(tmp_path):
         ({"methods": ("st,nonsense=1",)}, "nonsense"),
         ({"search": "--out x"}, "--out in --search"),
         ({"search": "'"}, "--search cannot be split"),
+        ({"search": "--space darts"}, "--space in --search is set by the grid: drop it, give --space to"),
+        ({"search": "--measure_every=2"}, "--measure_every=2 in --search is set by the grid: drop it"),
+        ({"search": "--no-tensorboard"}, "--no-tensorboard in --search"),
+        ({"search": "--dataset x"}, "--dataset in --search"),
+        ({"search": "--estimator st"}, "--estimator in --search"),
+        ({"search": "--plugins x.py"}, "--plugins in --search"),
+        ({"methods": ("st,threads=2",)}, "--threads in the method 'st,threads=2'"),
+        ({"methods": ("gumbel_rao:samples=3",)}, "follow a comma: 'gumbel_rao,samples=3'"),
+        ({"methods": ("gumbel_rao,samples=0",)}, "'gumbel_rao,samples=0': .*at least 1"),
+        ({"methods": ("st", "st,policy=x")}, "'st,policy=x': `policy`: unknown policy"),
+        ({"methods": ("st,terms=entropi",)}, "unknown term"),
+        ({"methods": ("st,derive=sample:0",)}, "count is 0"),
+        ({"methods": ("st,tau=x",)}, "`tau` is 'x'"),
+        ({"methods": ("softmax,draw_per=image",)}, "draws nothing"),
         ({"search": "--epochs 3", "measure": 4}, "--measure is 4"),
         ({"dataset": "digitz"}, "no table"),
-        ({"space": "darts"}, "no table"),
+        ({"space": "darts"}, "`cells` is 1, expected at least 3"),
+        ({"space": "darts", "search": "--cells 3"}, "no table"),
         ({"table": "nowhere.csv"}, "nowhere.csv"),
     ],
 )

@@ -54,7 +54,7 @@ def fails(main, arguments, *words, out=None, capsys=None):
         (["--tau", "0.5"], ["out of range", "reinmax", "from 1 to 1000"]),
         (["--tau", "3:0.2"], ["out of range"]),
         (["--tau", "hot"], ["--tau is 'hot'", "START:END"]),
-        (["--tau", "nan"], ["out of range"]),
+        (["--tau", "nan"], ["--tau is 'nan', expected a number"]),
         (["--epochs", "0"], ["--epochs is 0"]),
         (["--epochs", "many"], ["--epochs", "many"]),
         (["--lr", "nan"], ["--lr is nan"]),

@@ -492,7 +492,7 @@ def test_hyperparameters_are_arguments_that_a_text_can_give():
         ("gumbel_rao:samples=2.5", "expected an integer"),
         ("gumbel_rao:tau=2", "unknown setting 'tau', expected one of: samples"),
         ("gst:gap=-1", "at least 0"),
-        ("gst:gap=nan", "at least 0"),
+        ("gst:gap=nan", "expected a number"),
         ("reinforce:decay=1", "below 1"),
         ("st:samples=3", "expected no settings"),
     ],

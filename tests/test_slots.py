@@ -15,6 +15,7 @@ from search_spaces import ABSENT, GenotypeError, SearchSpace, Slot, operations
 from search_spaces.cell import Cell
 from search_spaces.darts import DartsSpace
 from search_spaces.mixed_edge import MixedEdge
+from search_spaces.nasbench201 import DenseCellSpace
 from search_spaces.skeleton import Skeleton
 from search_spaces.split import Split, layer_key
 from tests.test_search_spaces import copy_weights
@@ -282,8 +283,9 @@ def test_registration(monkeypatch):
     registry = Registry.kinds["operation"]
     monkeypatch.setattr(registry, "_things", dict(registry._things))
     assert search_spaces.register(CHAIN) is CHAIN is search_spaces.get("chain")
+    assert search_spaces.register(CHAIN) is CHAIN  # once more, as where a cell of a notebook is
     with pytest.raises(ValueError, match="search space 'chain' exists already"):
-        search_spaces.register(CHAIN)
+        search_spaces.register(DenseCellSpace("chain", nodes=3, channels=4, cells=1))
     with pytest.raises(InputError, match="did you mean chain"):
         search_spaces.get("chian")
     operations.register("swish", lambda channels_in, channels_out, stride, norm: nn.SiLU(), "other")

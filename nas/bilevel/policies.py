@@ -54,4 +54,6 @@ class UniformPolicy(Policy):
         return [architecture.uniform(generator)]
 
 
-POLICIES: Registry[type[Policy]] = Registry("policy", {p.name: p for p in (DrawPolicy, UniformPolicy)})
+POLICIES: Registry[type[Policy]] = Registry(
+    "policy", {p.name: p for p in (DrawPolicy, UniformPolicy)}, Policy
+)

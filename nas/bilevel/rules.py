@@ -109,7 +109,7 @@ class Sample(Rule):
         self.accuracies = list(state["accuracies"])
 
 
-RULES: Registry[type[Rule]] = Registry("rule of selection", {r.name: r for r in (ArgMax, Sample)})
+RULES: Registry[type[Rule]] = Registry("rule of selection", {r.name: r for r in (ArgMax, Sample)}, Rule)
 
 
 def sample(space: SearchSpace, log_p: Tensor, generator: torch.Generator) -> Genotype:

@@ -96,7 +96,7 @@ class UniformDecay(Term):
         return self.weight(progress) / 2 * centred.square().sum()
 
 
-TERMS: Registry[type[Term]] = Registry("term", {t.name: t for t in (BetaDecay, Entropy, UniformDecay)})
+TERMS: Registry[type[Term]] = Registry("term", {t.name: t for t in (BetaDecay, Entropy, UniformDecay)}, Term)
 
 
 def gradient_of_logits(terms: Sequence[Term], logits: Tensor, leaf: Tensor, progress: float) -> Tensor | None:
