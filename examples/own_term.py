@@ -11,7 +11,7 @@ from torch import Tensor
 
 import nas
 from estimators import Schedule
-from nas.bilevel import Search, Term
+from nas.bilevel import SearchView, Term
 from search_spaces import Cell
 
 
@@ -27,7 +27,7 @@ class ParameterCost(Term):
     def __init__(self, weight: Schedule = Schedule(0.5, 0.5)) -> None:  # noqa: B008  (immutable)
         self.weight = weight
 
-    def prepare(self, search: Search) -> None:
+    def prepare(self, search: SearchView) -> None:
         """Count the parameters of every candidate, over all cells of the supernet."""
         costs = torch.zeros(search.space.num_slots, search.space.width)
         for cell in (module for module in search.supernet.modules() if isinstance(module, Cell)):

@@ -8,5 +8,6 @@ from nas.bilevel.rules import Rule
 from nas.bilevel.search import Search
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import Term
+from nas.bilevel.view import SearchView
 
-__all__ = ["Architecture", "Bilevel", "Policy", "Rule", "Search", "Term"]
+__all__ = ["Architecture", "Bilevel", "Policy", "Rule", "Search", "SearchView", "Term"]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from nas.bilevel.view import SearchView
 from nas.seeding import generator
 from recipes.registry import Registry
 from search_spaces import Genotype, SearchSpace
-
-if TYPE_CHECKING:
-    from nas.bilevel.search import Search
 
 MOST = 100_000  # architectures that a rule looks at
 
@@ -29,18 +27,18 @@ class Rule(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def select(self, search: Search) -> Iterator[None]:
+    def select(self, search: SearchView) -> Iterator[None]:
         """Do the pieces of work that are not done yet, and yield after each of them."""
 
     @abstractmethod
-    def selected(self, search: Search) -> Genotype:
+    def selected(self, search: SearchView) -> Genotype:
         """The architecture, once `select` has ended."""
 
-    def pieces(self, search: Search) -> int:
+    def pieces(self, search: SearchView) -> int:
         """How many pieces of work there are in all, for the progress bar."""
         return 0
 
-    def considered(self, search: Search) -> list[dict[str, Any]]:
+    def considered(self, search: SearchView) -> list[dict[str, Any]]:
         """What was looked at, for the report: rows with `genotype` and what was found about it."""
         return []
 
@@ -59,10 +57,10 @@ class ArgMax(Rule):
 
     name = "argmax"
 
-    def select(self, search: Search) -> Iterator[None]:
+    def select(self, search: SearchView) -> Iterator[None]:
         yield from ()
 
-    def selected(self, search: Search) -> Genotype:
+    def selected(self, search: SearchView) -> Genotype:
         return search.space.discretise(search.architecture.log_probabilities())
 
 
@@ -78,25 +76,25 @@ class Sample(Rule):
         self.count = count
         self.accuracies: list[float] = []
 
-    def drawn(self, search: Search) -> list[Genotype]:
+    def drawn(self, search: SearchView) -> list[Genotype]:
         """The different ones among `count` draws, in their order."""
         draws = generator(search.options.seed, "derivation")
         log_p = search.architecture.log_probabilities()
         return list(dict.fromkeys(sample(search.space, log_p, draws) for _ in range(self.count)))
 
-    def pieces(self, search: Search) -> int:
+    def pieces(self, search: SearchView) -> int:
         return len(self.drawn(search))
 
-    def select(self, search: Search) -> Iterator[None]:
+    def select(self, search: SearchView) -> Iterator[None]:
         for genotype in self.drawn(search)[len(self.accuracies) :]:
             self.accuracies.append(search.score(genotype)[1])
             yield
 
-    def selected(self, search: Search) -> Genotype:
+    def selected(self, search: SearchView) -> Genotype:
         drawn = self.drawn(search)
         return drawn[max(range(len(drawn)), key=self.accuracies.__getitem__)]
 
-    def considered(self, search: Search) -> list[dict[str, Any]]:
+    def considered(self, search: SearchView) -> list[dict[str, Any]]:
         return [
             {"genotype": search.space.format(genotype), "accuracy": accuracy}
             for genotype, accuracy in zip(self.drawn(search), self.accuracies, strict=True)

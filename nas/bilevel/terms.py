@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from estimators import Schedule
+from nas.bilevel.view import SearchView
 from recipes import InputError
 from recipes.registry import Registry
-
-if TYPE_CHECKING:
-    from nas.bilevel.search import Search
 
 
 class Term(ABC):
@@ -32,7 +30,7 @@ class Term(ABC):
 
     name: ClassVar[str]
 
-    def prepare(self, search: Search) -> None:  # noqa: B027  (few terms need it)
+    def prepare(self, search: SearchView) -> None:  # noqa: B027  (few terms need it)
         """Look at the space and the supernet, once before the first step."""
 
     def of_logits(self, logits: Tensor, progress: float) -> Tensor | None:

@@ -1,0 +1,60 @@
+"""What a term and a rule of selection see of a search."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nas.bilevel.architecture import Architecture
+from nas.data import Batches
+from nas.steps import StepResult
+from nas.task import Task
+from recipes import SearchOptions
+from search_spaces import Genotype, SearchSpace
+from search_spaces.mixed_edge import Draw
+from search_spaces.skeleton import Skeleton
+
+
+class Steps(Protocol):
+    """The part of `nas.bilevel.steps.Bilevel` that trains and tests shared weights."""
+
+    def weight_step(
+        self,
+        train: tuple[Tensor, Tensor],
+        generator: torch.Generator,
+        step: int = 0,
+        progress: float = 0.0,
+    ) -> StepResult:
+        """Train what the policy names on a batch."""
+
+    def loss(self, draw: Draw, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Loss of a draw on a batch, and output (B, outputs)."""
+
+
+class SearchView(Protocol):
+    """A search, as `nas.bilevel.search.Search` is one.
+
+    Attributes:
+        space, architecture, supernet, task: what is searched.
+        train, valid: batches of the two parts of the training images.
+    """
+
+    space: SearchSpace
+    architecture: Architecture
+    supernet: Skeleton
+    task: Task
+    train: Batches
+    valid: Batches
+
+    @property
+    def options(self) -> SearchOptions:
+        """The options of the run."""
+
+    @property
+    def bilevel(self) -> Steps:
+        """The steps of the search."""
+
+    def score(self, genotype: Genotype) -> tuple[float, float]:
+        """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
