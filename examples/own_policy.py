@@ -18,8 +18,8 @@ from search_spaces.mixed_edge import Draw
 
 
 class Fair(Policy):
-    """K paths a step that hold every candidate of every slot, as in FairNAS (Chu et al., 2019, 1907.01845);
-    each of them gives way to a draw of the estimator with probability 1 - epsilon.
+    """K paths a step that hold every candidate of every slot (FairNAS: Chu et al., 2019, arXiv 1907.01845),
+    each of which gives way to a draw of the estimator with probability 1 - epsilon.
 
     The step follows the mean gradient of its paths, each of which runs on the whole batch: K times the work.
     A path is a list with the index of a candidate for every slot, or a tensor of weights (E, K). No

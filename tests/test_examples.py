@@ -88,6 +88,15 @@ def test_what_an_example_adds_reaches_the_command_line_and_the_report(path, tmp_
     assert "test accuracy" in trained.stdout
 
 
+def test_the_snippets_of_the_library_page_run():
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL)
+    names = {}
+    for snippet in snippets:
+        exec(snippet, names)
+    assert len(snippets) == 4
+    assert (len(names["result"].history), names["result"].stopped) == (4, None)
+
+
 def test_the_ablation_knows_what_was_registered(tmp_path):
     plugin = ROOT / "examples" / "own_estimator.py"
     words = ["nas", "--plugins", plugin, "--methods", "st", "st_to_reinmax,beta=0.25", "--seeds", "1"]
