@@ -1,13 +1,23 @@
 """The examples run as they are; what they add from outside reaches everything that names it."""
 
+import importlib.util
+import io
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, run_environment
 
+import estimators
+import nas
+import search_spaces
+from estimators import Schedule
+from nas.bilevel import Architecture
+from nas.task import Classification
+
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-PLUGINS = [path for path in EXAMPLES if path.name.startswith("own_")]
 ADDED = {  # by the example: what --help has to name, and the words of a search with it
     "own_data": ("data set shapes", ["--dataset", "shapes", "--space", "micro"]),
     "own_estimator": (
@@ -15,9 +25,12 @@ ADDED = {  # by the example: what --help has to name, and the words of a search 
         ["--estimator", "st_to_reinmax:beta=0.25", "--space", "micro"],
     ),
     "own_operation": ("operation shuffled_conv; search space micro_shuffled", ["--space", "micro_shuffled"]),
+    "own_policy": ("policy fair", ["--policy", "fair:epsilon=1:0.1", "--space", "micro"]),
+    "own_rule": ("rule of selection ascent", ["--derive", "ascent", "--space", "micro"]),
     "own_space": ("search space small_mobile", ["--space", "small_mobile"]),
     "own_term": ("term parameter_cost", ["--terms", "parameter_cost:weight=0.5", "--space", "micro"]),
 }
+PLUGINS = [path for path in EXAMPLES if path.stem in ADDED]
 SMALL = ["--epochs", "2", "--channels", "4", "--batch-size", "16", "--train-limit", "160", "--threads", "1"]
 
 
@@ -28,8 +41,16 @@ def run(*words, cwd):
     )  # fmt: skip
 
 
+def example(name):
+    """An example as a module, imported anew."""
+    spec = importlib.util.spec_from_file_location(f"{name}_for_test", ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_every_example_is_here():
-    assert {path.stem for path in PLUGINS} == set(ADDED)
+    assert {path.stem for path in EXAMPLES if re.search(r"\bregister\w*\(", path.read_text())} == set(ADDED)
     assert all(len(path.read_text().splitlines()) <= 130 for path in EXAMPLES)
     assert len((ROOT / "examples" / "minimal_search.py").read_text().splitlines()) <= 80
 
@@ -65,6 +86,15 @@ def test_what_an_example_adds_reaches_the_command_line_and_the_report(path, tmp_
     trained = run(*final, "--out", tmp_path / "final", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "test accuracy" in trained.stdout
+
+
+def test_the_snippets_of_the_library_page_run():
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL)
+    names = {}
+    for snippet in snippets:
+        exec(snippet, names)
+    assert len(snippets) == 4
+    assert (len(names["result"].history), names["result"].stopped) == (4, None)
 
 
 def test_the_ablation_knows_what_was_registered(tmp_path):
@@ -108,3 +138,74 @@ def test_a_bad_plugin_ends_in_one_line(content, message, tmp_path):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+SEARCH = {"data": "digits", "epochs": 2, "channels": 4, "batch_size": 16, "train_limit": 160}
+
+
+def test_the_paths_of_the_policy_are_fair_where_they_are_not_drawn():
+    fair = example("own_policy").Fair
+    for name in ("nasbench201", "s1"):  # slots of s1 have different numbers of candidates
+        space = search_spaces.get(name)
+        architecture = Architecture(space, estimators.get("reinmax"))
+        paths = fair(Schedule(1.0, 0.0)).paths(architecture, torch.Generator().manual_seed(0), 0, 0.0)
+        assert len(paths) == space.width
+        for row, slot in enumerate(space.slots):
+            assert {path[row] for path in paths} == set(range(len(slot.candidates)))
+        with torch.no_grad():
+            architecture.logits.zero_()[:, 1] = 50.0
+        paths = fair(Schedule(1.0, 0.0)).paths(architecture, torch.Generator().manual_seed(0), 0, 1.0)
+        assert paths == [[1] * space.num_slots] * space.width
+    for bad in (Schedule(1.0, 1.5), Schedule(-0.1, 1.0), Schedule(float("nan"), 1.0)):
+        with pytest.raises(ValueError, match="expected probabilities"):
+            fair(bad)
+
+
+@pytest.mark.parametrize("space", ["micro", "s1"])
+def test_the_rule_ends_where_no_slot_has_a_better_candidate_and_goes_on_where_it_was(space):
+    ascent = example("own_rule").Ascent
+    result = nas.search(space, derive="argmax", **SEARCH)
+    whole = ascent()
+    found = result.select(whole)
+    assert result.space.validate(found) == found
+    accuracy = result.score(found)[1]
+    assert accuracy == max(whole.accuracies.values()) >= result.score(result.genotype)[1]
+    if space == "micro":
+        chosen = result.space.choice(found)
+        for row, slot in enumerate(result.space.slots):
+            for candidate in range(len(slot.candidates)):
+                other = [*chosen[:row], candidate, *chosen[row + 1 :]]
+                names = [s.candidates[k] for s, k in zip(result.space.slots, other, strict=True)]
+                assert result.score(result.space.genotype(names))[1] <= accuracy
+    first, saved = ascent(), io.BytesIO()
+    for count, _ in enumerate(first.select(result.search), 1):
+        assert len(first.accuracies) == count
+        if count == 5:
+            break
+    torch.save(first.state(), saved)
+    saved.seek(0)
+    rest = ascent()
+    rest.restore(torch.load(saved, weights_only=True))
+    pieces = sum(1 for _ in rest.select(result.search))
+    assert pieces == len(whole.accuracies) - 5
+    assert list(rest.accuracies.items()) == list(whole.accuracies.items())
+    assert rest.selected(result.search) == found
+
+
+def test_the_task_is_a_loss_of_labels_and_of_mixed_labels_and_serves_every_kind_of_step():
+    focal = example("own_task").Focal
+    output, labels = torch.randn(7, 10, requires_grad=True), torch.arange(7)
+    p = output.softmax(1)[range(7), labels]
+    torch.testing.assert_close(focal(10).loss(output, labels, "none"), -((1 - p) ** 2) * p.log())
+    torch.testing.assert_close(focal(10, 0.0).loss(output, labels), Classification(10).loss(output, labels))
+    mixed = torch.nn.functional.one_hot(labels, 10) * 0.7 + 0.03
+    torch.testing.assert_close(focal(10, 0.0).loss(output, mixed), Classification(10).loss(output, mixed))
+    assert torch.autograd.grad(focal(10).loss(output, mixed), output)[0].isfinite().all()
+    for kind in (
+        {"estimator": "reinforce"},
+        {"order": 2, "edge_gradient": "dense"},
+        {"precision": "bfloat16"},
+    ):
+        result = nas.search("micro", task=focal(10), **SEARCH, **kind)
+        assert result.summary["derived_accuracy"] > 0
+    assert nas.train(result.genotype, task=focal(10), mixup=0.2, **SEARCH).accuracy > 0
