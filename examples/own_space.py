@@ -100,7 +100,7 @@ class MobileNetwork(Skeleton):
             Cell(block, partial(factory.edge, channels_in=a * width, channels_out=b * width, stride=stride))
             for block, (a, b, stride) in zip(plan.chain(), SHAPES, strict=True)
         )
-        self.num_features, self.drop_path = STAGES[-1][0] * width, None
+        self.num_features = STAGES[-1][0] * width
         self.reset_classifier(size.num_classes)
 
     def features(self, x: Tensor, choice: Choice | None) -> tuple[Tensor, Tensor | None]:

@@ -72,8 +72,9 @@ class GridOptions(AblationOptions):
     seeds: int = option(5, at_least=1, at_most=10_000)
     """Searches with every method; seeds count from 0."""
     search: str = ""
-    """More options of train_search.py for all, in one word: '--epochs 20 --device cuda'. With
-    '--preset NAME' in it, that recipe takes the place of the built-in one for digits."""
+    """More options of train_search.py for all, in one word: '--epochs 20 --device cuda'; a method's own
+    options win over them. With '--preset NAME' in it, that recipe takes the place of the built-in one for
+    digits."""
     evaluate: Literal["truth", "retrain"] = "truth"
     """truth: look the cell up in a table of all cells; retrain: train it from scratch."""
     table: str | None = None

@@ -15,7 +15,7 @@ from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.nasbench201 import micro, nasbench201
 from search_spaces.robust_darts import s1, s2, s3, s4
 from search_spaces.skeleton import Size, Skeleton
-from search_spaces.slot import ABSENT, Slot
+from search_spaces.slot import ABSENT, Slot, require_slots
 from search_spaces.space import SearchSpace
 
 __all__ = [
@@ -44,5 +44,14 @@ get, names = _SPACES.get, _SPACES.names
 
 
 def register(space: SearchSpace) -> SearchSpace:
-    """Add a search space under its name and return it. Raises ValueError if that is taken or malformed."""
-    return _SPACES.register(space.name, space)
+    """Add a search space under its name and return it.
+
+    Raises:
+        ValueError: the name is taken or malformed, or the slots are not those of a space.
+    """
+    if not isinstance(space, SearchSpace):
+        what = f"the class {space.__name__}" if isinstance(space, type) else f"{space!r:.60}"
+        raise ValueError(f"{what} is no search space, expected an object of a class derived from SearchSpace")
+    name = getattr(space, "name", None)
+    require_slots(name, getattr(space, "slots", None))
+    return _SPACES.register(name, space)  # type: ignore[arg-type]

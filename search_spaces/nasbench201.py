@@ -110,7 +110,6 @@ class StagedSkeleton(Skeleton):
             blocks += [Cell(plan, lambda e, c=c: factory.edge(e, c, c, 1)) for _ in range(size.cells)]  # type: ignore[misc]
         self.blocks = nn.ModuleList(blocks)
         self.num_features = channels * 4
-        self.drop_path = None
         self.last = nn.Sequential(norm(self.num_features), nn.ReLU())
         self.reset_classifier(size.num_classes)
 

@@ -220,8 +220,12 @@ def register(name: str, build: Callable[[int, int, int, Norm], nn.Module], famil
         family: one of FAMILIES.
 
     Raises:
-        ValueError: the name is taken or malformed, or there is no such family.
+        ValueError: the name is taken or malformed, `build` is no function, or there is no such family.
     """
+    if not callable(build):
+        raise ValueError(
+            f"operation {name!r} is a {type(build).__name__}, expected a function that builds it"
+        )
     if family not in FAMILIES:
         raise ValueError(f"unknown family of operations {family!r}, expected one of {', '.join(FAMILIES)}")
     _OPERATIONS.register(name, Operation(build, family))

@@ -26,14 +26,17 @@ class Size:
 class Skeleton(nn.Module):
     """Stem, cells, global average pooling and a linear classifier; the interface timm expects.
 
-    Subclasses set `num_features` and `drop_path` and implement `features`.
+    Subclasses set `num_features`, and `drop_path` where they build it in, and implement `features`.
     """
 
     is_supernet = False
     num_features: int
     num_classes: int
     classifier: nn.Module
-    drop_path: DropPath | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop_path: DropPath | None = None  # of the class, it would hide the module of a network
 
     def features(self, x: Tensor, choice: Choice | None) -> tuple[Tensor, Tensor | None]:
         """Feature map (B, num_features, H, W), and auxiliary logits (B, classes) or None."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 ABSENT = -1  # in a choice: the edge of the slot is not part of the architecture
 
@@ -52,3 +53,24 @@ def cell_slots(
         Slot(cell, source, target, tuple(names), f"{label}{source}→{target}")
         for (source, target), names in zip(ends, each, strict=True)
     )
+
+
+def require_slots(space: Any, slots: Any) -> None:
+    """Raise ValueError unless `slots` are those of a space: some, each between two nodes of its own, of which
+    the earlier is its source."""
+    if not isinstance(slots, Sequence) or not slots or not all(isinstance(slot, Slot) for slot in slots):
+        raise ValueError(f"the space {space!r} has no slots, expected `slots`, a tuple of one or more Slot")
+    seen = set()
+    for slot in slots:
+        place = (slot.cell, slot.source, slot.target)
+        if not 0 <= slot.source < slot.target:
+            raise ValueError(
+                f"the slot {slot.label!r} of the space {space!r} leads from node {slot.source} to node "
+                f"{slot.target}, expected a later one"
+            )
+        if place in seen:
+            raise ValueError(
+                f"the space {space!r} has two slots from node {slot.source} to node {slot.target} of "
+                f"{slot.cell!r}: give them one, or nodes of their own"
+            )
+        seen.add(place)

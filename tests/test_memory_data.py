@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,6 +223,13 @@ FLOATS = pixels(dtype=torch.float32)
         (Items([(Image.new("I;16", (5, 5)), 0), (Image.new("I;16", (5, 5)), 1)]), "images are uint16"),
         (Items([("file.png", 0)]), "an image of type str cannot be read"),
         (Stream(), "data of type Stream: expected a name"),
+        ((list(pixels()), labels()), "data is a list of 40 arrays, expected (images, labels): make one"),
+        ([torch.tensor(1)] * 4, "data is a list of 4 arrays"),
+        (tuple(pixels()), "data is a tuple of 40 arrays"),
+        ((pixels(), labels(), pixels(), labels()), "pair them, ((images, labels), (test images"),
+        ((pixels(), labels(), pixels()), "data is a tuple of 3 arrays"),
+        (pixels(), "shape (40, 2, 6, 6) alone, expected (images, labels)"),
+        (Path("a/b"), "give a folder of images as 'folder:a/b'"),
         (7, "data of type int: expected a name, (images, labels), a torch Dataset"),
         ({"train": 1}, "data of type dict"),
         (None, "data of type NoneType"),
@@ -280,8 +288,27 @@ def test_a_source_has_a_name_and_the_arguments_that_it_asks_for():
         data.load("plan")
     with pytest.raises(ValueError, match="'digits' exists already"):
         data.register("digits", some)
+    with pytest.raises(ValueError, match="'more' is a tuple, expected a function"):
+        data.register("more", (pixels(), labels()))
     with pytest.raises(ValueError, match="data set 'more' needs 'size', expected any of: path, data_root"):
         data.register("more", lambda size: None)
+
+
+@pytest.mark.usefixtures("sources")
+def test_a_path_that_is_needed_is_asked_for():
+    """An empty one would be the folder that the process happens to be in."""
+    for name in ("folder", "folder:"):
+        with pytest.raises(InputError, match=f"data set '{name}' needs a path: give it as folder:PATH"):
+            data.load(name)
+    data.register("some", lambda path=None: (pixels(), labels()) if path is None else path)
+    assert len(data.load("some").classes) == 4
+
+
+def test_labels_with_gaps_are_named_as_the_error_says():
+    given = (pixels(), labels() * 2)
+    with pytest.raises(InputError, match=r"name all classes: data=nas.data.load\(data, classes=\[...\]\)"):
+        data.load(given)
+    assert len(data.load(data.load(given, classes=list("abcdefg"))).classes) == 7
 
 
 @pytest.mark.usefixtures("sources")

@@ -35,7 +35,7 @@ class ChainNetwork(Skeleton):
             Cell(block, lambda e, i=i: factory.edge(e, widths[i], widths[i + 1], 2 if i == 1 else 1))
             for i, block in enumerate(plan.chain())
         )
-        self.num_features, self.drop_path = widths[-1], None
+        self.num_features = widths[-1]
         self.reset_classifier(size.num_classes)
 
     def features(self, x, choice):
@@ -295,6 +295,55 @@ def test_registration(monkeypatch):
         operations.register("conv", lambda *_: nn.SiLU(), "convolutions")
     with pytest.raises(ValueError, match="distinct candidates"):
         Slot("cell", 0, 1, ("none", "none"), "0→1")
+
+
+def slots(*ends):
+    return tuple(Slot("chain", *pair, ("skip_connect", "none"), f"{pair}") for pair in ends)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"slots": ()}, "space 'own' has no slots"),
+        ({"slots": None}, "space 'own' has no slots"),
+        ({"slots": [*slots((0, 1)), "slot"]}, "space 'own' has no slots"),
+        (
+            {"slots": slots((0, 1), (0, 2), (0, 1))},
+            "space 'own' has two slots from node 0 to node 1 of 'chain'",
+        ),
+        (
+            {"slots": slots((0, 1), (2, 2))},
+            r"slot '\(2, 2\)' .* leads from node 2 to node 2, expected a later",
+        ),
+        ({"slots": slots((-1, 1))}, "leads from node -1"),
+        ({"name": "My Space"}, "'My Space' is no name for a search space"),
+        ({"name": None}, "None is no name for a search space"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused_when_it_is_registered(changes, words):
+    space = type("Own", (type(CHAIN),), {"name": "own", **changes})()
+    with pytest.raises(ValueError, match=words) as caught:
+        search_spaces.register(space)
+    assert "\n" not in str(caught.value)
+    assert "own" not in search_spaces.names()
+
+
+def test_a_class_is_no_space():
+    with pytest.raises(ValueError, match=r"the class .* is no search space, expected an object"):
+        search_spaces.register(type(CHAIN))
+    nameless = type("Nameless", (SearchSpace,), {"skeleton": None, "slots": CHAIN.slots})()
+    with pytest.raises(ValueError, match="None is no name for a search space"):
+        search_spaces.register(nameless)
+
+
+def test_drop_path_of_a_skeleton():
+    """None unless a network builds it in; then it is found."""
+    cell = CHAIN.random(random.Random(0))
+    assert CHAIN.network(cell, num_classes=3).drop_path is None
+    darts = search_spaces.get("darts")
+    network = darts.network(darts.random(random.Random(0)), channels=4, cells=3, drop_path=True)
+    network.set_drop_path(0.25)
+    assert network.drop_path.probability == 0.25
 
 
 @pytest.mark.parametrize("name", [n for n in operations.names() if operations.family(n) != "pooling"])

@@ -32,12 +32,15 @@ def register(name: str, source: Source) -> Source:
 
     Args:
         source: returns a DataSet, or anything else that `load` takes but a name. It is given by keyword
-            those of these arguments that it has: `path` (Path, what follows the colon of `NAME:PATH`),
-            `data_root` (Path), `download`, `image_size`, `test_fraction`.
+            those of these arguments that it has: `path` (Path, what follows the colon of `NAME:PATH`; where
+            nothing does, it keeps its default), `data_root` (Path), `download`, `image_size`,
+            `test_fraction`.
 
     Raises:
-        ValueError: the name is taken or malformed, or `source` needs another argument.
+        ValueError: the name is taken or malformed, or `source` is no function or needs another argument.
     """
+    if not callable(source):
+        raise ValueError(f"data set {name!r} is a {type(source).__name__}, expected a function that loads it")
     for parameter in inspect.signature(source).parameters.values():
         if parameter.default is parameter.empty and parameter.name not in ARGUMENTS:
             raise ValueError(
@@ -115,5 +118,8 @@ def _named(text: str, **arguments: Any) -> Any:
     if path and "path" not in wanted:
         takers = [n for n in SOURCES.names() if "path" in inspect.signature(SOURCES.get(n)).parameters]
         raise InputError(f"data set '{text}' is malformed: only {', '.join(takers)} takes a path")
-    arguments["path"] = Path(path)
+    if path:
+        arguments["path"] = Path(path)
+    elif "path" in wanted and wanted["path"].default is inspect.Parameter.empty:
+        raise InputError(f"data set '{text}' needs a path: give it as {name}:PATH")
     return source(**{key: value for key, value in arguments.items() if key in wanted})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -60,6 +61,17 @@ def _images(data: Any) -> Images:
         images, labels = data.pixels, data.labels
     elif isinstance(data, tuple | list) and len(data) == 2 and _is_array(data[0]):
         images, labels = data
+    elif isinstance(data, os.PathLike):
+        raise InputError(f"data is a path, expected a name: give a folder of images as 'folder:{data}'")
+    elif _is_array(data):
+        raise InputError(f"data is images of the shape {tuple(data.shape)} alone, expected (images, labels)")
+    elif isinstance(data, tuple | list) and len(data) > 0 and _is_array(data[0]):
+        what = f"a {type(data).__name__} of {len(data)} arrays"
+        if len(data) == 4 and _is_array(data[2]) and min(data[0].ndim, data[2].ndim) > 2:
+            raise InputError(f"data is {what}: pair them, ((images, labels), (test images, test labels))")
+        raise InputError(
+            f"data is {what}, expected (images, labels): make one array of the images, as numpy.stack does"
+        )
     elif not isinstance(data, str | dict) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         images, labels = _items(data)
     else:
@@ -157,7 +169,8 @@ def _require_labels(labels: Tensor, classes: int | None) -> None:
     if classes is None and not torch.equal(found, torch.arange(len(found))):
         raise InputError(
             f"labels are {listed}, expected 0 to classes - 1 without gaps: number them so, as "
-            "numpy.unique(labels, return_inverse=True)[1] does, or name all classes by `classes`"
+            "numpy.unique(labels, return_inverse=True)[1] does, or name all classes: "
+            "data=nas.data.load(data, classes=[...])"
         )
     if classes is not None and (found[0] < 0 or found[-1] >= classes):
         raise InputError(f"labels are {listed}, expected 0 to {classes - 1} for {classes} classes")
