@@ -70,7 +70,7 @@ class RunOptions:
     """Delete an earlier run in --out first."""
     plugins: tuple[str, ...] = option((), free=True)
     """Python files or modules that are imported first: they register estimators, operations, spaces, data
-    sets, terms or rules of your own. Only what the command line names is ever imported."""
+    sets, terms, policies or rules of your own. Only what the command line names is ever imported."""
     seed: int = option(0, at_least=0, at_most=2**63 - 1)
     """Seed of everything random; equal seeds give equal runs on the CPU."""
 

@@ -1,9 +1,8 @@
 """What the architecture step minimises beside the loss.
 
 The objective is  E[ loss(D) + sum of terms of the draw D ] + sum of terms of the logits. A term of the draw,
-such as
-a cost, is differentiated at the draw and reaches the logits through the estimator, like the loss; a term of
-the logits, such as a regulariser, is differentiated exactly.
+such as a cost, is differentiated at the draw and reaches the logits through the estimator, like the loss; a
+term of the logits, such as a regulariser, is differentiated exactly.
 """
 
 from __future__ import annotations
