@@ -69,7 +69,8 @@ def plot_cost(records: Records, known: Truth) -> Figure:
 def _lowest(records: Records, known: Truth, largest: float) -> float:
     """Lower end of the axis: most searches, the largest cell, and random search from two trainings on."""
     found = np.quantile([record["accuracy"] for record in records], 0.1)
-    return float(min(found, largest, max(known.best_of(2), np.quantile(known.accuracies, 0.2))))
+    chance = max(known.best_of(2), np.quantile(known.accuracies, 0.2))
+    return float(min(found, largest, chance, known.optimum[1].accuracy - 0.1))
 
 
 def _plot_searches(

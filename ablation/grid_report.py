@@ -214,7 +214,7 @@ def _tables(
 def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str]) -> page.Table:
     columns = ["method", "accuracy (%)", "95 % interval"]
     if known is not None:
-        columns += ["regret", "median rank", "beats random", "of", "above the best without"]
+        columns += ["regret", "median rank", "beats random", "of", "above best without"]
     columns += ["collapsed", "seconds", "peak GiB"]
     rows = []
     for name in names:
@@ -244,7 +244,7 @@ def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str])
             "random search could train with the images that a search sees. On average that finds "
             + " and ".join(f"{known.best_of(m):.2f} % of {m}" for m in sorted(set(budgets)))
             + ". The largest cell, without any search, has "
-            f"{baselines.find(known, baselines.LARGEST, 1).mean:.2f} %. Above the best without: mean "
+            f"{baselines.find(known, baselines.LARGEST, 1).mean:.2f} %. Above best without: mean "
             "difference to the best way to spend as many trainings without a search, see below."
         )
     note += " Collapsed: searches that ended with a warning. Seconds: median, with measurements."
