@@ -80,9 +80,14 @@ def _lead(records: Records, known: Truth | None, options: GridOptions) -> str:
 
 
 def _without(known: Truth | None, options: GridOptions) -> str:
-    """Why the report does not say what would be found without a search, where it does not."""
+    """What the report cannot say about what would be found without a search: all of it, or at which cost."""
     if known is not None:
-        return ""
+        if known.images_per_training or options.evaluations:
+            return ""
+        return (
+            " The table does not say how many images its trainings saw: a search is taken to cost as much as "
+            "one of them (--evaluations)."
+        )
     why = (
         "there is no table of accuracies (--evaluate truth)"
         if options.space in enumerable_names()

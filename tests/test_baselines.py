@@ -324,6 +324,14 @@ def test_what_cannot_be_known_is_said(space, words, known, tmp_path):
     assert search_spaces.get(space).name == space
 
 
+@pytest.mark.parametrize(("evaluations", "said"), [(None, True), (5, False)])
+def test_a_table_that_does_not_say_what_a_training_costs(evaluations, said, known, tmp_path):
+    options = GridOptions(methods=("st,draws=5",), seeds=3, evaluations=evaluations)
+    silent = replace(known, images_per_training=None)
+    grid_report.write(tmp_path, searches(known, costs=(5,)), [], [], silent, options)
+    assert ("(--evaluations)" in (tmp_path / "results.md").read_text().split("##")[0]) == said
+
+
 @pytest.mark.parametrize("costs", [(1,), (1, 300)])
 def test_pictures_of_any_cost(costs, known):
     records = searches(known, costs)
