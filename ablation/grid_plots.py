@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ablation import baselines
 from ablation.comparison import Paired, estimate
 from ablation.gradient_plots import plot_plane, plot_point
 from nas.report.figures import WIDTH, heat_map, new_figure, new_grid, styled
@@ -22,6 +23,7 @@ Records = Sequence[Mapping[str, Any]]
 
 # Methods that share an estimator share its colour, and differ by these.
 _MARKERS = "oDs^vP"
+_MARKS = ((0, (3, 2)), (0, (1, 1.5)))  # lines of what is found without a search, and of the largest cell
 _LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1, 1.5)))
 
 
@@ -67,11 +69,11 @@ def plot_answer(records: Records, known: Truth | None) -> Figure:
     """Accuracy of the cells that were found: a dot per search, mean and interval per method.
 
     Above them, where there is a table, how the cells of the space are distributed, its optimum, and what
-    random search would find.
+    would be found without a search.
     """
     names = sorted(methods(records), key=lambda m: -np.mean(values(records, m, "accuracy")))
     top, row, bottom, left, right = 0.1, 0.42, 0.5, max(1.6, _width(names, 9)), 1.1
-    above = 0 if known is None else 1.1
+    above = 0 if known is None else 1.25
     height = top + above + row * len(names) + bottom
     figure = new_figure(WIDTH, height)
     box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, row * len(names) / height)
@@ -133,7 +135,7 @@ def _plot_row(
 
 
 def _plot_space(axes: Axes, rows: Axes, known: Truth, records: Records, low: float, high: float) -> None:
-    """The distribution of the cells of the space, its optimum and the best of some random cells."""
+    """The distribution of the cells of the space, its optimum and what is found without a search."""
     shown = known.accuracies[known.accuracies >= low]
     axes.hist(shown, bins=np.linspace(low, high, 70).tolist(), color=estimator_colour("random"), linewidth=0)
     axes.set_axis_off()
@@ -143,11 +145,12 @@ def _plot_space(axes: Axes, rows: Axes, known: Truth, records: Records, low: flo
         f"all {len(known.accuracies):,} cells of the space\n({share:.0f} % of them in sight)",
         (0, 0.98), xycoords="axes fraction", va="top", size=8, color=QUIET,
     )  # fmt: skip
-    evaluations = round(float(np.median([record["evaluations"] for record in records])))
-    marks = (
-        (known.optimum[1].accuracy, "optimum ", INK, "-", 0.98),
-        (known.best_of(evaluations), f"best of {evaluations} random cells ", QUIET, (0, (3, 2)), 0.72),
-    )
+    found = baselines.yardsticks(known, baselines.median_cost(records))
+    marks: list[tuple[float, str, str, Any, float]] = [
+        (known.optimum[1].accuracy, "optimum ", INK, "-", 0.98)
+    ]
+    for i, (name, accuracy) in enumerate(sorted(found, key=lambda mark: -mark[1])):
+        marks.append((accuracy, f"{name} ", QUIET, _MARKS[name == baselines.LARGEST], 0.76 - 0.2 * i))
     for x, text, shade, line, height in marks:
         rows.axvline(x, color=shade, linewidth=1, linestyle=line, zorder=1)
         axes.axvline(x, ymax=height, color=shade, linewidth=1, linestyle=line)
@@ -162,12 +165,15 @@ def _plot_space(axes: Axes, rows: Axes, known: Truth, records: Records, low: flo
 
 @styled
 def plot_anytime(curves: Records, known: Truth, evaluations: int) -> Figure:
-    """True accuracy of the cell that would have been derived after every epoch, and the entropy."""
-    names, chance_name = methods(curves), f"best of {evaluations} random"
+    """True accuracy of the cell that would have been derived after every epoch, and the entropy.
+
+    What is found without a search is a line where it is not far below the searches.
+    """
+    names, without = methods(curves), baselines.yardsticks(known, evaluations)
+    right = _width([*names, *(name for name, _ in without)], 8)
     figure, grid = new_grid(
-        2, 1, 2.7, sharex=True, left=0.54, right=_width([*names, chance_name], 8), top=0.33, bottom=0.46,
-        between=(0, 0.43),
-    )  # fmt: skip
+        2, 1, 2.7, sharex=True, left=0.54, right=right, top=0.33, bottom=0.46, between=(0, 0.43)
+    )
     upper, lower = grid[:, 0]
     ends: list[list[tuple[float, str, str]]] = []
     for axes, what in ((upper, "accuracy"), (lower, "entropy")):
@@ -182,14 +188,17 @@ def plot_anytime(curves: Records, known: Truth, evaluations: int) -> Figure:
     lower.set(xlabel="epoch", xlim=(min(x), max(x)) if min(x) < max(x) else (min(x) - 0.5, max(x) + 0.5))
     lower.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     every = np.array([row["accuracy"] for row in curves])
-    optimum, chance = known.optimum[1].accuracy, known.best_of(evaluations)
-    low = min(float(np.quantile(every, 0.15)), chance - 0.3 * (optimum - chance))
+    optimum, largest = known.optimum[1].accuracy, dict(without)[baselines.LARGEST]
+    reach = max(optimum - min(float(np.quantile(every, 0.15)), largest), 0.1)
+    without = [(name, accuracy) for name, accuracy in without if accuracy > optimum - 2 * reach]
+    low = optimum - max(reach, *(1.3 * (optimum - accuracy) for _, accuracy in without))
     upper.set_ylim(low - 0.03 * (optimum - low), optimum + 0.06 * (optimum - low))
     upper.set_title("true accuracy of the derived cell (%)")
     lower.set_title("entropy of an edge (nats)")
-    ends[0] += [(optimum, "optimum", INK), (chance, chance_name, QUIET)]
+    ends[0] += [(optimum, "optimum", INK), *((accuracy, name, QUIET) for name, accuracy in without)]
     upper.axhline(optimum, color=INK, linewidth=1)
-    upper.axhline(chance, color=QUIET, linewidth=1, linestyle=(0, (3, 2)))
+    for name, accuracy in without:
+        upper.axhline(accuracy, color=QUIET, linewidth=1, linestyle=_MARKS[name == baselines.LARGEST])
     name_ends(upper, ends[0])
     name_ends(lower, ends[1])
     return figure

@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import numpy as np
 import torch
 
-from ablation import grid_plots
+from ablation import baseline_plots, baselines, grid_plots
 from ablation.comparison import Paired, estimate, paired
 from ablation.grid_plots import Records, methods, values
 from nas.report import page
 from nas.runs.files import write_text
 from nas.tables import Truth
+from nas.tables.lookup import enumerable_names
 from recipes.ablation import LOCAL_JOBS, GridOptions
 
 
@@ -27,7 +30,7 @@ def write(
     known: Truth | None,
     options: GridOptions,
 ) -> None:
-    """Write the report, results.csv and results.md, curves.csv and gradients.csv.
+    """Write the report, results.csv and results.md, curves.csv, gradients.csv and baselines.csv.
 
     Args:
         records: one row per search; see `ablation.grid.record`.
@@ -36,6 +39,8 @@ def write(
     """
     names = methods(records)
     pairs = compare(records)
+    records = baselines.judged(records, known)
+    write_text(folder / "baselines.csv", page.to_csv(_baselines(records, known)))
     write_text(folder / "curves.csv", page.to_csv(curves))
     write_text(folder / "gradients.csv", page.to_csv(gradients))
     page.write(
@@ -70,8 +75,36 @@ def _lead(records: Records, known: Truth | None, options: GridOptions) -> str:
     return (
         f"{options.seeds} search{'es'[: 2 * (options.seeds > 1)]} with each of {len(options.methods)} "
         f"method{'s'[: len(options.methods) != 1]}, {how}. torch {torch.__version__}, "
-        f"{platform.machine()}, {_place(options)}."
+        f"{platform.machine()}, {_place(options)}.{_without(known, options)}"
     )
+
+
+def _without(known: Truth | None, options: GridOptions) -> str:
+    """What the report cannot say about what would be found without a search: all of it, or at which cost."""
+    if known is not None:
+        if known.images_per_training or options.evaluations:
+            return ""
+        return (
+            " The table does not say how many images its trainings saw: a search is taken to cost as much as "
+            "one of them (--evaluations)."
+        )
+    why = (
+        "there is no table of accuracies (--evaluate truth)"
+        if options.space in enumerable_names()
+        else f"the cells of the space '{options.space}' cannot be listed"
+    )
+    return (
+        " What random cells, the largest cell, evolution and local search would reach at the same cost is "
+        f"not known: {why}."
+    )
+
+
+def _baselines(records: Records, known: Truth | None) -> list[dict[str, Any]]:
+    """Rows of baselines.csv: the curves of the picture, and the costs of the searches."""
+    if known is None:
+        return []
+    costs = {record["evaluations"] for record in records} | {baselines.median_cost(records)}
+    return baselines.curves(known, sorted(costs | set(baselines.budgets(max(baseline_plots.LEAST, *costs)))))
 
 
 def _place(options: GridOptions) -> str:
@@ -97,8 +130,19 @@ def _pictures(
             "deviation. ◂ marks searches left of the axis.",
         )
     ]
+    if known is not None:
+        pictures.append(
+            page.Picture(
+                "True accuracy over cost",
+                baseline_plots.plot_cost(records, known),
+                "Curves: what is found without a search, means over attempts; 95 % of the attempts end in "
+                "the shade. Small: searches, at the trainings from scratch that see as many images. Large: "
+                "their mean with its 95 % bootstrap interval. Methods of equal cost are moved apart; what is "
+                "below the axis is at its lower end.",
+            )
+        )
     if known is not None and curves:
-        evaluations = round(median(record["evaluations"] for record in records))
+        evaluations = baselines.median_cost(records)
         pictures.append(
             page.Picture(
                 "Over the search",
@@ -153,6 +197,8 @@ def _tables(
     pairs: Mapping[tuple[str, str], Paired],
 ) -> list[page.Table]:
     tables = [_accuracy_table(records, known, names)]
+    if known is not None:
+        tables += [_without_table(records, known), _worth_table(records, names)]
     if len(names) > 1:
         tables.append(_pair_table(names, pairs))
     if gradients:
@@ -173,7 +219,7 @@ def _tables(
 def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str]) -> page.Table:
     columns = ["method", "accuracy (%)", "95 % interval"]
     if known is not None:
-        columns += ["regret", "median rank", "beats random", "of"]
+        columns += ["regret", "median rank", "beats random", "of", "above best without"]
     columns += ["collapsed", "seconds", "peak GiB"]
     rows = []
     for name in names:
@@ -185,6 +231,7 @@ def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str])
                 f"{median(values(records, name, 'rank')):g}",
                 f"{estimate(values(records, name, 'beats_random')).mean:.2f}",
                 f"{median(values(records, name, 'evaluations')):g}",
+                f"{baselines.difference(records, name).mean:+z.2f}",
             ]
         row += [
             f"{sum(values(records, name, 'collapsed')):g} of {accuracy.runs}",
@@ -201,10 +248,58 @@ def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str])
             "cells. Beats random: probability of being above the best of so many random cells, as many as "
             "random search could train with the images that a search sees. On average that finds "
             + " and ".join(f"{known.best_of(m):.2f} % of {m}" for m in sorted(set(budgets)))
-            + "."
+            + ". The largest cell, without any search, has "
+            f"{baselines.find(known, baselines.LARGEST, 1).mean:.2f} %. Above best without: mean "
+            "difference to the best way to spend as many trainings without a search, see below."
         )
     note += " Collapsed: searches that ended with a warning. Seconds: median, with measurements."
     return page.Table("Searches", columns, rows, note)
+
+
+def _without_table(records: Records, known: Truth) -> page.Table:
+    cost = baselines.median_cost(records)
+    rows = []
+    for way in baselines.WAYS:
+        found = baselines.find(known, way, cost)
+        trainings = 1 if way == baselines.LARGEST else cost
+        rows.append([way, f"{trainings}", f"{found.mean:.2f}", f"{found.low:.2f} to {found.high:.2f}"])
+    return page.Table(
+        "Without a search",
+        ("way", "trainings", "accuracy (%)", "95 % of attempts"),
+        rows,
+        f"What is found by training cells from scratch, as many ({cost}) as see the images of a search "
+        "(median), each with its accuracy in the table; baselines.csv has more budgets. Accuracy: mean over "
+        "attempts. Random search: the best of random cells. Largest cell: the one with most parameters, "
+        "which needs no search. Top by parameters: the best of as many cells with most parameters. "
+        f"Evolution: regularised, a population of {baselines.POPULATION}, the best of {baselines.SAMPLE} "
+        "members changed in one slot, the oldest one dropped. Local search: from a random cell to the first "
+        f"better neighbour, and again. The last two are simulated, {baselines.REPETITIONS:,} attempts of at "
+        f"most {baselines.LONGEST:,} trainings; the others are exact.",
+    )
+
+
+def _worth_table(records: Records, names: Sequence[str]) -> page.Table:
+    rows = []
+    for name in names:
+        first = next(record for record in records if record["method"] == name)
+        gain = baselines.difference(records, name)
+        rows.append(
+            [
+                name,
+                f"{median(values(records, name, 'evaluations')):g}",
+                first["without"],
+                f"{np.mean(values(records, name, 'without_accuracy')):.2f}",
+                f"{gain.mean:+z.2f}",
+                f"{gain.low:+z.2f} to {gain.high:+z.2f}",
+            ]
+        )
+    return page.Table(
+        "Was the search worth it?",
+        ("method", "cost", "best without", "accuracy (%)", "difference", "95 % interval"),
+        rows,
+        "Points of accuracy above the mean of the best way without a search at the same cost, in trainings "
+        "from scratch; bootstrap interval over the seeds.",
+    )
 
 
 def _pair_table(names: Sequence[str], pairs: Mapping[tuple[str, str], Paired]) -> page.Table:

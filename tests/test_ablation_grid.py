@@ -239,7 +239,7 @@ def test_everything_is_written(finished):
     assert len(gradients) == 4 * 11
     assert {row["reference"] for row in gradients} == {"enumeration"}
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "| reinmax |" in (folder / "results.md").read_text()
 

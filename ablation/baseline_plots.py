@@ -1,0 +1,100 @@
+"""True accuracy over cost: searches among what is found without them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ablation import baselines
+from ablation.comparison import estimate
+from ablation.grid_plots import Records, methods, style, values
+from nas.report.figures import new_grid, styled
+from nas.report.labels import Label, name_ends, name_points
+from nas.report.palette import INK, QUIET
+from nas.tables import Truth
+
+LEAST = 100  # trainings that the axis reaches at least
+# Muted, as the colours of estimators are for searches.
+_STYLES: dict[str, tuple[str, Any]] = {
+    baselines.RANDOM: ("#7d8793", "-"),
+    baselines.TOP: ("#8f7a3c", (0, (5, 1.5))),
+    baselines.EVOLUTION: ("#5f6fa3", (0, (1.5, 1.2))),
+    baselines.LOCAL: ("#3f7f83", (0, (5, 1.5, 1, 1.5))),
+}
+
+
+@styled
+def plot_cost(records: Records, known: Truth) -> Figure:
+    """Accuracy over trainings from scratch: curves of what is found without a search with the ends of 95 % of
+    the attempts, lines for the largest cell and the optimum, every search as a point at its cost."""
+    names, optimum = methods(records), known.optimum[1].accuracy
+    costs = baselines.budgets(max(LEAST, *(record["evaluations"] for record in records)))
+    figure, grid = new_grid(1, 1, 4.6, left=0.54, right=1.55, top=0.33, bottom=0.5)
+    axes: Axes = grid[0, 0]
+    axes.set_xscale("log")
+    axes.set_xlim(0.8, costs[-1])
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if tick <= costs[-1]]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    largest = baselines.find(known, baselines.LARGEST, 1)
+    low = _lowest(records, known, largest.mean)
+    axes.set_ylim(low - 0.03 * (optimum - low), optimum + 0.05 * (optimum - low))
+    axes.set_title("true accuracy of the best cell found (%)")
+    axes.set_xlabel("cost in trainings from scratch")
+    axes.tick_params(length=3)
+
+    axes.axhline(optimum, color=INK, linewidth=1)
+    axes.axhline(largest.mean, color=QUIET, linewidth=1, linestyle=(0, (1, 1.5)))
+    ends = [(optimum, "optimum", INK), (largest.mean, baselines.LARGEST, QUIET)]
+    lines = [(x, y) for y in (optimum, largest.mean) for x in np.geomspace(1, costs[-1], 80)]
+    for name, (shade, line) in _STYLES.items():
+        found = np.array([baselines.find(known, name, cost) for cost in costs])
+        first = int(np.searchsorted(costs, baselines.POPULATION)) if name == baselines.EVOLUTION else 0
+        axes.fill_between(
+            costs[first:], found[first:, 1], found[first:, 2], color=shade, alpha=0.06, linewidth=0
+        )
+        for end in found[first:, 1:].T:
+            axes.plot(costs[first:], end, color=shade, linestyle=line, linewidth=0.7, alpha=0.55)
+        axes.plot(costs, found[:, 0], color=shade, linestyle=line, linewidth=1.5)
+        ends.append((float(found[-1, 0]), name, shade))
+        lines += list(zip(costs, found[:, 0].tolist(), strict=True))
+    _plot_searches(axes, records, names, low, lines)
+    name_ends(axes, ends)
+    return figure
+
+
+def _lowest(records: Records, known: Truth, largest: float) -> float:
+    """Lower end of the axis: most searches, the largest cell, and random search from two trainings on."""
+    found = np.quantile([record["accuracy"] for record in records], 0.1)
+    chance = max(known.best_of(2), np.quantile(known.accuracies, 0.2))
+    return float(min(found, largest, chance, known.optimum[1].accuracy - 0.1))
+
+
+def _plot_searches(
+    axes: Axes, records: Records, names: list[str], low: float, lines: list[tuple[float, float]]
+) -> None:
+    """Every search at its cost, methods of one cost beside each other, and their means with intervals."""
+    costs = {name: float(np.median(values(records, name, "evaluations"))) for name in names}
+    labels = []
+    for name in names:
+        beside = [other for other in names if costs[other] == costs[name]]
+        step = min(0.1, 0.5 / len(beside))
+        shift = np.exp(step * (beside.index(name) - (len(beside) - 1) / 2))
+        shade, marker, _ = style(name, names)
+        found, at = values(records, name, "accuracy"), values(records, name, "evaluations")
+        axes.scatter(
+            np.array(at) * shift, np.maximum(found, low), s=16, color=shade, alpha=0.45, linewidth=0,
+            marker=marker, zorder=3,
+        )  # fmt: skip
+        mean, x = estimate(found), costs[name] * shift
+        axes.plot([x, x], [max(mean.low, low), max(mean.high, low)], color=shade, linewidth=2.2, zorder=4)
+        axes.plot(
+            [x], [max(mean.mean, low)], marker, color=shade, markersize=8, markeredgecolor="white", zorder=5
+        )
+        labels.append(Label(float(x), max(mean.mean, low), name, shade))
+        lines += [(float(a) * shift, max(y, low)) for a, y in zip(at, found, strict=True)]
+        lines += [(float(x), y) for y in np.linspace(max(mean.low, low), max(mean.high, low), 6)]
+    name_points(axes, labels, lines)
