@@ -104,7 +104,7 @@ def _mark(axes: Axes, ranking: Ranking) -> None:
 @styled
 def plot_correlations(rankings: Sequence[Ranking]) -> Figure:
     """Kendall's tau and Spearman's rho of every run, over all cells and in the best tenth, with intervals."""
-    names = [shortened(ranking.name, 26) for ranking in rankings]
+    names = [shortened(ranking.name, 24) for ranking in rankings]
     row, gap = 0.17, 0.16
     step = len(SCORES) * row + gap
     figure, (grid,) = new_grid(
@@ -123,7 +123,7 @@ def plot_correlations(rankings: Sequence[Ranking]) -> Figure:
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.tick_params(length=0)
-        symbol = {"tau": "Kendall's τ", "rho": "Spearman's ρ"}[kind]
+        symbol = {"tau": "τ", "rho": "ρ"}[kind]
         axes.set_title(f"{symbol}, {part}", size=9)
     _key(figure, grid[0])
     return figure

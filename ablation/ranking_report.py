@@ -69,7 +69,8 @@ def _pictures(rankings: Sequence[Ranking]) -> list[page.Picture]:
         page.Picture(
             "Rank correlations",
             ranking_plots.plot_correlations(rankings),
-            f"With the true accuracy, over the {len(rankings[0].cells):,} cells scored, and over the "
+            f"Kendall's τ and Spearman's ρ with the true accuracy, over the "
+            f"{len(rankings[0].cells):,} cells scored, and over the "
             f"{int(rankings[0].best.sum()):,} of them that are in the best tenth of the table. Lines are 95 "
             "% bootstrap intervals over the cells.",
         ),

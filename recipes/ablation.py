@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from recipes.options import option
 
@@ -117,7 +117,7 @@ class RankOptions(AblationOptions):
 
     command: ClassVar[str] = "rank"
 
-    runs: Positional[tuple[str, ...]] = ()
+    runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN ...")]] = ()
     """Folders of searches, each taken at its last checkpoint; finished or not."""
     table: str | None = None
     """Table of true accuracies, as for `ablate.py nas` (default: the one that comes along)."""
