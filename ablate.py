@@ -14,6 +14,7 @@ LEVELS = {  # name: module and class of its options, module that does it
     "gradient": ("recipes.ablation", "GradientOptions", "ablation.gradient"),
     "tasks": ("studies.options", "TasksOptions", "studies.tasks.tasks"),
     "nas": ("recipes.ablation", "GridOptions", "ablation.grid"),
+    "rank": ("recipes.ablation", "RankOptions", "ablation.ranking"),
     "truth": ("studies.options", "TruthOptions", "studies.truth.build"),
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import Positional, arg
 
 from recipes.options import option
 
@@ -108,3 +110,22 @@ class GridOptions(AblationOptions):
     """Partition of the Slurm jobs."""
     time: int | None = option(None, at_least=1)
     """Minutes that a Slurm job may last (default: a day); what is unfinished then is queued again."""
+
+
+@dataclass(kw_only=True)
+class RankOptions(AblationOptions):
+    """What the shared weights of searches know: how they order the cells of a space that has a table."""
+
+    command: ClassVar[str] = "rank"
+
+    runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN ...")]] = ()
+    """Folders of searches, each taken at its last checkpoint; finished or not."""
+    table: str | None = None
+    """Table of true accuracies, as for `ablate.py nas` (default: the one that comes along)."""
+    column: str | None = None
+    """Column of a CSV table (default: cifar10)."""
+    cells: int | None = option(None, at_least=3)
+    """Most cells that are scored, drawn at random from those that differ (default: 1,000). With more cells
+    and the same seed, those that were scored are among them."""
+    seed: int = option(0, at_least=0, at_most=2**63 - 1)
+    """Seed of the draw of cells."""

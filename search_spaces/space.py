@@ -286,3 +286,7 @@ class EnumerableSpace(SearchSpace):
     @abstractmethod
     def canonical(self, genotype: Genotype) -> str:
         """A text that architectures have in common if they compute the same."""
+
+    def is_connected(self, genotype: Genotype) -> bool:
+        """Whether the output depends on the input."""
+        return True

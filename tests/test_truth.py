@@ -16,6 +16,7 @@ from scipy import stats
 import search_spaces
 from nas import tables
 from nas.tables import files, json_table, published, reading
+from nas.tables.agreement import agreement, top
 from nas.tables.lookup import enumerable, enumerable_names
 from recipes import InputError
 from search_spaces import Genotype, GenotypeError
@@ -105,7 +106,7 @@ def test_columns_of_the_benchmark(shared_data):
     columns = tables.read_all(path, "nasbench201")
     assert list(columns) == ["cifar10", "cifar100", "imagenet16-120"]
     assert tables.read(path, "nasbench201").source.startswith("cifar10 of")
-    found = statistics.agreement(columns["cifar10"].accuracies, columns["cifar100"].accuracies)
+    found = agreement(columns["cifar10"].accuracies, columns["cifar100"].accuracies)
     assert found.spearman > 0.95
     with pytest.raises(InputError, match=r"unknown column .* expected one of: cifar10, cifar100, imagenet16"):
         tables.read(path, "nasbench201", "cifar")
@@ -517,9 +518,9 @@ def test_reliability_of_known_noise():
 
 def test_top_and_tied():
     x = np.array([5.0, 9.0, 7.0, 9.0, 1.0, 7.0])
-    assert statistics.top(x, 0.1).tolist() == [False, True, False, True, False, False]
-    assert statistics.top(x, 0.5).tolist() == [False, True, True, True, False, True]  # with the tie
-    assert statistics.top(x, 1).all()
+    assert top(x, 0.1).tolist() == [False, True, False, True, False, False]
+    assert top(x, 0.5).tolist() == [False, True, True, True, False, True]  # with the tie
+    assert top(x, 1).all()
     assert statistics.tied(x, 0).sum() == 2
     assert statistics.tied(x, 2).sum() == 4
 
@@ -527,11 +528,11 @@ def test_top_and_tied():
 def test_agreement_is_that_of_scipy():
     rng = np.random.default_rng(2)
     a, b = rng.integers(0, 9, 50).astype(float), rng.normal(size=50)
-    found = statistics.agreement(a, b + a)
+    found = agreement(a, b + a)
     assert found.spearman == pytest.approx(stats.spearmanr(a, a + b).statistic)
     assert found.kendall == pytest.approx(stats.kendalltau(a, a + b).statistic)
-    assert statistics.agreement(a, -a)[:2] == pytest.approx((-1, -1))
-    assert np.isnan(statistics.agreement(a, np.ones(50))[:2]).all()
+    assert agreement(a, -a)[:2] == pytest.approx((-1, -1))
+    assert np.isnan(agreement(a, np.ones(50))[:2]).all()
 
 
 def test_running_deviation_by_hand():

@@ -32,6 +32,15 @@ def positions(space: EnumerableSpace) -> dict[str, int]:
     return {space.format(cell): i for i, cell in enumerate(space.all())}
 
 
+def distinct(space: EnumerableSpace) -> list[Genotype]:
+    """The cells whose output depends on their input, of those that compute the same the first."""
+    found: dict[str, Genotype] = {}
+    for cell in space.all():
+        if space.is_connected(cell):
+            found.setdefault(space.canonical(cell), cell)
+    return list(found.values())
+
+
 def fixed(values: np.ndarray) -> np.ndarray:
     """The values, not to be changed any more."""
     values.setflags(write=False)

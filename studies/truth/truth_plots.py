@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from nas.report.figures import WIDTH, new_figure, new_grid, styled
 from nas.report.palette import FAINT, INK, QUIET
-from studies.truth.truth_statistics import agreement, running_deviation, tied
+from nas.tables.agreement import agreement
+from studies.truth.truth_statistics import running_deviation, tied
 
 LINE, BAND, BEST = "#1c6fb4", "#a9cdec", "#c2255c"
 BEST_SHOWN = 25

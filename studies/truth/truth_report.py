@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from nas.report import page
 from nas.tables import Truth, json_table
+from nas.tables.agreement import Agreement, agreement, top
 from nas.tables.lookup import enumerable
 from studies.truth import truth_plots
 from studies.truth import truth_statistics as statistics
@@ -63,12 +64,12 @@ class Findings:
             "connected cells": self.connected,
         }
 
-    def agreements(self) -> Iterator[tuple[str, str, statistics.Agreement]]:
+    def agreements(self) -> Iterator[tuple[str, str, Agreement]]:
         """Reference, cells compared, and rank correlation with it."""
         for name, reference in self.references.items():
-            best = statistics.top(reference.accuracies, 0.1)
+            best = top(reference.accuracies, 0.1)
             for part, mask in {**self.parts(), "best tenth there": best}.items():
-                found = statistics.agreement(self.accuracies[mask], reference.accuracies[mask])
+                found = agreement(self.accuracies[mask], reference.accuracies[mask])
                 yield name, part, found
 
     def records(self) -> list[dict[str, Any]]:

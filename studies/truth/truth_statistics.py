@@ -1,4 +1,4 @@
-"""How far a table of accuracies can be trusted, and how it orders the cells beside another one.
+"""How far a table of accuracies can be trusted.
 
 Accuracies of S seeds are arrays (S, n), in %: a row for every seed, a column for every cell. The seeds are
 the same for all cells. What a seed adds to all cells alike orders nothing, so noise is what remains of an
@@ -13,7 +13,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import rankdata
+
+from nas.tables.agreement import correlation, top
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -48,7 +50,7 @@ def reliability(samples: np.ndarray) -> Reliability:
     means, variance = samples.mean(0), noise(samples) ** 2
     spread = float(means.var(ddof=1))
     ranks = rankdata(samples, axis=1)
-    pairs = [_correlation(ranks[i], ranks[j]) for i in range(seeds) for j in range(i)]
+    pairs = [correlation(ranks[i], ranks[j]) for i in range(seeds) for j in range(i)]
     return Reliability(
         spread=math.sqrt(spread),
         deviation=float(samples.std(0, ddof=1).mean()),
@@ -79,36 +81,6 @@ def tied(accuracies: np.ndarray, margin: float) -> np.ndarray:
     """Which cells (n,) are at most `margin` below the best."""
     mask: np.ndarray = accuracies >= accuracies.max() - margin
     return mask
-
-
-def top(accuracies: np.ndarray, share: float) -> np.ndarray:
-    """Which cells (n,) are the best `share`, at least two of them; ties of the last are among them."""
-    count = min(len(accuracies), max(2, round(share * len(accuracies))))
-    mask: np.ndarray = accuracies >= np.sort(accuracies)[-count]
-    return mask
-
-
-class Agreement(NamedTuple):
-    """Rank correlations of n cells; NaN where all cells are equal."""
-
-    spearman: float
-    kendall: float
-    cells: int
-
-
-def agreement(accuracies: np.ndarray, reference: np.ndarray) -> Agreement:
-    """Spearman's rho and Kendall's tau-b of two accuracies (n,) of the same cells."""
-    if np.ptp(accuracies) == 0 or np.ptp(reference) == 0:
-        return Agreement(math.nan, math.nan, len(reference))
-    spearman = _correlation(rankdata(accuracies), rankdata(reference))
-    return Agreement(spearman, float(kendalltau(accuracies, reference).statistic), len(reference))
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation of (n,) and (n,); NaN where one of them is constant."""
-    a, b = a - a.mean(), b - b.mean()
-    length = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / length if length else math.nan
 
 
 def running_deviation(accuracies: np.ndarray, deviations: np.ndarray, window: int) -> np.ndarray:

@@ -1,0 +1,176 @@
+"""How scores of cells order them beside their true accuracies, with bootstrap intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+from nas.tables.agreement import agreement
+
+FEWEST = 3  # cells
+RESAMPLES = 1_000
+SCORES = ("loss", "accuracy", "parameters")  # what orders the cells
+PARTS = ("all cells", "best tenth")
+
+
+class Interval(NamedTuple):
+    """A figure and its 95 % bootstrap interval over the cells; NaN where it does not exist."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Correlation(NamedTuple):
+    """How one score orders some of the cells.
+
+    Attributes:
+        score: one of SCORES; of a loss, less is better.
+        part: one of PARTS.
+        cells: how many.
+        tau, rho: Kendall's tau-b and Spearman's rho with the true accuracy.
+        lead: tau less that of the parameter count on the same cells.
+    """
+
+    score: str
+    part: str
+    cells: int
+    tau: Interval
+    rho: Interval
+    lead: Interval
+
+
+class Choice(NamedTuple):
+    """What one score would choose among the scored cells.
+
+    Attributes:
+        score: one of SCORES.
+        cell: the first by it.
+        accuracy: its true accuracy in %.
+        regret: distance to the best in the table, in %.
+        best_of_ten: true accuracy (%) of the best of its first ten.
+    """
+
+    score: str
+    cell: str
+    accuracy: float
+    regret: float
+    best_of_ten: float
+
+
+class Mark(NamedTuple):
+    """A cell of interest: its notation, true accuracy (%), and its loss with shared weights."""
+
+    cell: str
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How well the shared weights of one search order a space. Arrays are (n,), of the n cells scored.
+
+    Attributes:
+        name: of the search.
+        epoch, step: where it is: epochs done, and steps of the next one; None of a search that is no folder.
+        differ: connected cells of the space that compute something different.
+        cells: notations.
+        truth: true accuracies in %.
+        loss, accuracy: with the shared weights, on the validation part; accuracy in %.
+        parameters: of the derived networks.
+        best: which of them are in the best tenth of all that differ.
+        correlations: by score and part.
+        choices: by score.
+        largest: the cell of the space with the most parameters, the first of equals.
+        found: the cell that the search has found, or would find now.
+        optimum: best accuracy in the table, in %.
+        random: expected accuracy (%) of the best of so many random cells.
+        source: where the true accuracies come from.
+    """
+
+    name: str
+    space: str
+    epoch: int | None
+    step: int | None
+    differ: int
+    cells: list[str]
+    truth: np.ndarray
+    loss: np.ndarray
+    accuracy: np.ndarray
+    parameters: np.ndarray
+    best: np.ndarray
+    correlations: list[Correlation]
+    choices: list[Choice]
+    largest: Mark
+    found: Mark
+    optimum: float
+    random: dict[int, float]
+    source: str
+
+    def correlation(self, score: str = "loss", part: str = "all cells") -> Correlation:
+        """The one of that score (see SCORES) and part (see PARTS)."""
+        return next(c for c in self.correlations if (c.score, c.part) == (score, part))
+
+    def choice(self, score: str = "loss") -> Choice:
+        """The one of that score."""
+        return next(c for c in self.choices if c.score == score)
+
+
+def orders_of(loss: np.ndarray, accuracy: np.ndarray, parameters: np.ndarray) -> dict[str, np.ndarray]:
+    """Ranks (n,) by each of SCORES, from the worst up; a loss that is not a number is the worst."""
+    usable = np.where(np.isnan(loss), np.inf, loss)
+    return dict(zip(SCORES, (rankdata(-usable), rankdata(accuracy), rankdata(parameters)), strict=True))
+
+
+def choice(score: str, order: np.ndarray, truth: np.ndarray, cells: Sequence[str], optimum: float) -> Choice:
+    """What a score chooses: the first of the cells (n,) by `order`, of which more is better."""
+    ranked = np.argsort(-order, kind="stable")
+    accuracy = float(truth[ranked[0]])
+    return Choice(score, cells[ranked[0]], accuracy, optimum - accuracy, float(truth[ranked[:10]].max()))
+
+
+def correlations(orders: dict[str, np.ndarray], truth: np.ndarray, best: np.ndarray) -> list[Correlation]:
+    """How each of the scores orders all cells and the best of them.
+
+    The cells are resampled for the intervals, the same for all scores.
+
+    Args:
+        orders: scores (n,) by name, of which more is better; one is called `parameters`.
+        truth: true accuracies (n,).
+        best: which of the cells (n,) are the second part.
+    """
+    result = []
+    for part, mask in zip(PARTS, (np.ones(len(truth), bool), best), strict=True):
+        values = {name: order[mask] for name, order in orders.items()}
+        true, count = truth[mask], int(mask.sum())
+        rng = np.random.default_rng(0)
+        samples = [rng.integers(0, count, count) for _ in range(RESAMPLES)] if count >= FEWEST else []
+        picks = [np.arange(count), *samples]
+        found = {name: np.array([_both(v[pick], true[pick]) for pick in picks]) for name, v in values.items()}
+        for name, table in found.items():
+            lead = table[:, 0] - found["parameters"][:, 0]
+            figures = (_interval(column) for column in (table[:, 0], table[:, 1], lead))
+            result.append(Correlation(name, part, count, *figures))
+    return result
+
+
+def _both(values: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Kendall's tau-b and Spearman's rho of (m,) and (m,); NaN of fewer than FEWEST."""
+    if len(truth) < FEWEST:
+        return math.nan, math.nan
+    found = agreement(values, truth)
+    return found.kendall, found.spearman
+
+
+def _interval(values: np.ndarray) -> Interval:
+    """The first of the values (1 + R,), and the interval of the others."""
+    others = values[1:][~np.isnan(values[1:])]
+    if np.isnan(values[0]) or not len(others):
+        return Interval(float(values[0]), np.nan, np.nan)
+    low, high = np.percentile(others, [2.5, 97.5])
+    return Interval(float(values[0]), float(low), float(high))

@@ -1,0 +1,156 @@
+"""The report of what shared weights know: tables and text around the figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ablation import ranking_plots
+from ablation.rank_statistics import PARTS, SCORES, Interval, Ranking
+from ablation.ranking_plots import TITLES
+from nas.report import page
+
+
+def write(folder: Path, rankings: Sequence[Ranking], configuration: Mapping[str, Any]) -> None:
+    """Write report.html, results.csv, results.md and pictures/ into `folder`.
+
+    Args:
+        rankings: of at least one run, all of one space and table.
+        configuration: shown at the end of the report.
+    """
+    page.write(
+        folder,
+        kind="Supernet ranking",
+        title=f"What shared weights know: {rankings[0].space}",
+        lead=_lead(rankings),
+        pictures=_pictures(rankings),
+        tables=[_correlations(rankings), _choices(rankings), _marks(rankings)],
+        records=records(rankings),
+        configuration=configuration,
+    )
+
+
+def records(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
+    """A row of results.csv for every run, score and part; what a score chooses stands with all cells."""
+    rows = []
+    for ranking in rankings:
+        for found in ranking.correlations:
+            row: dict[str, Any] = {"run": ranking.name, "epoch": ranking.epoch, "step": ranking.step}
+            row |= {"score": found.score, "part": found.part, "cells": found.cells}
+            for name, interval in (("tau", found.tau), ("rho", found.rho), ("tau_lead", found.lead)):
+                row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+            if found.part == PARTS[0]:
+                choice = ranking.choice(found.score)
+                row |= {"chosen": choice.cell, "accuracy": choice.accuracy, "regret": choice.regret}
+                row |= {"best_of_ten": choice.best_of_ten}
+            rows.append(row)
+    return rows
+
+
+def _lead(rankings: Sequence[Ranking]) -> str:
+    first, count = rankings[0], len(rankings)
+    scored, differ = len(first.cells), first.differ
+    what = (
+        f"all {differ:,} cells that differ and connect input and output"
+        if scored == differ
+        else f"{scored:,} random ones of the {differ:,} cells that differ and connect input and output"
+    )
+    return (
+        f"{what[0].upper()}{what[1:]} were run with the weights of {count} search{'es'[: 2 * (count > 1)]} "
+        f"on the validation part, and their order compared with that of their true accuracies "
+        f"({first.source})."
+    )
+
+
+def _pictures(rankings: Sequence[Ranking]) -> list[page.Picture]:
+    return [
+        page.Picture(
+            "Rank correlations",
+            ranking_plots.plot_correlations(rankings),
+            f"Kendall's τ and Spearman's ρ with the true accuracy, over the "
+            f"{len(rankings[0].cells):,} cells scored, and over the "
+            f"{int(rankings[0].best.sum()):,} of them that are in the best tenth of the table. Lines are 95 "
+            "% bootstrap intervals over the cells.",
+        ),
+        page.Picture(
+            "Loss and true accuracy",
+            ranking_plots.plot_scatter(rankings),
+            "A dot is a cell, an orange one is in the best tenth of the table. Less loss is further right. "
+            "Named: the cell of lowest loss, the cell of the space with the most parameters, and the cell "
+            "that the search has found. The highest losses and the lowest accuracies, 2 % each, may lie "
+            "outside.",
+        ),
+    ]
+
+
+def _correlations(rankings: Sequence[Ranking]) -> page.Table:
+    rows = []
+    for ranking in rankings:
+        for score in SCORES:
+            row = [ranking.name, TITLES[score]]
+            for part in PARTS:
+                found = ranking.correlation(score, part)
+                row += [_text(found.tau), _text(found.rho)]
+            lead = ranking.correlation(score, PARTS[0]).lead
+            rows.append([*row, "" if score == "parameters" else _text(lead, "+z.2f")])
+    columns = ["run", "ordered by", *(f"{symbol}, {part}" for part in PARTS for symbol in "τρ")]
+    return page.Table(
+        "Rank correlations",
+        [*columns, "τ beyond the parameter count"],
+        rows,
+        "Kendall's τ-b and Spearman's ρ with the true accuracy, and 95 % bootstrap intervals over the cells; "
+        "– where too few cells differ. The last column is over all cells.",
+    )
+
+
+def _choices(rankings: Sequence[Ranking]) -> page.Table:
+    first = rankings[0]
+    rows = []
+    for ranking in rankings:
+        for score in SCORES:
+            c = ranking.choice(score)
+            figures = f"{c.accuracy:.2f}", f"{c.regret:.2f}", f"{c.best_of_ten:.2f}"
+            rows.append([ranking.name, TITLES[score], *figures, c.cell])
+    rows.append(["", "largest cell of the space", f"{first.largest.accuracy:.2f}",
+                 f"{first.optimum - first.largest.accuracy:.2f}", "", first.largest.cell])  # fmt: skip
+    for count, accuracy in first.random.items():
+        rows.append(["", f"best of {count} random cells", f"{accuracy:.2f}",
+                     f"{first.optimum - accuracy:.2f}", "", "(expected)"])  # fmt: skip
+    among = "" if len(first.cells) == first.differ else ", among the cells scored"
+    return page.Table(
+        "What it would choose",
+        ("run", "ordered by", "accuracy, %", "regret", "best of its first 10, %", "cell"),
+        rows,
+        f"True accuracy of the first cell in the order{among}, and its distance to the best of the table, "
+        f"{first.optimum:.2f} %.",
+    )
+
+
+def _marks(rankings: Sequence[Ranking]) -> page.Table:
+    rows = []
+    for ranking in rankings:
+        found = ranking.found
+        better = int((ranking.loss < found.loss).sum())
+        place = "–" if math.isnan(found.loss) else f"{better + 1:,} of {len(ranking.cells):,}"
+        rows.append([ranking.name, _epoch(ranking), f"{found.accuracy:.2f}",
+                     f"{ranking.optimum - found.accuracy:.2f}", place, found.cell])  # fmt: skip
+    return page.Table(
+        "What was found",
+        ("run", "at", "accuracy, %", "regret", "place by loss", "cell"),
+        rows,
+        "The cell of a finished search, or the one that it would find now.",
+    )
+
+
+def _epoch(ranking: Ranking) -> str:
+    if ranking.epoch is None:
+        return "–"
+    return f"epoch {ranking.epoch}" + (f", step {ranking.step}" if ranking.step else "")
+
+
+def _text(interval: Interval, form: str = "z.2f") -> str:
+    if math.isnan(interval.value):
+        return "–"
+    return f"{interval.value:{form}} ({interval.low:{form}} to {interval.high:{form}})"
