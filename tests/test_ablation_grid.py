@@ -279,7 +279,7 @@ def test_a_failing_run_is_named(tmp_path):
         out=str(tmp_path / "g"),
     )
     with pytest.raises(
-        InputError, match=r"st-s0 failed \(2\): error: the loss or its gradient was not finite"
+        InputError, match=r"st-s0 failed \(2\): error: the loss, a term or a gradient was not finite"
     ):
         grid.run(options)
 
