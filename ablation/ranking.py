@@ -31,9 +31,8 @@ from nas.tables.agreement import top
 from nas.tables.lookup import distinct, enumerable
 from recipes import InputError, InterruptionError, SearchOptions
 from recipes.ablation import RankOptions
-from recipes.config_file import read_config
+from recipes.config_file import starting_options
 from recipes.options import check
-from recipes.plugins import take_plugins
 from search_spaces import Genotype
 from search_spaces.space import EnumerableSpace
 
@@ -161,8 +160,7 @@ def _options(folder: Path, plugins: Sequence[str]) -> SearchOptions:
     """The options of the search in a folder. Raises InputError where there is none."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not the folder of a run (no config.json): check the path")
-    stored = read_config(SearchOptions, folder / "config.json")
-    take_plugins(stored, plugins)
+    stored, _ = starting_options(SearchOptions, {"resume": True, "out": folder, "plugins": plugins})
     return check(SearchOptions(**stored))
 
 

@@ -27,10 +27,9 @@ from nas.seeding import kept_generators
 from nas.task import Task
 from nas.training.final import Training
 from nas.training.model import save
-from recipes import FinalOptions, InputError, RunOptions, SearchOptions, one_of, presets
-from recipes.config_file import check_types, read_config, require_same
+from recipes import FinalOptions, InputError, RunOptions, SearchOptions, one_of
+from recipes.config_file import check_types, require_same, starting_options
 from recipes.options import check
-from recipes.plugins import take_plugins
 from search_spaces import Genotype, GenotypeError, SearchSpace
 from search_spaces.skeleton import Skeleton
 
@@ -291,19 +290,8 @@ def _options(
     check_types(kind, values)
     if values.get("out") == "":
         raise InputError("`out` is empty, expected the path of a folder")
-    out, stored = values.get("out"), None
-    if values.get("resume") and out and (path := Path(out) / "config.json").is_file():
-        defaults = stored = read_config(kind, path, given)
-    elif values.get("config") and values.get("preset"):
-        raise InputError("`config` and `preset` were both given: a configuration is complete, drop one")
-    elif values.get("config"):
-        defaults = read_config(kind, Path(values["config"]), given) | {"out": None}
-    else:
-        recipes = presets.of(kind)
-        defaults = recipes[one_of("preset", values.get("preset") or "quick", recipes)]
-    defaults = {k: v for k, v in defaults.items() if k not in ("resume", "overwrite")}
-    take_plugins(defaults, values.get("plugins", ()))
-    chosen = check(kind(**(dict(defaults) | values)))
+    defaults, stored = starting_options(kind, values, objects=given)
+    chosen = check(kind(**(defaults | values)))
     if stored is not None:
         names = {name: stored[name] for name in given if name in stored}
         require_same(replace(chosen, **names), stored)

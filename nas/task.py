@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +14,9 @@ class Task(ABC):
 
     Attributes:
         outputs: numbers that the head of a network, a linear layer, gives for an image.
-        metric: what `correct` counts, as a share of the images, in words.
     """
 
     outputs: int
-    metric: ClassVar[str] = "accuracy"
 
     @abstractmethod
     def loss(self, output: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:

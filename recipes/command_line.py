@@ -10,16 +10,14 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-from recipes import presets
-from recipes.config_file import read_config, require_same
+from recipes.config_file import require_same, starting_options
 from recipes.errors import RESUME_ME, InputError, InterruptionError, one_of
 from recipes.options import RunOptions, check, check_numbers
-from recipes.plugins import import_plugins, take_plugins
+from recipes.plugins import import_plugins
 from recipes.registry import Registry
 
 Options = TypeVar("Options", bound=RunOptions)
@@ -123,22 +121,7 @@ def parse(
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from None
 
-    import_plugins(known.plugins)
-    stored: dict[str, Any] | None = None
-    if known.resume and known.out and os.path.isfile(config := Path(known.out) / "config.json"):
-        stored = read_config(options_class, config)
-    if stored is not None:
-        defaults = stored
-    elif known.config and known.preset:
-        raise InputError("--config and --preset were both given: a configuration is complete, drop one")
-    elif known.config:
-        defaults = read_config(options_class, Path(known.config)) | {"out": None}
-    else:
-        recipes = presets.of(options_class)
-        named = recipes[one_of("preset", known.preset or "quick", recipes)]
-        defaults = named if known.preset or recipe is None else dict(recipe)
-    defaults = {k: v for k, v in defaults.items() if k not in ("resume", "overwrite")}
-    take_plugins(defaults, known.plugins)
+    defaults, stored = starting_options(options_class, vars(known), recipe=recipe)
     options = check(_parse_all(options_class, argv, options_class(**defaults)))
     if stored is not None:
         require_same(options, stored)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import typing
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from recipes import presets
 from recipes.errors import InputError, one_of
 from recipes.options import RunOptions
+from recipes.plugins import import_plugins, require_plugins
 from recipes.text_files import parse_json, read_text
 
 
@@ -46,6 +49,46 @@ def read_config(options_class: type[RunOptions], path: Path, objects: Collection
                 f"option '{name}' in {path} is {json.dumps(value)[:60]}, expected {_words(hints[name])}"
             )
     return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+
+
+def starting_options(
+    options_class: type[RunOptions],
+    given: Mapping[str, Any],
+    *,
+    objects: Collection[str] = (),
+    recipe: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What the options `given` change: defaults < preset < configuration file or, where a run is continued,
+    its own, which is the second value.
+
+    Imports the plugins that are given.
+
+    Args:
+        given: option values by name, `preset`, `config`, `resume`, `out` and `plugins` among them.
+        objects: as for `read_config`.
+        recipe: takes the place of the default preset.
+
+    Raises:
+        InputError: a file or a preset is none, or a plugin is missing or does not import.
+    """
+    plugins = given.get("plugins") or ()
+    import_plugins(plugins)
+    stored = None
+    config, preset, out = given.get("config"), given.get("preset"), given.get("out")
+    if given.get("resume") and out and os.path.isfile(path := Path(out) / "config.json"):
+        found = stored = read_config(options_class, path, objects)
+    elif config and preset:
+        raise InputError("`config` and `preset` were both given: a configuration is complete, drop one")
+    elif config:
+        found = read_config(options_class, Path(config), objects) | {"out": None}
+    else:
+        named = presets.of(options_class)
+        found = dict(named[one_of("preset", preset or "quick", named)])
+        if recipe is not None and not preset:
+            found = dict(recipe)
+    found = {k: v for k, v in found.items() if k not in ("resume", "overwrite")}
+    require_plugins(found.pop("plugins", ()), plugins)
+    return found, stored
 
 
 def check_types(options_class: type[RunOptions], values: Mapping[str, Any]) -> None:

@@ -7,9 +7,8 @@ import importlib.util
 import re
 import sys
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from recipes.errors import InputError, first_line
 from recipes.registry import undone_on_failure
@@ -36,13 +35,9 @@ def import_plugins(names: Iterable[str]) -> None:
             ) from None
 
 
-def take_plugins(defaults: dict[str, Any], given: Collection[str]) -> None:
-    """Import the plugins `given`; remove those from `defaults`, the options in a file, which imports nothing.
-
-    Raises InputError where the file needs others, or one does not import.
-    """
-    import_plugins(given)
-    if missing := sorted(set(defaults.pop("plugins", ())) - set(given)):
+def require_plugins(needed: Iterable[str], given: Iterable[str]) -> None:
+    """Raise InputError where a file of options needs plugins that are not given: it imports nothing."""
+    if missing := sorted(set(needed) - set(given)):
         raise InputError(
             f"that run needs `plugins={' '.join(missing)}`: give them again, no file of a run is trusted to "
             "import code"

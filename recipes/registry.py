@@ -274,3 +274,8 @@ def _expected(hint: Any) -> str:
         else:
             found.append(words.get(kind, "START:END or a number" if hasattr(kind, "parse") else "a value"))
     return " or ".join(found)
+
+
+def name_of(thing: Any) -> str:
+    """The name of an object that a registry may have built; that of its class where it has none."""
+    return str(getattr(thing, "name", None) or type(thing).__name__)

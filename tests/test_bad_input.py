@@ -731,6 +731,8 @@ def test_what_is_no_file_is_not_read(name: str, tmp_path: Path) -> None:
 def test_a_run_folder_whose_name_is_too_long() -> None:
     with pytest.raises(InputError, match=r"no run in|cannot be used"):
         RunFolder(command_line.parse(SearchOptions, ["--resume", "--out", "x" * 300]), "search")
+    with pytest.raises(InputError, match=r"no run in|cannot be used"):
+        nas.search(out="x" * 300, resume=True)
 
 
 @pytest.mark.parametrize(

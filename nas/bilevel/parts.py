@@ -12,13 +12,13 @@ import search_spaces
 from estimators import Estimator, Schedule
 from nas.bilevel.policies import POLICIES, Policy
 from nas.bilevel.rules import RULES, Rule
-from nas.bilevel.terms import TERMS, Term, name_of
+from nas.bilevel.terms import TERMS, Term
 from nas.data import DataSet
 from nas.genotypes import cells_of
 from nas.given import build_task, load_data
 from nas.task import Task
 from recipes import InputError, SearchOptions
-from recipes.registry import Registry
+from recipes.registry import Registry, name_of
 from search_spaces import SearchSpace
 
 

@@ -15,7 +15,7 @@ from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
 from nas.bilevel.rules import collapse_warnings
 from nas.bilevel.steps import Bilevel
-from nas.bilevel.terms import draw_value, logits_value, name_of
+from nas.bilevel.terms import draw_value, logits_value
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.data import Batches
 from nas.genotypes import cells_of
@@ -25,6 +25,7 @@ from nas.seeding import generator, seed_everything
 from nas.steps import Mean, evaluate
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
+from recipes.registry import name_of
 from search_spaces import Genotype
 
 

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from nas import distributed
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.policies import DrawPolicy, Policy
-from nas.bilevel.terms import Term, gradient_of_draw, gradient_of_logits, name_of, value_of_draw
+from nas.bilevel.terms import Term, gradient_of_draw, gradient_of_logits, value_of_draw
 from nas.bilevel.unroll import Batch, Unroll, frozen, unrolled_gradient
 from nas.device import Precision, autocast
 from nas.guard import guarded_step
 from nas.steps import StepResult
 from nas.task import Task
 from recipes import InputError
+from recipes.registry import name_of
 from search_spaces import ABSENT
 from search_spaces.mixed_edge import Draw
 
@@ -208,9 +209,8 @@ class Bilevel:
             ):
                 raise InputError(
                     f"the policy '{name_of(self.policy)}' returns {str(paths)[:100]}, expected a list of "
-                    "architectures, "
-                    f"each a list with the index of a candidate for each of the {len(slots)} slots, or "
-                    "weights (E, K)"
+                    f"architectures, each a list with the index of a candidate for each of the {len(slots)} "
+                    "slots, or weights (E, K)"
                 )
 
     def _result(self, loss: Tensor, output: Tensor, target: Tensor) -> StepResult:

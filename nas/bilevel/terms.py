@@ -17,7 +17,7 @@ from torch import Tensor
 from estimators import Schedule
 from nas.bilevel.view import SearchView
 from recipes import InputError
-from recipes.registry import Registry
+from recipes.registry import Registry, name_of
 
 
 class Term(ABC):
@@ -139,12 +139,6 @@ def _checked(term: Term, part: str, value: Any, like: Tensor, shape: tuple[int, 
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError(
             f"the term '{name_of(term)}': {part} of {tuple(like.shape)} is {found}, expected a tensor of "
-            f"shape {shape}: "
-            "sum over slots and candidates only, the last two dimensions"
+            f"shape {shape}: sum over slots and candidates only, the last two dimensions"
         )
     return value.to(like.dtype)
-
-
-def name_of(thing: Any) -> str:
-    """The name of a term, a policy or a rule; that of its class where it has none."""
-    return str(getattr(thing, "name", None) or type(thing).__name__)

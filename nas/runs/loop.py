@@ -65,8 +65,8 @@ def run(
     Args:
         make_job: of the device.
         objects: options whose values are objects.
-        callback: gets the metrics of every epoch; where it returns True the run stops as if it was asked to
-            by a signal.
+        callback: gets the metrics of every epoch; where it returns what is true the run stops as if a
+            signal had asked it to.
         progress: whether to show a bar; None: on a terminal and in a notebook.
 
     Raises:
@@ -292,12 +292,10 @@ def _limit(skipped: int, options: RunOptions, where: str) -> None:
     if skipped > options.max_skipped_steps:
         error = InputError(
             f"the loss, a term or a gradient was not finite in {skipped} steps, the last in {where}: "
-            "lower `lr`, "
-            "keep `clip` on or look at `terms` in another run"
+            "lower `lr`, keep `clip` on or look at `terms` in another run"
             + (
                 "; this one has its last checkpoint, which a larger `max_skipped_steps`, given with "
-                "`resume`, "
-                "continues"
+                "`resume`, continues"
                 if options.out
                 else ""
             )
