@@ -30,7 +30,9 @@ def seed_everything(seed: int, purpose: str, *position: int) -> None:
     value = derive_seed(seed, purpose, *position)
     random.seed(value)
     np.random.seed(value % 2**32)
-    torch.manual_seed(value)
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():  # where it is not, torch.manual_seed keeps a stack trace, at each call
+        torch.cuda.manual_seed_all(value)
 
 
 @contextmanager
