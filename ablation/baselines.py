@@ -12,14 +12,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from scipy.linalg import qr
 from scipy.special import gammaln
 
 from ablation.comparison import Estimate, estimate
+from ablation.parameter_count import counter
 from nas.tables import Truth
 from nas.tables.lookup import enumerable
-from search_spaces import Genotype
 from search_spaces.space import EnumerableSpace
 
 RANDOM, LARGEST, TOP = "random search", "largest cell", "top by parameters"
@@ -229,32 +227,8 @@ def layout(space: EnumerableSpace) -> Layout:
     """Parameters and neighbours of all cells of a space."""
     cells = list(space.all())
     choices = np.array([space.choice(cell) for cell in cells])
-    return Layout(_parameters(space, cells, choices), *_neighbours(choices))
-
-
-def _parameters(space: EnumerableSpace, cells: Sequence[Genotype], choices: np.ndarray) -> np.ndarray:
-    """Parameters (n,) of the cells with these choices (n, E).
-
-    Where every candidate adds what it has, whatever the others are, a few networks tell. A few more show
-    whether it is so; otherwise all are built.
-    """
-    chosen = choices[:, :, None] == np.arange(choices.max() + 1)
-    features = np.concatenate([np.ones((len(cells), 1)), chosen.reshape(len(cells), -1)], 1)
-    triangle, pivots = qr(features.T, mode="r", pivoting=True)
-    sizes = np.abs(np.diag(triangle))
-    basis = pivots[: int((sizes > 1e-9 * sizes[0]).sum())]
-    parts = np.linalg.lstsq(features[basis], [_count(space, cells[i]) for i in basis], rcond=None)[0]
-    counts: np.ndarray = np.rint(features @ parts).astype(int)
-    checked = np.linspace(0, len(cells) - 1, 8).astype(int)
-    if any(counts[i] != _count(space, cells[i]) for i in checked):
-        counts = np.array([_count(space, cell) for cell in cells])
-    return counts
-
-
-def _count(space: EnumerableSpace, cell: Genotype) -> int:
-    with torch.device("meta"):
-        network = space.network(cell, cells=space.fewest_cells)
-    return sum(parameter.numel() for parameter in network.parameters())
+    count = counter(space, cells=space.fewest_cells)
+    return Layout(np.array([count(cell) for cell in cells]), *_neighbours(choices))
 
 
 def _neighbours(choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

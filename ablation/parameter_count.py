@@ -13,7 +13,12 @@ _CHECKED = 8  # random cells
 
 
 def counter(
-    space: SearchSpace, *, channels: int | None, cells: int, num_classes: int, in_channels: int
+    space: SearchSpace,
+    *,
+    channels: int | None = None,
+    cells: int,
+    num_classes: int = 10,
+    in_channels: int = 3,
 ) -> Callable[[Genotype], int]:
     """A function that counts the parameters of the derived network of a genotype.
 

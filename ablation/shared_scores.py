@@ -100,6 +100,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 def _sound(row: Mapping[str, str]) -> bool:
     try:
-        return not math.isnan(float(row["accuracy"])) and float(row["loss"]) is not None
+        _, accuracy = float(row["loss"]), float(row["accuracy"])
     except ValueError:
         return False
+    return not math.isnan(accuracy)
