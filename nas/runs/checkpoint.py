@@ -65,8 +65,7 @@ def _require_plain(content: Any, place: str) -> None:
     elif not isinstance(content, torch.Tensor) and type(content) not in _PLAIN:
         raise InputError(
             f"the state of the run holds a {type(content).__name__} at {place}, expected tensors, "
-            "numbers of Python, "
-            "texts, lists or dicts: convert it where `state` is made"
+            "numbers of Python, texts, lists or dicts: convert it where `state` is made"
         )
 
 

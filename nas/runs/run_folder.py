@@ -199,8 +199,7 @@ class RunFolder:
         if named:
             raise InputError(
                 f"the run in {self.path} was begun with a name for `{named[0]}`, not with an object: "
-                "drop the object "
-                "to continue it, or give a new `out`"
+                "drop the object to continue it, or give a new `out`"
             )
         require_same(options, read_config(type(options), path, self.objects))
 
