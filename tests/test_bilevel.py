@@ -5,45 +5,18 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from small import batch, rng
+from small import bilevel as setup
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import estimators
 import search_spaces
-from nas.bilevel.architecture import Architecture
-from nas.bilevel.steps import Bilevel
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
-from nas.task import Classification
 from search_spaces import operations
 
 pytestmark = pytest.mark.usefixtures("fixed_noise")
 drawn_noise = operations.Noise.forward
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def setup(space_name="micro", estimator="reinmax", dtype=torch.float32, edge_gradient="lean", **options):
-    torch.manual_seed(0)
-    space = search_spaces.get(space_name)
-    supernet = space.supernet(
-        channels=4, cells=space.fewest_cells, num_classes=3, in_channels=1, edge_gradient=edge_gradient
-    ).to(dtype)
-    logits = torch.randn(space.num_slots, space.width, generator=rng(1)).to(dtype)
-    architecture = Architecture(space, estimators.get(estimator), logits)
-    return Bilevel(
-        supernet,
-        architecture,
-        Classification(3),
-        torch.optim.SGD(supernet.parameters(), 0.1),
-        torch.optim.SGD([architecture.logits], 1.0),
-        **options,
-    )
-
-
-def batch(seed, dtype=torch.float32):
-    return torch.randn(6, 1, 8, 8, generator=rng(seed)).to(dtype), torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 def snapshot(module):

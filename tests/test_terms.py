@@ -5,17 +5,15 @@ import math
 from itertools import product
 
 import pytest
+import small
 import torch
 import torch.nn.functional as F
+from small import rng
 
 import estimators
-import search_spaces
 from estimators import Schedule
-from nas.bilevel.architecture import Architecture
 from nas.bilevel.policies import POLICIES, Policy
-from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import TERMS, BetaDecay, Entropy, Term, UniformDecay
-from nas.task import Classification
 
 DTYPE = torch.float64
 
@@ -30,32 +28,13 @@ class Quadratic(Term):
         return (1 + progress) * (draw * cost).sum((-2, -1)).square() / 10
 
 
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def batch(seed):
-    return torch.randn(6, 1, 8, 8, generator=rng(seed), dtype=DTYPE), torch.tensor([0, 1, 2, 0, 1, 2])
+    return small.batch(seed, DTYPE)
 
 
 def setup(space_name="micro", estimator="reinmax", **options):
-    torch.manual_seed(0)
-    space = search_spaces.get(space_name)
-    dense = options.get("order") == 2
-    supernet = space.supernet(
-        channels=4, cells=space.fewest_cells, num_classes=3, in_channels=1,
-        edge_gradient="dense" if dense else "lean",
-    ).to(DTYPE)  # fmt: skip
-    logits = torch.randn(space.num_slots, space.width, generator=rng(1), dtype=DTYPE)
-    architecture = Architecture(space, estimators.get(estimator), logits)
-    return Bilevel(
-        supernet,
-        architecture,
-        Classification(3),
-        torch.optim.SGD(supernet.parameters(), 0.1),
-        torch.optim.SGD([architecture.logits], 1.0),
-        **options,
-    )
+    edge_gradient = "dense" if options.get("order") == 2 else "lean"
+    return small.bilevel(space_name, estimator, DTYPE, edge_gradient, **options)
 
 
 def gradient(bilevel, seed=3, progress=0.5):

@@ -1,0 +1,46 @@
+"""A bi-level problem of three classes and six images a batch, small enough for exact checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import estimators
+import search_spaces
+from nas.bilevel.architecture import Architecture
+from nas.bilevel.steps import Bilevel
+from nas.task import Classification
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    return torch.randn(6, 1, 8, 8, generator=rng(seed)).to(dtype), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def bilevel(
+    space_name: str = "micro",
+    estimator: str = "reinmax",
+    dtype: torch.dtype = torch.float32,
+    edge_gradient: str = "lean",
+    **options: Any,
+) -> Bilevel:
+    torch.manual_seed(0)
+    space = search_spaces.get(space_name)
+    supernet = space.supernet(
+        channels=4, cells=space.fewest_cells, num_classes=3, in_channels=1, edge_gradient=edge_gradient
+    ).to(dtype)
+    logits = torch.randn(space.num_slots, space.width, generator=rng(1)).to(dtype)
+    architecture = Architecture(space, estimators.get(estimator), logits)
+    return Bilevel(
+        supernet,
+        architecture,
+        Classification(3),
+        torch.optim.SGD(supernet.parameters(), 0.1),
+        torch.optim.SGD([architecture.logits], 1.0),
+        **options,
+    )
