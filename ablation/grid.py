@@ -22,10 +22,6 @@ from ablation import grid_report
 from ablation.executors import Run, execute
 from nas import tables
 from nas.bilevel import parts
-from nas.bilevel.policies import POLICIES
-from nas.bilevel.rules import RULES
-from nas.bilevel.terms import TERMS
-from nas.genotypes import cells_of
 from nas.runs.files import read_json, read_json_lines
 from nas.runs.interruption import Interruption
 from nas.tables import Truth
@@ -118,17 +114,7 @@ def _require_sound(options: SearchOptions, method: str) -> None:
     """Raise InputError where what the options of a search name is none, or does not go together: all that can
     be told without the data."""
     try:
-        estimator = estimators.get(options.estimator)
-        parts.temperature(options, estimator)
-        parts.check(options, estimator)
-        cells_of(search_spaces.get(options.space), options.cells)
-        for option, registry, texts in (
-            ("terms", TERMS, options.terms),
-            ("policy", POLICIES, (options.policy,)),
-            ("derive", RULES, (options.derive,)),
-        ):
-            for text in texts:
-                parts._named(option, registry, text)
+        parts.without_data(options, {})
     except InputError as error:
         raise InputError(f"in the searches of '{method}': {error}") from None
 

@@ -52,7 +52,28 @@ def build(options: SearchOptions, given: dict[str, Any]) -> tuple[SearchParts, S
     Raises:
         InputError: no such name, or things that do not go together.
     """
-    # Copies: what an object remembers of one search is not for the next.
+    space, estimator, schedule, terms, policy, rule = without_data(options, given)
+    dataset = load_data(options, given)
+    parts = SearchParts(
+        space, dataset, estimator, schedule, build_task(options, dataset, given), terms, policy, rule
+    )
+    names: dict[str, Any] = {"space": space.name, "estimator": estimator.name}
+    names |= {"policy": name_of(policy), "derive": name_of(rule)}
+    names = {option: name for option, name in names.items() if option in given}
+    if "terms" in given:
+        names["terms"] = tuple(t if isinstance(t, str) else name_of(t) for t in given["terms"])
+    if "dataset" in given:
+        names["dataset"] = dataset.name
+    return parts, replace(options, **names)
+
+
+def without_data(
+    options: SearchOptions, given: dict[str, Any]
+) -> tuple[SearchSpace, Estimator, Schedule, tuple[Term, ...], Policy, Rule]:
+    """All parts but those that need the data; see `build`. Raises InputError.
+
+    Objects are copied: what one remembers of a search is not for the next.
+    """
     given = given | {
         name: copy.deepcopy(given[name])
         for name in ("estimator", "terms", "policy", "derive")
@@ -67,18 +88,7 @@ def build(options: SearchOptions, given: dict[str, Any]) -> tuple[SearchParts, S
     policy = _named("policy", POLICIES, given.get("policy", options.policy))
     rule = _named("derive", RULES, given.get("derive", options.derive))
     cells_of(space, options.cells)
-    dataset = load_data(options, given)
-    parts = SearchParts(
-        space, dataset, estimator, schedule, build_task(options, dataset, given), terms, policy, rule
-    )
-    names: dict[str, Any] = {"space": space.name, "estimator": estimator.name}
-    names |= {"policy": name_of(policy), "derive": name_of(rule)}
-    names = {option: name for option, name in names.items() if option in given}
-    if "terms" in given:
-        names["terms"] = tuple(t if isinstance(t, str) else name_of(t) for t in given["terms"])
-    if "dataset" in given:
-        names["dataset"] = dataset.name
-    return parts, replace(options, **names)
+    return space, estimator, schedule, terms, policy, rule
 
 
 def _named(option: str, registry: Registry[Any], thing: Any) -> Any:

@@ -73,10 +73,10 @@ def render(
         loader=PackageLoader("nas.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    drawn = [(_inline(f"picture{i}", picture.figure), picture) for i, picture in enumerate(pictures)]
+    inlined = [(_inline(f"picture{i}", picture.figure), picture) for i, picture in enumerate(pictures)]
     rows = {heading: _rows(values) for heading, values in settings.items()}
     return jinja.get_template("page.html.j2").render(
-        kind=kind, title=title, lead=lead, pictures=drawn, warnings=warnings, tiles=tiles, tables=tables,
+        kind=kind, title=title, lead=lead, pictures=inlined, warnings=warnings, tiles=tiles, tables=tables,
         texts=texts or {}, settings=rows,
     )  # fmt: skip
 
