@@ -1,7 +1,7 @@
-"""A rule of your own: how a search ends, here by coordinate ascent on the accuracy of the shared weights.
+"""A rule of your own: how a search ends, here with the smallest architecture that is nearly the best.
 
 python examples/own_rule.py
-python train_search.py --plugins examples/own_rule.py --derive ascent
+python train_search.py --plugins examples/own_rule.py --derive frugal:count=50,slack=2
 """
 
 from __future__ import annotations
@@ -11,67 +11,73 @@ from typing import Any
 
 import nas
 from nas.bilevel import Rule, SearchView
+from nas.bilevel.rules import drawn
 from search_spaces import Genotype
+from search_spaces.cell import candidate_parameters
 
 
-class Ascent(Rule):
-    """From the arg-max architecture, one slot after another takes the candidate with which the architecture
-    is most accurate on the validation part, until no slot has a better one.
+class Frugal(Rule):
+    """Of `count` drawn architectures, the one with fewest parameters whose accuracy with the shared weights
+    is at most `slack` points below the best.
 
     A piece of work ends at each `yield`. A run that is asked to stop saves itself there, with what `state`
     returns: tensors, numbers and texts, in lists and dicts. Here these are the accuracies found so far; the
-    continued run climbs the same way again and looks up what it knows. An object serves one search.
+    continued run draws the same architectures and does the rest. An object serves one search.
 
     A rule may train, too: for the batches of `search.train.epoch(n)`, n from `search.options.epochs` on, it
     calls `search.bilevel.weight_step(batch, generator)`, the generator from `nas.seeding.generator(seed,
-    "ascent", n, step)`. The learning rate is that of the last epoch, the end of the schedule. Weights and
+    "frugal", n, step)`. The learning rate is that of the last epoch, the end of the schedule. Weights and
     optimizers are in the checkpoint already.
     """
 
-    name = "ascent"
+    name = "frugal"
 
-    def __init__(self) -> None:
-        self.accuracies: dict[str, float] = {}  # in %, by the notation of the architecture
+    def __init__(self, count: int = 20, slack: float = 1.0) -> None:
+        if count < 1 or not slack >= 0:
+            raise ValueError(f"count is {count} and slack {slack}, expected at least 1 and at least 0")
+        self.count, self.slack = count, slack
+        self.accuracies: list[float] = []  # in %
+
+    def pieces(self, search: SearchView) -> int:
+        return len(drawn(search, self.count))
 
     def select(self, search: SearchView) -> Iterator[None]:
-        space = search.space
-        scores = search.architecture.log_probabilities()  # (E, K); a space makes an architecture of them
-        slot, settled = 0, 0  # `settled` slots in a row have no better candidate
-        while settled < space.num_slots:
-            line, best = [scores], int(scores[slot].argmax())
-            for candidate in range(len(space.slots[slot].candidates)):
-                line.append(scores.clone())  # with the best and this candidate in each other's place
-                line[-1][slot, [best, candidate]] = scores[slot, [candidate, best]]
-            texts = [space.format(space.discretise(one)) for one in line]
-            for text in texts:
-                if text not in self.accuracies:
-                    self.accuracies[text] = search.score(space.parse(text))[1]
-                    yield
-            found = max(range(len(line)), key=lambda i: self.accuracies[texts[i]])
-            scores, settled = line[found], settled + 1 if found == 0 else 1
-            slot = (slot + 1) % space.num_slots
+        for genotype in drawn(search, self.count)[len(self.accuracies) :]:
+            self.accuracies.append(search.score(genotype)[1])
+            yield
 
     def selected(self, search: SearchView) -> Genotype:
-        return search.space.parse(max(self.accuracies, key=self.accuracies.__getitem__))
+        rows = [row for row in self._rows(search) if row["accuracy"] >= max(self.accuracies) - self.slack]
+        return min(rows, key=lambda row: row["parameters"])["cell"]  # type: ignore[no-any-return]
+
+    def _rows(self, search: SearchView) -> list[dict[str, Any]]:
+        sizes = candidate_parameters(search.supernet, search.space.num_slots, search.space.width)
+        rows = []
+        for cell, accuracy in zip(drawn(search, self.count), self.accuracies, strict=True):
+            chosen = enumerate(search.space.choice(cell))
+            parameters = sum(int(sizes[row, index]) for row, index in chosen if index >= 0)
+            rows.append({"cell": cell, "accuracy": accuracy, "parameters": parameters})
+        return rows
 
     def considered(self, search: SearchView) -> list[dict[str, Any]]:
         """The rows of a table in the report: `genotype`, and numbers."""
-        return [{"genotype": text, "accuracy": found} for text, found in self.accuracies.items()]
+        rows = self._rows(search)
+        return [{"genotype": search.space.format(row.pop("cell"))} | row for row in rows]
 
     def state(self) -> dict[str, Any]:
         return {"accuracies": self.accuracies}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.accuracies = dict(state["accuracies"])
+        self.accuracies = list(state["accuracies"])
 
 
-nas.register_rule("ascent", Ascent)
+nas.register_rule("frugal", Frugal)
 
 
 def main() -> None:
     """Select by several rules from the same supernet."""
     result = nas.search("nasbench201", data="digits", epochs=4, channels=4, train_limit=600)
-    for rule in ("argmax", "sample:20", "ascent"):
+    for rule in ("argmax", "sample:20", "frugal:count=20,slack=2"):
         genotype = result.select(rule)
         print(f"{rule}: {result.space.format(genotype)}, {result.score(genotype)[1]:.1f} % (shared weights)")
 

@@ -177,6 +177,9 @@ class SearchOptions(RunOptions):
     """Epochs at the start with weight steps only (default: half of --epochs)."""
     val_fraction: float = option(0.5, above=0, below=1)
     """Part of the training images that serves the architecture steps."""
+    prior: float = option(0.0, at_least=0)
+    """Where the search starts: the logit of a candidate is this times its share of the parameters of its
+    slot's largest candidate; 0: all candidates alike."""
     arch_lr: float = option(0.02, above=0)
     """Learning rate of the logits (Adam)."""
     arch_weight_decay: float = option(1e-3, at_least=0)

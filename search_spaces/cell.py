@@ -159,6 +159,18 @@ class Cell(nn.Module):
         return Recorder(choice.weights, recorded, inputs, edges[0].edge_gradient == "compiled")
 
 
+def candidate_parameters(supernet: nn.Module, rows: int, width: int) -> Tensor:
+    """Parameters of every candidate of a supernet, in all its cells together: (rows, width) int64."""
+    sizes = torch.zeros(rows, width, dtype=torch.int64)
+    for cell in supernet.modules():
+        if isinstance(cell, Cell):
+            for edge, planned in zip(cell.edges, cell.plan.edges, strict=True):
+                assert isinstance(edge, MixedEdge)
+                for k, operation in enumerate(edge.operations):
+                    sizes[planned.row, k] += sum(p.numel() for p in operation.parameters())
+    return sizes
+
+
 class _DenseGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -302,7 +302,7 @@ def test_sampled_rules_say_what_they_looked_at():
     rows = result.summary["considered"]
     assert 2 < len(rows) <= 12
     assert max(row["accuracy"] for row in rows) == result.summary["derived_accuracy"]
-    assert RULES.names() == ["argmax", "sample"]
+    assert {"argmax", "ascent", "halving", "sample"} <= set(RULES.names())
 
 
 # The task

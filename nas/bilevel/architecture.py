@@ -31,6 +31,18 @@ class Architecture:
             logits = 1e-3 * torch.randn(space.num_slots, space.width)
         self.logits = logits if isinstance(logits, nn.Parameter) else nn.Parameter(logits)
 
+    def start_near(self, sizes: Tensor, weight: float) -> None:
+        """Add `weight` times the size of a candidate, as a share of its slot's largest, to its logit.
+
+        The search then starts around the largest architecture, which is hard to beat where it can be trained
+        long enough.
+
+        Args:
+            sizes: (E, K), not negative, such as numbers of parameters; a slot without any is left alone.
+        """
+        with torch.no_grad():
+            self.logits.add_(sizes / sizes.amax(-1, keepdim=True).clamp_min(1), alpha=weight)
+
     def masked(self) -> Tensor:
         """The logits (E, K), -inf where there is no candidate: what estimators see. Has a graph."""
         return self.logits if self.mask is None else self.logits.masked_fill(~self.mask, -math.inf)

@@ -27,6 +27,7 @@ from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
 from recipes.registry import name_of
 from search_spaces import Genotype
+from search_spaces.cell import candidate_parameters
 
 
 class Search:
@@ -78,6 +79,9 @@ class Search:
             distributed.synchronise(supernet)
         self.supernet = device.place(supernet, place, options.channels_last)
         self.architecture = Architecture(self.space, parts.estimator)
+        if options.prior:
+            sizes = candidate_parameters(self.supernet, self.space.num_slots, self.space.width)
+            self.architecture.start_near(sizes, options.prior)
         self.weight_optimizer = torch.optim.SGD(
             self.supernet.parameters(),
             options.lr,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.bilevel.architecture import Architecture
-from nas.data import Batches
+from nas.data import Batches, DataSet
 from nas.steps import StepResult
 from nas.task import Task
 from recipes import SearchOptions
@@ -37,14 +37,17 @@ class SearchView(Protocol):
     """A search, as `nas.bilevel.search.Search` is one.
 
     Attributes:
-        space, architecture, supernet, task: what is searched.
+        space, architecture, supernet, dataset, task: what is searched.
+        device: where.
         train, valid: batches of the two parts of the training images.
     """
 
     space: SearchSpace
     architecture: Architecture
     supernet: Skeleton
+    dataset: DataSet
     task: Task
+    device: torch.device
     train: Batches
     valid: Batches
 

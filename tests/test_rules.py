@@ -1,0 +1,150 @@
+"""How searches start and end: the prior of the logits, and rules of selection that evaluate and train."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+import nas
+import search_spaces
+from nas.bilevel.rules import Ascent, Halving
+from search_spaces.cell import candidate_parameters
+
+SMALL = {"channels": 4, "train_limit": 320, "batch_size": 32, "tensorboard": False}
+
+
+# The prior
+
+
+@pytest.mark.parametrize("space", ["micro", "nasbench201", "darts", "s4"])
+def test_the_parameters_of_a_candidate_are_what_it_adds_to_a_derived_network(space):
+    space = search_spaces.get(space)
+    size = {"channels": 8, "cells": space.fewest_cells, "num_classes": 10, "in_channels": 3}
+    sizes = candidate_parameters(space.supernet(**size), space.num_slots, space.width)
+    assert sizes.shape == (space.num_slots, space.width)
+
+    def parameters(genotype):  # normalisations have none in a supernet
+        return sum(p.numel() for p in space.network(genotype, **size).parameters() if p.dim() > 1)
+
+    scores = torch.randn(len(space.slots), space.width, generator=torch.Generator().manual_seed(0))
+    first = space.discretise(scores)
+    for seed in range(1, 4):
+        scores = torch.randn(scores.shape, generator=torch.Generator().manual_seed(seed))
+        other = space.discretise(scores)
+        counted = [
+            sum(int(sizes[row, k]) for row, k in enumerate(space.choice(one)) if k >= 0)
+            for one in (first, other)
+        ]
+        assert counted[1] - counted[0] == parameters(other) - parameters(first)
+
+
+def test_a_prior_starts_the_search_at_the_largest_architecture():
+    found = nas.search("nasbench201", prior=3.0, epochs=1, arch_lr=1e-12, **SMALL)
+    assert set(found.space.choice(found.genotype)) == {3}
+    p = found.log_probabilities().exp()
+    expected = torch.tensor([0.0, 0.0, 3 / 9, 3.0, 0.0]).softmax(0)  # 1 x 1 and 3 x 3 weights
+    flat = nas.search("nasbench201", epochs=1, arch_lr=1e-12, **SMALL).log_probabilities().exp()
+    assert flat.max() < 0.21
+    torch.testing.assert_close(p, expected.expand_as(p), atol=0.01, rtol=0.0)
+
+
+# Coordinate ascent
+
+
+@pytest.fixture(scope="module")
+def searched():
+    return {name: nas.search(name, epochs=2, **SMALL) for name in ("micro", "s1")}
+
+
+@pytest.mark.parametrize("space", ["micro", "s1"])
+def test_ascent_ends_where_no_slot_has_a_better_candidate_and_goes_on_where_it_was(searched, space):
+    result = searched[space]
+    whole = Ascent()
+    for _ in whole.select(result.search):
+        pass
+    found = whole.selected(result.search)
+    assert result.space.validate(found) == found == result.select("ascent")
+    accuracy = result.score(found)[1]
+    assert accuracy == max(row["accuracy"] for row in whole.considered(result.search))
+    assert accuracy >= result.score(result.genotype)[1]
+    if space == "micro":
+        chosen = result.space.choice(found)
+        for row, slot in enumerate(result.space.slots):
+            for candidate in range(len(slot.candidates)):
+                other = [*chosen[:row], candidate, *chosen[row + 1 :]]
+                names = [s.candidates[k] for s, k in zip(result.space.slots, other, strict=True)]
+                assert result.score(result.space.genotype(names))[1] <= accuracy
+    first = Ascent()
+    for count, _ in enumerate(first.select(result.search), 1):
+        if count == 5:
+            break
+    rest = Ascent()
+    rest.restore(first.state())
+    assert sum(1 for _ in rest.select(result.search)) == len(whole.scores) - 5
+    assert rest.scores == whole.scores
+    assert rest.selected(result.search) == found
+
+
+# Successive halving
+
+
+def test_halving_trains_the_better_half_twice_as_long_until_one_is_left(searched):
+    result = searched["micro"]
+    rule = Halving(5, 1)
+    pieces = sum(1 for _ in rule.select(result.search))
+    assert (
+        pieces - len(rule.ascent.scores)
+        == rule.pieces(result.search)
+        == (5 * 1 + 2 * 2) * result.search.steps
+    )
+    rows = rule.considered(result.search)
+    assert [row["epochs"] for row in rows] == [1] * 5 + [2] * 2
+    shared = sorted((accuracy for _, accuracy in rule.ascent.scores.values()), reverse=True)
+    assert [row["shared"] for row in rows[:5]] == shared[:5]
+    first = sorted(rows[:5], key=lambda row: -row["accuracy"])
+    assert [row["genotype"] for row in rows[5:]] == [row["genotype"] for row in first[:2]]
+    best = max(rows[5:], key=lambda row: row["accuracy"])
+    assert result.space.format(rule.selected(result.search)) == best["genotype"]
+
+
+def test_what_halving_trains_is_what_final_training_gives(searched):
+    job = searched["micro"].search
+    rule = Halving(2, 2)
+    for _ in rule.select(job):
+        pass
+    parts = [(images.pixels, images.labels) for images in (job.train.images, job.valid.images)]
+    for row in rule.considered(job):
+        done = nas.train(
+            row["genotype"], data=tuple(parts), epochs=2, channels=4, batch_size=32, space="micro",
+            flip=job.dataset.augmentation.flip, crop_padding=job.dataset.augmentation.crop_padding,
+            tensorboard=False,
+        )  # fmt: skip
+        assert done.summary["test_accuracy"] == row["accuracy"]
+
+
+@pytest.mark.parametrize("piece", [2, 15, 35, 50])
+def test_a_search_that_is_stopped_while_halving_ends_as_without_the_stop(tmp_path, piece):
+    class Stopped(Halving):
+        def select(self, search):
+            for count, _ in enumerate(super().select(search), 1):
+                if count == piece:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield
+
+    whole = nas.search("micro", epochs=2, derive="halving:5,epochs=1", **SMALL)
+    out = tmp_path / "run"
+    first = nas.search("micro", epochs=2, derive=Stopped(5, 1), out=out, **SMALL)
+    assert "while selecting" in first.stopped
+    rest = nas.search(derive=Halving(5, 1), out=out, resume=True)
+    assert rest.summary["considered"] == whole.summary["considered"]
+    assert rest.genotype == whole.genotype
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("halving:1", "count is 1, expected 2"), ("halving:4,epochs=0", "epochs is 0"), ("halving", "count")],
+)
+def test_what_halving_cannot_do_is_refused(text, message):
+    with pytest.raises(nas.InputError, match=message):
+        nas.search("micro", derive=text, **SMALL)
