@@ -292,14 +292,29 @@ def look_up(trial: Trial, known: Truth, evaluations: int | None) -> dict[str, An
 
 
 def fair_evaluations(trial: Trial, known: Truth) -> int:
-    """How many trainings from scratch see as many images as the search did, at least 1."""
+    """How many trainings from scratch do as much work as the search did, at least 1.
+
+    Work is images that go forward and backward, those of all paths of a weight step and of the rule of
+    selection, too; one that goes forward only counts a third. What is measured or evaluated only to be told
+    is left out. A run that an older version made did not count them: there it is the images of its weight steps,
+    of one path each, and of the draws of its architecture steps.
+    """
     if known.images_per_training is None:
         return 1
+    result = read_json(trial.folder / "result.json")
+    if "images_trained" in result:
+        images = result["images_trained"] + result["images_evaluated"] / 3
+    else:
+        images = _images_of_steps(trial)
+    return max(1, round(images / known.images_per_training))
+
+
+def _images_of_steps(trial: Trial) -> float:
+    """The images of the steps of a run, as far as its options tell."""
     options = trial.options
-    images: int = _metrics(trial)[-1]["step"] * options.batch_size
+    images = float(_metrics(trial)[-1]["step"] * options.batch_size)
     draws = options.draws or estimators.get(options.estimator).default_draws
-    architecture = images * (options.epochs - options.warmup) / options.epochs
-    return max(1, round((images + draws * architecture) / known.images_per_training))
+    return images + draws * images * (options.epochs - options.warmup) / options.epochs
 
 
 def curves(trials: Sequence[Trial], known: Truth | None) -> list[dict[str, Any]]:

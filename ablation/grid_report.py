@@ -246,7 +246,8 @@ def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str])
         note += (
             f" Regret: distance to the optimum, {best.accuracy:.2f} % ({text}). Rank among {best.cells:,} "
             "cells. Beats random: probability of being above the best of so many random cells, as many as "
-            "random search could train with the images that a search sees. On average that finds "
+            "random search could train with the images that a search sees, one that goes forward only "
+            "counted as a third. On average that finds "
             + " and ".join(f"{known.best_of(m):.2f} % of {m}" for m in sorted(set(budgets)))
             + ". The largest cell, without any search, has "
             f"{baselines.find(known, baselines.LARGEST, 1).mean:.2f} %. Above best without: mean "
