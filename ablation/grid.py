@@ -296,14 +296,14 @@ def fair_evaluations(trial: Trial, known: Truth) -> int:
 
     Work is images that go forward and backward, those of all paths of a weight step and of the rule of
     selection, too; one that goes forward only counts a third. What is measured or evaluated only to be told
-    is left out. A run that an older version made did not count them: there it is the images of its weight steps,
-    of one path each, and of the draws of its architecture steps.
+    is left out. A run that an older version made did not count them: there it is the images of its weight
+    steps, of one path each, and of the draws of its architecture steps.
     """
     if known.images_per_training is None:
         return 1
     result = read_json(trial.folder / "result.json")
     if "images_trained" in result:
-        images = result["images_trained"] + result["images_evaluated"] / 3
+        images = float(result["images_trained"] + result["images_evaluated"] / 3)
     else:
         images = _images_of_steps(trial)
     return max(1, round(images / known.images_per_training))
