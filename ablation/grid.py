@@ -18,13 +18,15 @@ from tqdm import tqdm
 
 import estimators
 import search_spaces
-from ablation import grid_report
+from ablation import grid_report, zero_cost
 from ablation.executors import Run, execute
 from nas import tables
 from nas.bilevel import parts
 from nas.runs.files import read_json, read_json_lines
 from nas.runs.interruption import Interruption
 from nas.tables import Truth
+from nas.tables.lookup import enumerable
+from nas.zero_cost import ZeroCost
 from recipes import (
     FinalOptions,
     InputError,
@@ -74,13 +76,15 @@ def run(options: GridOptions) -> None:
     options = replace(options, out=str(folder))
     trials = plan(options, folder)
     known = find_truth(options)
+    scores = zero_cost_scores(options)
     work(trials, "train_search", "searching", options)
     if known is None:
         accuracies = retrain(trials, options)
         records = [record(trial) | {"accuracy": a} for trial, a in zip(trials, accuracies, strict=True)]
     else:
         records = [record(trial) | look_up(trial, known, options.evaluations) for trial in trials]
-    grid_report.write(folder, records, curves(trials, known), gradients(trials), known, options)
+    scored = zero_cost.score_cells(scores, trials[0].options, folder)
+    grid_report.write(folder, records, curves(trials, known), gradients(trials), known, options, scored)
     print(f"report {folder / 'report.html'}")
 
 
@@ -198,6 +202,15 @@ def find_truth(options: GridOptions) -> Truth | None:
     if options.table is not None:
         return tables.read(Path(options.table), options.space, options.column)
     return tables.packaged(options.space, options.dataset)
+
+
+def zero_cost_scores(options: GridOptions) -> dict[str, ZeroCost]:
+    """The zero-cost scores that the searches are compared with, none without a table. Raises InputError."""
+    if options.evaluate != "retrain":
+        return zero_cost.chosen(options.zero_cost, enumerable(options.space))
+    if options.zero_cost:
+        raise InputError("--zero-cost needs a table, and --evaluate retrain uses none: drop one")
+    return {}
 
 
 # Running

@@ -105,32 +105,47 @@ class Naswot(ZeroCost):
         return float(torch.linalg.slogdet(agreeing)[1])
 
 
-class Swap(ZeroCost):
-    """How many different patterns there are among the ReLUs, the pattern of one being which of B images
-    switch it on: large where the network sees many different things in the images.
+class Zico(ZeroCost):
+    """Sum over the layers of the log of sum_w E|g_w| / std|g_w|, where g_w is the gradient of the loss at the
+    weight w on a batch, and mean and standard deviation are over batches: large where all batches agree on
+    what has to change.
+
+    Weights whose gradient does not differ between the batches are left out.
 
     Args:
-        images: B, at most 62.
+        images: of all batches together.
+        batches: how many of (nearly) equal size.
 
-    Source: Peng et al., 2024, arXiv 2403.04161, without the regularisation by the number of parameters.
+    Source: Li et al., 2023, "ZiCo: zero-shot NAS via inverse coefficient of variation on gradients", arXiv
+    2301.11300; normalisations take the statistics of the batch.
     """
 
-    name = "swap"
+    name = "zico"
 
-    def __init__(self, images: int = 16) -> None:
-        if not 2 <= images <= 62:
-            raise ValueError(f"images is {images}, expected 2 to 62")
-        self.images = images
+    def __init__(self, images: int = 32, batches: int = 2) -> None:
+        if not 2 <= batches <= images // 2:
+            raise ValueError(f"batches is {batches}, expected 2 to {images // 2}, half of the images")
+        self.images, self.batches = images, batches
 
     def score(self, network: nn.Module, images: Tensor, labels: Tensor, task: Task) -> float:
-        on = torch.cat(relu_codes(network, images), 1)
-        bits = 2 ** torch.arange(len(on), device=on.device)
-        patterns = sum(row.long() * bit for row, bit in zip(on, bits, strict=True))
-        return float(len(torch.unique(torch.as_tensor(patterns))))
+        _use_batch_statistics(network)
+        weights = [p for p in network.parameters() if p.dim() > 1]
+        parts = zip(images.tensor_split(self.batches), labels.tensor_split(self.batches), strict=True)
+        gradients = [
+            torch.autograd.grad(task.loss(network(part), target), weights, allow_unused=True)
+            for part, target in parts
+        ]
+        total = 0.0
+        for layer in zip(*gradients, strict=True):
+            sizes = torch.stack([g.abs().double() for g in layer if g is not None] or [torch.zeros(1)])
+            mean, std = sizes.mean(0), sizes.std(0, correction=0)
+            certainty = float((mean / std)[std > 0].sum())
+            total += math.log(certainty) if certainty > 0 else 0.0
+        return total
 
 
 SCORES: Registry[type[ZeroCost]] = Registry(
-    "zero-cost score", {s.name: s for s in (Synflow, Naswot, Swap)}, ZeroCost
+    "zero-cost score", {s.name: s for s in (Synflow, Naswot, Zico)}, ZeroCost
 )
 
 
@@ -145,20 +160,24 @@ def relu_codes(network: nn.Module, images: Tensor) -> list[Tensor]:
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         found.append((output > 0).flatten(1))
 
-    network.eval()
-    handles = []
-    for module in network.modules():
-        if isinstance(module, _NormBase):
-            module.train()
-        if isinstance(module, nn.ReLU):
-            handles.append(module.register_forward_hook(keep))
+    _use_batch_statistics(network)
+    relus = [module for module in network.modules() if isinstance(module, nn.ReLU)]
+    handles = [module.register_forward_hook(keep) for module in relus]
     with torch.no_grad():
         network(images)
     for handle in handles:
         handle.remove()
     if not found:
-        raise InputError("the network has no nn.ReLU, which naswot and swap look at: take another score")
+        raise InputError("the network has no nn.ReLU, which naswot looks at: take another score")
     return found
+
+
+def _use_batch_statistics(network: nn.Module) -> None:
+    """Let normalisations take the statistics of the batch, and leave nothing else to chance."""
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, _NormBase):
+            module.train()
 
 
 def _remove_norms(network: nn.Module) -> None:

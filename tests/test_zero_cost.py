@@ -10,7 +10,7 @@ from torch import nn
 
 import nas
 from nas.task import Classification
-from nas.zero_cost import SCORES, Naswot, Swap, Synflow, ZeroCost, relu_codes
+from nas.zero_cost import SCORES, Naswot, Synflow, ZeroCost, Zico, relu_codes
 from recipes import InputError
 from search_spaces.nasbench201 import micro
 
@@ -96,34 +96,65 @@ def test_naswot_against_hamming_distances(net):
     assert Naswot()(net, images, labels, TASK) == pytest.approx(expected[1], rel=1e-9)
 
 
-def test_swap_against_a_set(net):
-    images, labels = data(4)
-    patterns = set(zip(*codes_by_hand(net, images), strict=True))
-    assert 5 < len(patterns) < 16
-    assert Swap()(net, images, labels, TASK) == len(patterns)
-    many, labels = data(62)
-    assert Swap(62)(net, many, labels, TASK) == len(set(zip(*codes_by_hand(net, many), strict=True)))
-
-
 def test_images_that_look_alike():
     same = data(1)[0].repeat(4, 1, 1, 1)
     net = flat(nn.Linear(4, 10), nn.ReLU())
     assert Naswot()(net, same, torch.zeros(4).long(), TASK) < -20  # a singular matrix
-    assert Swap()(net, same, torch.zeros(4).long(), TASK) <= 2
 
 
-@pytest.mark.parametrize("name", ["naswot", "swap"])
-def test_the_order_of_images_and_units_does_not_matter(name, net):
+# ZiCo
+
+
+@pytest.mark.parametrize(("batches", "parts"), [(2, (6, 5)), (3, (4, 4, 3))])
+def test_zico_of_a_linear_model(batches, parts):
+    net = flat(nn.Linear(4, 3))
+    images, labels = data(11)
+    x, start, sizes = images.flatten(1).double().numpy(), 0, []
+    weight, bias = (p.detach().double().numpy() for p in net.parameters())
+    for part in parts:  # the gradient of the cross entropy is (p - y) x^T, averaged
+        here, answers = x[start : start + part], np.eye(3)[labels[start : start + part]]
+        e = np.exp(here @ weight.T + bias)
+        sizes.append(np.abs((e / e.sum(1, keepdims=True) - answers).T @ here / part))
+        start += part
+    expected = math.log((np.mean(sizes, 0) / np.std(sizes, 0)).sum())
+    assert Zico(11, batches)(net, images, labels, TASK) == pytest.approx(expected, rel=1e-4)
+
+
+def test_zico_of_two_layers_is_the_sum_of_their_logarithms(net):
+    images, labels = data(8)
+    gradients = []
+    for part in (slice(0, 4), slice(4, 8)):
+        TASK.loss(net(images[part]), labels[part]).backward()
+        gradients.append([net[i].weight.grad.abs().double() for i in (1, 3, 5)])
+        net.zero_grad()
+    expected = 0.0
+    for a, b in zip(*gradients, strict=True):
+        mean, std = (a + b) / 2, (a - b).abs() / 2  # of two
+        expected += math.log(float((mean / std)[std > 0].sum()))
+    assert Zico(8)(net, images, labels, TASK) == pytest.approx(expected, rel=1e-6)
+
+
+def test_batches_that_agree_say_nothing(net):
+    images = data(4)[0].repeat(2, 1, 1, 1)
+    assert Zico(8)(net, images, torch.tensor([0, 1, 2, 0]).repeat(2), TASK) == 0.0
+
+
+# Both
+
+
+@pytest.mark.parametrize(("name", "rel"), [("naswot", 1e-9), ("zico", 1e-3)])
+def test_the_order_of_images_and_units_does_not_matter(name, rel, net):
     images, labels = data(12)
-    score = SCORES.build(name)
+    score = SCORES.build(f"{name}:images=12")
     before = score(net, images, labels, TASK)
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    assert score(net, images[order], labels[order], TASK) == pytest.approx(before, rel=1e-9)
+    half = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+    order = torch.cat([half, half + 6])  # the batches of zico stay
+    assert score(net, images[order], labels[order], TASK) == pytest.approx(before, rel=rel)
     with torch.no_grad():
         for p in (net[1].weight, net[1].bias):
             p.copy_(p.flip(0))
         net[3].weight.copy_(net[3].weight.flip(1))
-    assert score(net, images, labels, TASK) == pytest.approx(before, rel=1e-9)
+    assert score(net, images, labels, TASK) == pytest.approx(before, rel=rel)
 
 
 def test_normalisations_take_the_statistics_of_the_batch():
@@ -136,7 +167,7 @@ def test_normalisations_take_the_statistics_of_the_batch():
 
 def test_more_images_than_asked_for_are_left_out(net):
     images, labels = data(40)
-    for score in (Naswot(8), Swap(8)):
+    for score in (Naswot(8), Zico(8)):
         assert score(net, images, labels, TASK) == score(net, images[:8], labels[:8], TASK)
 
 
@@ -173,7 +204,8 @@ def test_convolutions_score_above_nothing(name):
 
 
 @pytest.mark.parametrize(
-    "text", ["naswot:images=1", "swap:images=63", "swap:images=x", "synflow:images=3", "naswt"]
+    "text",
+    ["naswot:images=1", "zico:images=3", "zico:batches=1", "naswot:images=x", "synflow:images=3", "naswt"],
 )
 def test_bad_settings(text):
     with pytest.raises(InputError):
