@@ -98,8 +98,8 @@ def _without(known: Truth | None, options: GridOptions) -> str:
         else f"the cells of the space '{options.space}' cannot be listed"
     )
     return (
-        " What random cells, the largest cell, evolution and local search would reach at the same cost is "
-        f"not known: {why}."
+        " What random cells, the largest cell, evolution, local search and zero-cost scores would reach at "
+        f"the same cost is not known: {why}."
     )
 
 
