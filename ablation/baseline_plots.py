@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from ablation import baselines
 from ablation.comparison import estimate
-from ablation.grid_plots import Records, methods, style, values
+from ablation.grid_plots import Records, methods, name_width, style, values
+from ablation.zero_cost import NO_SCORES, CellScores
 from nas.report.figures import new_grid, styled
 from nas.report.labels import Label, name_ends, name_points
 from nas.report.palette import INK, QUIET
@@ -24,15 +25,20 @@ _STYLES: dict[str, tuple[str, Any]] = {
     baselines.EVOLUTION: ("#5f6fa3", (0, (1.5, 1.2))),
     baselines.LOCAL: ("#3f7f83", (0, (5, 1.5, 1, 1.5))),
 }
+_SHADES = ("#9b5a79", "#5d8a4e", "#b06f4a", "#6a5c99")  # of zero-cost scores
 
 
 @styled
-def plot_cost(records: Records, known: Truth) -> Figure:
+def plot_cost(records: Records, known: Truth, scores: CellScores = NO_SCORES) -> Figure:
     """Accuracy over trainings from scratch: curves of what is found without a search with the ends of 95 % of
-    the attempts, lines for the largest cell and the optimum, every search as a point at its cost."""
+    the attempts, lines for the largest cell and the optimum, every search as a point at its cost.
+
+    Zero-cost scores have curves without these ends: most of them leave nothing to chance.
+    """
     names, optimum = methods(records), known.optimum[1].accuracy
     costs = baselines.budgets(max(LEAST, *(record["evaluations"] for record in records)))
-    figure, grid = new_grid(1, 1, 4.6, left=0.54, right=1.55, top=0.33, bottom=0.5)
+    right = max(1.55, name_width(baselines.ways(scores), 8))
+    figure, grid = new_grid(1, 1, 4.6, left=0.54, right=right, top=0.33, bottom=0.5)
     axes: Axes = grid[0, 0]
     axes.set_xscale("log")
     axes.set_xlim(0.8, costs[-1])
@@ -50,20 +56,32 @@ def plot_cost(records: Records, known: Truth) -> Figure:
     axes.axhline(largest.mean, color=QUIET, linewidth=1, linestyle=(0, (1, 1.5)))
     ends = [(optimum, "optimum", INK), (largest.mean, baselines.LARGEST, QUIET)]
     lines = [(x, y) for y in (optimum, largest.mean) for x in np.geomspace(1, costs[-1], 80)]
-    for name, (shade, line) in _STYLES.items():
-        found = np.array([baselines.find(known, name, cost) for cost in costs])
+    for name, (shade, line) in (_STYLES | _score_styles(scores)).items():
+        found = np.array([baselines.find(known, name, cost, scores) for cost in costs])
         first = int(np.searchsorted(costs, baselines.POPULATION)) if name == baselines.EVOLUTION else 0
-        axes.fill_between(
-            costs[first:], found[first:, 1], found[first:, 2], color=shade, alpha=0.06, linewidth=0
-        )
-        for end in found[first:, 1:].T:
-            axes.plot(costs[first:], end, color=shade, linestyle=line, linewidth=0.7, alpha=0.55)
+        if name in _STYLES:
+            axes.fill_between(
+                costs[first:], found[first:, 1], found[first:, 2], color=shade, alpha=0.06, linewidth=0
+            )
+            for end in found[first:, 1:].T:
+                axes.plot(costs[first:], end, color=shade, linestyle=line, linewidth=0.7, alpha=0.55)
         axes.plot(costs, found[:, 0], color=shade, linestyle=line, linewidth=1.5)
         ends.append((float(found[-1, 0]), name, shade))
         lines += list(zip(costs, found[:, 0].tolist(), strict=True))
     _plot_searches(axes, records, names, low, lines)
     name_ends(axes, ends)
     return figure
+
+
+def _score_styles(scores: CellScores) -> dict[str, tuple[str, Any]]:
+    """Colour and line of the ways of zero-cost scores: a colour for each, dots where local search follows."""
+    names = list(scores.values)
+    shades = {name: _SHADES[i % len(_SHADES)] for i, name in enumerate(names)}
+    return {
+        way: (shades[name], (0, (1, 1)) if baselines.is_simulated(way) else "-")
+        for way in baselines.ways(scores)
+        if (name := baselines.score_of(way)) is not None
+    }
 
 
 def _lowest(records: Records, known: Truth, largest: float) -> float:

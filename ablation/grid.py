@@ -18,13 +18,15 @@ from tqdm import tqdm
 
 import estimators
 import search_spaces
-from ablation import grid_report
+from ablation import grid_report, zero_cost
 from ablation.executors import Run, execute
 from nas import tables
 from nas.bilevel import parts
 from nas.runs.files import read_json, read_json_lines
 from nas.runs.interruption import Interruption
 from nas.tables import Truth
+from nas.tables.lookup import enumerable
+from nas.zero_cost import ZeroCost
 from recipes import (
     FinalOptions,
     InputError,
@@ -74,13 +76,15 @@ def run(options: GridOptions) -> None:
     options = replace(options, out=str(folder))
     trials = plan(options, folder)
     known = find_truth(options)
+    scores = zero_cost_scores(options)
     work(trials, "train_search", "searching", options)
     if known is None:
         accuracies = retrain(trials, options)
         records = [record(trial) | {"accuracy": a} for trial, a in zip(trials, accuracies, strict=True)]
     else:
         records = [record(trial) | look_up(trial, known, options.evaluations) for trial in trials]
-    grid_report.write(folder, records, curves(trials, known), gradients(trials), known, options)
+    scored = zero_cost.score_cells(scores, trials[0].options, folder)
+    grid_report.write(folder, records, curves(trials, known), gradients(trials), known, options, scored)
     print(f"report {folder / 'report.html'}")
 
 
@@ -200,6 +204,15 @@ def find_truth(options: GridOptions) -> Truth | None:
     return tables.packaged(options.space, options.dataset)
 
 
+def zero_cost_scores(options: GridOptions) -> dict[str, ZeroCost]:
+    """The zero-cost scores that the searches are compared with, none without a table. Raises InputError."""
+    if options.evaluate != "retrain":
+        return zero_cost.chosen(options.zero_cost, enumerable(options.space))
+    if options.zero_cost:
+        raise InputError("--zero-cost needs a table, and --evaluate retrain uses none: drop one")
+    return {}
+
+
 # Running
 
 
@@ -292,14 +305,29 @@ def look_up(trial: Trial, known: Truth, evaluations: int | None) -> dict[str, An
 
 
 def fair_evaluations(trial: Trial, known: Truth) -> int:
-    """How many trainings from scratch see as many images as the search did, at least 1."""
+    """How many trainings from scratch do as much work as the search did, at least 1.
+
+    Work is images that go forward and backward, those of all paths of a weight step and of the rule of
+    selection, too; one that goes forward only counts a third. What is measured or evaluated only to be told
+    is left out. A run that an older version made did not count them: there it is the images of its weight
+    steps, of one path each, and of the draws of its architecture steps.
+    """
     if known.images_per_training is None:
         return 1
+    result = read_json(trial.folder / "result.json")
+    if "images_trained" in result:
+        images = float(result["images_trained"] + result["images_evaluated"] / 3)
+    else:
+        images = _images_of_steps(trial)
+    return max(1, round(images / known.images_per_training))
+
+
+def _images_of_steps(trial: Trial) -> float:
+    """The images of the steps of a run, as far as its options tell."""
     options = trial.options
-    images: int = _metrics(trial)[-1]["step"] * options.batch_size
+    images = float(_metrics(trial)[-1]["step"] * options.batch_size)
     draws = options.draws or estimators.get(options.estimator).default_draws
-    architecture = images * (options.epochs - options.warmup) / options.epochs
-    return max(1, round((images + draws * architecture) / known.images_per_training))
+    return images + draws * images * (options.epochs - options.warmup) / options.epochs
 
 
 def curves(trials: Sequence[Trial], known: Truth | None) -> list[dict[str, Any]]:

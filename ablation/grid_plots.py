@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from ablation import baselines
 from ablation.comparison import Paired, estimate
 from ablation.gradient_plots import plot_plane, plot_point
+from ablation.zero_cost import NO_SCORES, CellScores
 from nas.report.figures import WIDTH, heat_map, new_figure, new_grid, styled
 from nas.report.labels import name_ends, name_points
 from nas.report.palette import FAINT, INK, QUIET, estimator_colour, readable
@@ -44,7 +45,7 @@ def style(method: str, everyone: Sequence[str]) -> tuple[str, str, Any]:
     return estimator_colour(method), _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)]
 
 
-def _width(names: Sequence[str], size: float) -> float:
+def name_width(names: Sequence[str], size: float) -> float:
     """Inches that the longest of `names` takes in letters of `size` points, with a little room."""
     return 0.2 + 0.0088 * size * max(map(len, names))
 
@@ -65,14 +66,14 @@ def by_epoch(
 
 
 @styled
-def plot_answer(records: Records, known: Truth | None) -> Figure:
+def plot_answer(records: Records, known: Truth | None, scores: CellScores = NO_SCORES) -> Figure:
     """Accuracy of the cells that were found: a dot per search, mean and interval per method.
 
     Above them, where there is a table, how the cells of the space are distributed, its optimum, and what
     would be found without a search.
     """
     names = sorted(methods(records), key=lambda m: -np.mean(values(records, m, "accuracy")))
-    top, row, bottom, left, right = 0.1, 0.42, 0.5, max(1.6, _width(names, 9)), 1.1
+    top, row, bottom, left, right = 0.1, 0.42, 0.5, max(1.6, name_width(names, 9)), 1.1
     above = 0 if known is None else 1.25
     height = top + above + row * len(names) + bottom
     figure = new_figure(WIDTH, height)
@@ -91,7 +92,7 @@ def plot_answer(records: Records, known: Truth | None) -> Figure:
     axes.tick_params(length=0)
     if known is not None:
         histogram = figure.add_axes((box[0], box[1] + box[3], box[2], above / height), sharex=axes)
-        _plot_space(histogram, axes, known, records, low, high)
+        _plot_space(histogram, axes, known, records, low, high, scores)
     return figure
 
 
@@ -134,7 +135,9 @@ def _plot_row(
     )  # fmt: skip
 
 
-def _plot_space(axes: Axes, rows: Axes, known: Truth, records: Records, low: float, high: float) -> None:
+def _plot_space(
+    axes: Axes, rows: Axes, known: Truth, records: Records, low: float, high: float, scores: CellScores
+) -> None:
     """The distribution of the cells of the space, its optimum and what is found without a search."""
     shown = known.accuracies[known.accuracies >= low]
     axes.hist(shown, bins=np.linspace(low, high, 70).tolist(), color=estimator_colour("random"), linewidth=0)
@@ -145,7 +148,7 @@ def _plot_space(axes: Axes, rows: Axes, known: Truth, records: Records, low: flo
         f"all {len(known.accuracies):,} cells of the space\n({share:.0f} % of them in sight)",
         (0, 0.98), xycoords="axes fraction", va="top", size=8, color=QUIET,
     )  # fmt: skip
-    found = baselines.yardsticks(known, baselines.median_cost(records))
+    found = baselines.yardsticks(known, baselines.median_cost(records), scores)
     marks: list[tuple[float, str, str, Any, float]] = [
         (known.optimum[1].accuracy, "optimum ", INK, "-", 0.98)
     ]
@@ -164,13 +167,13 @@ def _plot_space(axes: Axes, rows: Axes, known: Truth, records: Records, low: flo
 
 
 @styled
-def plot_anytime(curves: Records, known: Truth, evaluations: int) -> Figure:
+def plot_anytime(curves: Records, known: Truth, evaluations: int, scores: CellScores = NO_SCORES) -> Figure:
     """True accuracy of the cell that would have been derived after every epoch, and the entropy.
 
     What is found without a search is a line where it is not far below the searches.
     """
-    names, without = methods(curves), baselines.yardsticks(known, evaluations)
-    right = _width([*names, *(name for name, _ in without)], 8)
+    names, without = methods(curves), baselines.yardsticks(known, evaluations, scores)
+    right = name_width([*names, *(name for name, _ in without)], 8)
     figure, grid = new_grid(
         2, 1, 2.7, sharex=True, left=0.54, right=right, top=0.33, bottom=0.46, between=(0, 0.43)
     )
@@ -270,7 +273,7 @@ def plot_budget(gradients: Records) -> Figure:
     moments = sorted({row["epoch"] for row in gradients})
     moments = [moments[0], moments[-1]] if len(moments) > 1 else moments
     names = list(dict.fromkeys(row["estimator"] for row in gradients))
-    right = _width(names, 8)
+    right = name_width(names, 8)
     figure, (grid,) = new_grid(
         1, len(moments), 3.3, left=0.54, right=right, top=0.38, bottom=0.5, between=(right + 0.3, 0)
     )

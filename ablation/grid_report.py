@@ -15,10 +15,12 @@ import torch
 from ablation import baseline_plots, baselines, grid_plots
 from ablation.comparison import Paired, estimate, paired
 from ablation.grid_plots import Records, methods, values
+from ablation.zero_cost import NO_SCORES, CellScores
 from nas.report import page
 from nas.runs.files import write_text
 from nas.tables import Truth
-from nas.tables.lookup import enumerable_names
+from nas.tables.agreement import agreement, top
+from nas.tables.lookup import enumerable, enumerable_names
 from recipes.ablation import LOCAL_JOBS, GridOptions
 
 
@@ -29,6 +31,7 @@ def write(
     gradients: Records,
     known: Truth | None,
     options: GridOptions,
+    scores: CellScores = NO_SCORES,
 ) -> None:
     """Write the report, results.csv and results.md, curves.csv, gradients.csv and baselines.csv.
 
@@ -36,11 +39,12 @@ def write(
         records: one row per search; see `ablation.grid.record`.
         curves, gradients: rows of `ablation.grid.curves` and `ablation.grid.gradients`; may be empty.
         known: the table that the cells were looked up in, if any.
+        scores: zero-cost scores of the cells of the table.
     """
     names = methods(records)
     pairs = compare(records)
-    records = baselines.judged(records, known)
-    write_text(folder / "baselines.csv", page.to_csv(_baselines(records, known)))
+    records = baselines.judged(records, known, scores)
+    write_text(folder / "baselines.csv", page.to_csv(_baselines(records, known, scores)))
     write_text(folder / "curves.csv", page.to_csv(curves))
     write_text(folder / "gradients.csv", page.to_csv(gradients))
     page.write(
@@ -48,8 +52,8 @@ def write(
         kind="Estimator ablation",
         title=f"Gradient estimators in searches: {options.space} on {options.dataset}",
         lead=_lead(records, known, options),
-        pictures=_pictures(records, curves, gradients, known, names, pairs),
-        tables=_tables(records, gradients, known, names, pairs),
+        pictures=_pictures(records, curves, gradients, known, names, pairs, scores),
+        tables=_tables(records, gradients, known, names, pairs, scores),
         records=records,
         configuration=asdict(options),
     )
@@ -94,17 +98,18 @@ def _without(known: Truth | None, options: GridOptions) -> str:
         else f"the cells of the space '{options.space}' cannot be listed"
     )
     return (
-        " What random cells, the largest cell, evolution and local search would reach at the same cost is "
-        f"not known: {why}."
+        " What random cells, the largest cell, evolution, local search and zero-cost scores would reach at "
+        f"the same cost is not known: {why}."
     )
 
 
-def _baselines(records: Records, known: Truth | None) -> list[dict[str, Any]]:
+def _baselines(records: Records, known: Truth | None, scores: CellScores) -> list[dict[str, Any]]:
     """Rows of baselines.csv: the curves of the picture, and the costs of the searches."""
     if known is None:
         return []
     costs = {record["evaluations"] for record in records} | {baselines.median_cost(records)}
-    return baselines.curves(known, sorted(costs | set(baselines.budgets(max(baseline_plots.LEAST, *costs)))))
+    costs |= set(baselines.budgets(max(baseline_plots.LEAST, *costs)))
+    return baselines.curves(known, sorted(costs), scores)
 
 
 def _place(options: GridOptions) -> str:
@@ -121,11 +126,12 @@ def _pictures(
     known: Truth | None,
     names: Sequence[str],
     pairs: Mapping[tuple[str, str], Paired],
+    scores: CellScores,
 ) -> list[page.Picture]:
     pictures = [
         page.Picture(
             "What was found",
-            grid_plots.plot_answer(records, known),
+            grid_plots.plot_answer(records, known, scores),
             "Small: searches. Large: their mean with its 95 % bootstrap interval. Numbers: mean ± standard "
             "deviation. ◂ marks searches left of the axis.",
         )
@@ -134,7 +140,7 @@ def _pictures(
         pictures.append(
             page.Picture(
                 "True accuracy over cost",
-                baseline_plots.plot_cost(records, known),
+                baseline_plots.plot_cost(records, known, scores),
                 "Curves: what is found without a search, means over attempts; 95 % of the attempts end in "
                 "the shade. Small: searches, at the trainings from scratch that see as many images. Large: "
                 "their mean with its 95 % bootstrap interval. Methods of equal cost are moved apart; what is "
@@ -146,7 +152,7 @@ def _pictures(
         pictures.append(
             page.Picture(
                 "Over the search",
-                grid_plots.plot_anytime(curves, known, evaluations),
+                grid_plots.plot_anytime(curves, known, evaluations, scores),
                 "Above: what the search would have found if it had stopped after an epoch. Below: how "
                 "undecided it was. Means over the seeds with 95 % bootstrap intervals.",
             )
@@ -195,10 +201,14 @@ def _tables(
     known: Truth | None,
     names: Sequence[str],
     pairs: Mapping[tuple[str, str], Paired],
+    scores: CellScores,
 ) -> list[page.Table]:
     tables = [_accuracy_table(records, known, names)]
     if known is not None:
-        tables += [_without_table(records, known), _worth_table(records, names)]
+        tables.append(_without_table(records, known, scores))
+        if scores.values:
+            tables.append(_score_table(known, scores))
+        tables.append(_worth_table(records, names))
     if len(names) > 1:
         tables.append(_pair_table(names, pairs))
     if gradients:
@@ -246,7 +256,8 @@ def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str])
         note += (
             f" Regret: distance to the optimum, {best.accuracy:.2f} % ({text}). Rank among {best.cells:,} "
             "cells. Beats random: probability of being above the best of so many random cells, as many as "
-            "random search could train with the images that a search sees. On average that finds "
+            "random search could train with the images that a search sees, one that goes forward only "
+            "counted as a third. On average that finds "
             + " and ".join(f"{known.best_of(m):.2f} % of {m}" for m in sorted(set(budgets)))
             + ". The largest cell, without any search, has "
             f"{baselines.find(known, baselines.LARGEST, 1).mean:.2f} %. Above best without: mean "
@@ -256,11 +267,11 @@ def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str])
     return page.Table("Searches", columns, rows, note)
 
 
-def _without_table(records: Records, known: Truth) -> page.Table:
+def _without_table(records: Records, known: Truth, scores: CellScores) -> page.Table:
     cost = baselines.median_cost(records)
     rows = []
-    for way in baselines.WAYS:
-        found = baselines.find(known, way, cost)
+    for way in baselines.ways(scores):
+        found = baselines.find(known, way, cost, scores)
         trainings = 1 if way == baselines.LARGEST else cost
         rows.append([way, f"{trainings}", f"{found.mean:.2f}", f"{found.low:.2f} to {found.high:.2f}"])
     return page.Table(
@@ -273,8 +284,38 @@ def _without_table(records: Records, known: Truth) -> page.Table:
         "which needs no search. Top by parameters: the best of as many cells with most parameters. "
         f"Evolution: regularised, a population of {baselines.POPULATION}, the best of {baselines.SAMPLE} "
         "members changed in one slot, the oldest one dropped. Local search: from a random cell to the first "
-        f"better neighbour, and again. The last two are simulated, {baselines.REPETITIONS:,} attempts of at "
-        f"most {baselines.LONGEST:,} trainings; the others are exact.",
+        f"better neighbour, and again. Evolution and local search are simulated, {baselines.REPETITIONS:,} "
+        f"attempts of at most {baselines.LONGEST:,} trainings; the others are exact."
+        f"{_SCORED if scores.values else ''}",
+    )
+
+
+_SCORED = (
+    " Top by a zero-cost score: the best of as many cells of highest score. Local search from a score: it "
+    "takes the cell of highest score where chance decides otherwise, to start, among neighbours and to start "
+    "again. Of cells that compute the same, both train one."
+)
+
+
+def _score_table(known: Truth, scores: CellScores) -> page.Table:
+    """What the zero-cost scores of all cells cost, and how they order the cells."""
+    truth = known.accuracies[baselines.different(enumerable(known.space))[1]]
+    best, rows = top(truth, 0.1), []
+    for name, found in scores.values.items():
+        row = [name, f"{scores.seconds[name]:.1f}", f"{scores.images[name]:,}"]
+        if known.images_per_training:
+            row.append(f"{scores.images[name] / known.images_per_training:.2g}")
+        rows.append([*row, *(f"{agreement(found[m], truth[m]).spearman:.2f}" for m in (truth > -1, best))])
+    costs = ["seconds", "images", *(["in trainings"] if known.images_per_training else [])]
+    note = (
+        f"Of the {len(truth):,} cells that compute something different, in untrained networks of the size of "
+        "the searches. Seconds and images: of all cells together; they are not part of the budgets above."
+    )
+    if known.images_per_training:
+        note += " In trainings: so many trainings from scratch see as many images."
+    note += " Correlations: Spearman's, of the score and the accuracy in the table."
+    return page.Table(
+        "Zero-cost scores", ("score", *costs, "correlation, all cells", "best tenth"), rows, note
     )
 
 

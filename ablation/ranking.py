@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ablation import ranking_report
+from ablation.cell_file import held
 from ablation.parameter_count import counter
 from ablation.rank_statistics import FEWEST, Mark, Ranking, choice, correlations, orders_of
 from ablation.shared_scores import Scores, fingerprint
@@ -23,7 +24,7 @@ from nas.api import SearchResult
 from nas.bilevel.search import Search
 from nas.genotypes import cells_of
 from nas.runs import checkpoint
-from nas.runs.files import lock, read_json
+from nas.runs.files import read_json
 from nas.runs.interruption import Interruption
 from nas.seeding import kept_generators
 from nas.tables import Truth
@@ -206,16 +207,7 @@ def _scored(out: str | Path | None, run: str, search: Search) -> Iterator[Scores
     folder = Path(out)
     if (folder / "config.json").exists():
         raise InputError(f"{folder} is the folder of a run: give another `out`")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = lock(folder / "lock")
-    except BlockingIOError:
-        raise InputError(
-            f"{folder} is in use by another process: wait for it, or give another `out`"
-        ) from None
-    except OSError as error:
-        raise InputError(f"cannot write the folder {folder}: {error}; give another `out`") from None
-    with held:
+    with held(folder):
         yield Scores(folder / FILE, run, weights)
 
 

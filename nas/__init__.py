@@ -17,9 +17,11 @@ from nas.bilevel.policies import POLICIES  # noqa: E402
 from nas.bilevel.rules import RULES  # noqa: E402
 from nas.bilevel.terms import TERMS  # noqa: E402
 from nas.training.model import load, nas_net, save  # noqa: E402
+from nas.zero_cost import SCORES  # noqa: E402
 from recipes import InputError  # noqa: E402
 
 register_policy, register_rule, register_term = POLICIES.register, RULES.register, TERMS.register
+register_zero_cost = SCORES.register
 
 __all__ = [
     "InputError",
@@ -30,6 +32,7 @@ __all__ = [
     "register_policy",
     "register_rule",
     "register_term",
+    "register_zero_cost",
     "save",
     "search",
     "train",

@@ -35,6 +35,26 @@ class StepResult:
         return replace(self, loss=loss, correct=(correct * ranks).round(), images=self.images * ranks)
 
 
+@dataclass
+class Work:
+    """How many images have gone through networks, over all ranks; one that does so twice counts twice.
+
+    Attributes:
+        trained: forward and backward.
+        evaluated: forward only, about a third of the work.
+    """
+
+    trained: int = 0
+    evaluated: int = 0
+
+    def add(self, images: int) -> None:
+        """Add this rank's images of a pass, which has a backward where gradients are enabled."""
+        if torch.is_grad_enabled():
+            self.trained += images * distributed.world()
+        else:
+            self.evaluated += images * distributed.world()
+
+
 class Mean:
     """Running mean loss and accuracy over the steps that were taken, and the number of the others.
 

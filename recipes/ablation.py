@@ -88,6 +88,10 @@ class GridOptions(AblationOptions):
     """For --evaluate retrain: options of train_final.py, as in --search."""
     evaluations: int | None = option(None, at_least=1)
     """Cells that random search may train (default: as many as see the images of one search)."""
+    zero_cost: tuple[str, ...] | None = None
+    """Scores of untrained networks that the searches are compared with, on every cell of the table: synflow,
+    naswot, zico, or naswot:images=64; without a value none (default: all of them in spaces of at most 1,000
+    different cells, such as micro, else synflow)."""
     measure: int | None = option(None, at_least=0)
     """Moments of a search at which the architecture gradient of every estimator is measured
     (default: 4 in micro, else 0)."""

@@ -155,7 +155,8 @@ def _require_once(options_class: type[Any], argv: Sequence[str]) -> None:
     names = [option.partition("=")[0].replace("_", "-") for option in argv if option.startswith("--")]
     for name, hint in typing.get_type_hints(options_class).items():
         flag = f"--{name.replace('_', '-')}"
-        if typing.get_origin(hint) is tuple and names.count(flag) > 1:
+        several = any(typing.get_origin(kind) is tuple for kind in (hint, *typing.get_args(hint)))
+        if several and names.count(flag) > 1:
             raise InputError(
                 f"{flag} is given {names.count(flag)} times: give all values at once, {flag} A B"
             )

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import math
+import random
 import time
 from dataclasses import replace
 
@@ -13,7 +14,9 @@ from torch import nn
 
 import search_spaces
 from ablation import baseline_plots, baselines, grid_plots, grid_report
+from ablation.zero_cost import CellScores
 from nas import tables
+from nas.tables.lookup import distinct
 from recipes.ablation import GridOptions
 from search_spaces.nasbench201 import DenseCellSpace, micro, nasbench201
 
@@ -70,14 +73,14 @@ def test_largest_cells_by_enumeration(trainings):
         outcomes = [max(some) for some in itertools.combinations(tied, trainings - 1)]
     else:
         outcomes = [9.0]
-    found = baselines.best_of_largest(accuracies, parameters, trainings)
+    found = baselines.best_of_top(accuracies, parameters, trainings)
     assert found.mean == pytest.approx(np.mean(outcomes))
     weighted = [(value, 1 / len(outcomes)) for value in outcomes]
     assert (found.low, found.high) == (brute_quantile(weighted, 0.025), brute_quantile(weighted, 0.975))
 
 
 def test_largest_cells_that_are_tied_count_as_their_mean():
-    found = baselines.best_of_largest(np.array([1.0, 2.0, 6.0]), np.array([5, 4, 5]), 1)
+    found = baselines.best_of_top(np.array([1.0, 2.0, 6.0]), np.array([5, 4, 5]), 1)
     assert found == (3.5, 1.0, 6.0)
 
 
@@ -254,6 +257,90 @@ def test_what_is_no_budget_or_way(known):
         baselines.find(known, "luck", 1)
 
 
+# Zero-cost scores
+
+DISTINCT = distinct(micro)
+
+
+def scored(**values):
+    """Scores of the cells of micro that differ."""
+    arrays = {name: np.array(column, float) for name, column in values.items()}
+    return CellScores(arrays, dict.fromkeys(values, 2.5), dict.fromkeys(values, 944))
+
+
+@pytest.fixture(scope="module")
+def scores(known):
+    truth = np.array([known.lookup(cell).accuracy for cell in DISTINCT])
+    rng = np.random.default_rng(0)
+    return scored(oracle=truth, fool=-truth, mute=0 * truth, noisy=truth + rng.normal(0, 0.3, len(truth)))
+
+
+def test_cells_that_differ_and_their_neighbours():
+    cells, first = baselines.different(micro)
+    assert [MICRO[i] for i in first] == DISTINCT
+    forms = [micro.canonical(cell) for cell in MICRO]
+    index = {form: i for i, form in enumerate(micro.canonical(cell) for cell in DISTINCT)}
+    near = [set() for _ in DISTINCT]
+    for (a, one), (b, other) in itertools.permutations(zip(forms, map(micro.choice, MICRO), strict=True), 2):
+        if a in index and b in index and a != b and sum(map(int.__ne__, one, other)) == 1:
+            near[index[a]].add(index[b])
+    found = [set(row[:n].tolist()) for row, n in zip(cells.neighbours, cells.degrees, strict=True)]
+    assert found == near
+    assert (cells.parameters == baselines.layout(micro).parameters[first]).all()
+
+
+def test_the_ways_of_a_score(scores, known):
+    ways = baselines.ways(scores)
+    assert ways[: len(baselines.WAYS)] == baselines.WAYS
+    assert ways[len(baselines.WAYS) :][:2] == ("top by oracle", "local search from oracle")
+    assert len(ways) == len(baselines.WAYS) + 8
+    assert [baselines.score_of(way) for way in ways[-2:]] == ["noisy", "noisy"]
+    assert not any(baselines.score_of(way) for way in baselines.WAYS)
+    with pytest.raises(ValueError, match="unknown way 'top by oracle'"):
+        baselines.find(known, "top by oracle", 1)
+
+
+def test_scores_that_know_and_scores_that_know_nothing(scores, known):
+    truth, best = scores.values["oracle"], known.accuracies.max()
+    for way in ("top by oracle", "local search from oracle"):
+        assert baselines.find(known, way, 1, scores) == pytest.approx((best, best, best))
+    for m in (1, 5):
+        worst = baselines.find(known, "top by fool", m, scores)
+        assert worst == pytest.approx([np.sort(truth)[m - 1]] * 3)
+        some = [max(draw) for draw in itertools.combinations(truth, m)] if m < 3 else None
+        if some:
+            assert baselines.find(known, "top by mute", m, scores).mean == pytest.approx(np.mean(some))
+    everything = baselines.find(known, "local search from fool", len(DISTINCT), scores)
+    assert everything.low == best  # no cell, and none that computes the same, was trained twice
+
+
+def test_local_search_led_by_a_score():
+    """Five cells in a row, 0 - 1 - 2 - 3 - 4."""
+    row = baselines.Layout(
+        np.ones(5, int), np.array([[1, -1], [0, 2], [1, 3], [2, 4], [3, -1]]), np.array([1, 2, 2, 2, 1])
+    )
+    accuracies = np.array([3.0, 1.0, 5.0, 7.0, 6.0])
+
+    def trained(scores):
+        return baselines._climb(
+            accuracies.tolist(),
+            row,
+            5,
+            random.Random(0),
+            baselines._ranked(np.array(scores), random.Random(0)),
+        )
+
+    assert trained([0.1, 0.9, 0.2, 0.3, 0.0]) == [1, 2, 3, 4, 0]  # 2 is better than 1, 3 than 2; then 0
+    assert trained([0.9, 0.8, 0.1, 0.2, 0.3]) == [0, 1, 4, 3, 2]  # 0 is a top, and 4 the next by score
+    found = baselines.local_search(
+        accuracies, row, 3, scores=np.array([0.9, 0.8, 0.1, 0.2, 0.3]), repetitions=4
+    )
+    assert found.tolist() == [[3.0, 3.0, 6.0]] * 4
+    tied = baselines.local_search(accuracies, row, 1, scores=np.array([1.0, 0, 1, 0, 0]), repetitions=400)
+    assert np.mean(tied == 3) == pytest.approx(0.5, abs=0.1)
+    assert set(tied.ravel()) == {3.0, 5.0}
+
+
 # Searches beside them
 
 
@@ -310,6 +397,45 @@ def test_the_report_has_them_everywhere(known, tmp_path):
         float(row["accuracy"]) - float(row["without_accuracy"])
     )
     assert (tmp_path / "pictures" / "true-accuracy-over-cost.png").stat().st_size > 10_000
+
+
+def test_the_report_has_zero_cost_scores_everywhere(known, scores, tmp_path):
+    records = searches(known)
+    curves = [{"method": "st,draws=5", "seed": 0, "epoch": 1, "entropy": 1.0, "accuracy": 96.0}]
+    options = GridOptions(methods=("st,draws=5", "st,draws=10"), seeds=3)
+    grid_report.write(tmp_path, records, curves, [], known, options, scores)
+    text = (tmp_path / "results.md").read_text()
+    for way in baselines.ways(scores):
+        assert f"| {way} | " in text
+    assert "| oracle | 2.5 | 944 | 0.23 | 1.00 | 1.00 |" in text
+    assert "| st,draws=5 | 5 | top by oracle | 96.83 |" in text
+    rows = list(csv.DictReader((tmp_path / "baselines.csv").read_text().splitlines()))
+    assert {row["method"] for row in rows} == set(baselines.ways(scores))
+    with open(tmp_path / "results.csv") as file:
+        assert {row["without"] for row in csv.DictReader(file)} == {"top by oracle"}
+    few = baselines.yardsticks(known, 5, scores)
+    assert few[-1][0] == "top 5 by oracle"
+    guided = scored(noisy=scores.values["noisy"])
+    names = [name for n in (1, 2, 5, 20) for name, _ in baselines.yardsticks(known, n, guided)]
+    assert any(name.endswith("noisy") for name in names)
+    for axes in (
+        baseline_plots.plot_cost(records, known, scores).axes[0],
+        grid_plots.plot_anytime(curves, known, 5, scores).axes[0],
+        grid_plots.plot_answer(records, known, scores).axes[1],
+    ):
+        assert any("oracle" in text.get_text() for text in axes.texts)
+
+
+def test_names_of_yardsticks(known, monkeypatch):
+    for way, name in (
+        (baselines.TOP, "top 5 by parameters"),
+        (baselines.EVOLUTION, "evolution of 5"),
+        (baselines.LOCAL, "local search of 5"),
+        ("top by naswot", "top 5 by naswot"),
+        ("local search from naswot:images=64", "local search of 5 from naswot:images=64"),
+    ):
+        monkeypatch.setattr(baselines, "best", lambda *_, way=way: (way, baselines.Outcome(1, 1, 1)))
+        assert baselines.yardsticks(known, 5)[-1] == (name, 1)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ ADDED = {  # by the example: what --help has to name, and the words of a search 
     "own_operation": ("operation shuffled_conv; search space micro_shuffled", ["--space", "micro_shuffled"]),
     "own_policy": ("policy fair", ["--policy", "fair:epsilon=1:0.1", "--space", "micro"]),
     "own_rule": ("rule of selection frugal", ["--derive", "frugal", "--space", "micro"]),
+    "own_score": ("zero-cost score grad_norm", ["--space", "micro"]),
     "own_space": ("search space small_mobile", ["--space", "small_mobile"]),
     "own_term": ("term parameter_cost", ["--terms", "parameter_cost:weight=0.5", "--space", "micro"]),
 }

@@ -17,6 +17,7 @@ import search_spaces
 import train_search
 from estimators import Schedule
 from nas.bilevel import Policy, Rule, Term
+from nas.zero_cost import ZeroCost
 from recipes import InputError
 from recipes.plugins import import_plugins
 from recipes.registry import Registry, parameters
@@ -126,6 +127,7 @@ def test_a_class_that_makes_no_object_is_one_line(registry):
         (nas.register_term, Term),
         (nas.register_policy, Policy),
         (nas.register_rule, Rule),
+        (nas.register_zero_cost, ZeroCost),
     ],
 )
 def test_classes_are_expected_and_take_on_the_name(register, base):

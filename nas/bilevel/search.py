@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from nas.genotypes import cells_of
 from nas.runs.files import write_json
 from nas.runs.job import Outcome
 from nas.seeding import generator, seed_everything
-from nas.steps import Mean, evaluate
+from nas.steps import Mean, Work, evaluate
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
 from recipes.registry import name_of
@@ -44,12 +46,14 @@ class Search:
         supernet: on the device.
         bilevel: the two steps.
         train, valid: batches of the two parts of the training images.
+        counted: whether the images of all passes are known, which a version that began the search may not
+            have counted.
     """
 
     def __init__(self, parts: SearchParts, options: SearchOptions, place: torch.device) -> None:
         self.options, self.device = options, place
         self.space, self.dataset, self.task, self.rule = parts.space, parts.dataset, parts.task, parts.rule
-        self.schedule = parts.schedule
+        self.schedule, self.counted = parts.schedule, True
         dataset = parts.dataset
         pieces = data.split(dataset.train.labels, options.val_fraction, options.seed)
         self.documents = {"splits.json": {"train": pieces[0].tolist(), "valid": pieces[1].tolist()}}
@@ -156,6 +160,11 @@ class Search:
 
     def score(self, genotype: Genotype) -> tuple[float, float]:
         """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
+        self.bilevel.work.evaluated += len(self.valid.images)
+        return self._score(genotype)
+
+    def _score(self, genotype: Genotype) -> tuple[float, float]:
+        """`score` for the record, which is not part of the work that the search takes."""
         seed_everything(self.options.seed, "score")
         choice = self.space.choice(genotype)
         return evaluate(self.supernet, self.valid, self.task, self.bilevel.precision, choice)
@@ -164,8 +173,11 @@ class Search:
         """How far every estimator is from the gradient of the logits now; see `nas.bilevel.measure`."""
         images, labels = next(iter(self.valid))
         batch = (images[: self.options.batch_size], labels[: self.options.batch_size])
+        work = copy.copy(self.bilevel.work)
         measure = GradientMeasure(self.bilevel, batch, self.options.seed, epoch)
-        return measure.describe((epoch + 1) / self.options.epochs)
+        found = measure.describe((epoch + 1) / self.options.epochs)
+        self.bilevel.work = work  # that of the search alone
+        return found
 
     def describe(self, epoch: int) -> dict[str, Any]:
         """The metrics line of an epoch whose steps are done."""
@@ -176,7 +188,7 @@ class Search:
         valid_loss, valid_accuracy = self.valid_mean.read()
         score: tuple[float, float] | tuple[None, None] = (None, None)
         if (epoch + 1) % options.evaluate_every == 0 or epoch + 1 == options.epochs:
-            score = self.score(genotype)
+            score = self._score(genotype)
         extra: dict[str, Any] = {}
         if options.measure_every and (epoch + 1) % options.measure_every == 0:
             extra["gradient"] = self.measure(epoch)
@@ -186,6 +198,7 @@ class Search:
         return extra | {
             "epoch": epoch + 1,
             "step": (epoch + 1) * self.steps,
+            **self._images(),
             "tau": self.architecture.estimator.tau,
             "lr": self.weight_optimizer.param_groups[0]["lr"],
             "train_loss": train_loss,
@@ -204,6 +217,13 @@ class Search:
                 for row, width in zip(log_p.exp().tolist(), widths, strict=True)
             ],
         }
+
+    def _images(self) -> dict[str, int]:
+        """Images of all passes so far, with and without a backward; see `nas.steps.Work`."""
+        work = self.bilevel.work
+        if not self.counted:
+            return {}
+        return {"images_trained": work.trained, "images_evaluated": work.evaluated}
 
     def term_values(self, progress: float) -> dict[str, float]:
         """The value of every term by its name: at the logits, and at the most probable draw."""
@@ -228,7 +248,7 @@ class Search:
             "train_mean": self.train_mean.state(),
             "valid_mean": self.valid_mean.state(),
             "rule": self.rule.state(),
-        }
+        } | ({"work": asdict(self.bilevel.work)} if self.counted else {})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state."""
@@ -238,6 +258,8 @@ class Search:
             self.architecture.logits.copy_(state["logits"])
         self.architecture.estimator.load_state(state["estimator"])
         self.train_mean, self.valid_mean = (Mean.restored(state[m]) for m in ("train_mean", "valid_mean"))
+        self.counted = "work" in state
+        self.bilevel.work = Work(**state.get("work", {}))
         if state.get("rule"):
             self.rule.restore(state["rule"])
 
@@ -271,7 +293,8 @@ class Search:
             "dataset": self.options.dataset,
             "seed": self.options.seed,
             "genotype": text,
-            "derived_accuracy": self.score(genotype)[1],
+            "derived_accuracy": self._score(genotype)[1],
+            **self._images(),
             "parameters": sum(p.numel() for p in self.supernet.parameters()),
             "warnings": warnings,
         }

@@ -20,7 +20,7 @@ from nas.bilevel.terms import Term, gradient_of_draw, gradient_of_logits, value_
 from nas.bilevel.unroll import Batch, Unroll, frozen, unrolled_gradient
 from nas.device import Precision, autocast
 from nas.guard import guarded_step
-from nas.steps import StepResult
+from nas.steps import StepResult, Work
 from nas.task import Task
 from recipes import InputError
 from recipes.registry import name_of
@@ -57,6 +57,9 @@ class Bilevel:
         clip, architecture_clip: largest norm of the gradient of the weights, of the logits; 0: any.
         precision: makes the context of forward passes; default: float32.
         unroll: what computes the second-order gradient; default `unrolled_gradient`.
+
+    Attributes:
+        work: the images of all passes so far.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Bilevel:
         self.clip, self.architecture_clip = clip, architecture_clip
         self.precision = precision or autocast("float32", torch.device("cpu"))
         self.unroll = unroll or unrolled_gradient
+        self.work = Work()
 
     def architecture_step(
         self, valid: Batch, train: Batch, generator: torch.Generator, progress: float = 0.0
@@ -141,6 +145,7 @@ class Bilevel:
             with torch.no_grad(), self.precision():
                 output = self.supernet(images, draw if per_image else draw.argmax(-1).tolist())
                 losses = self.task.loss(output, target, "none")
+                self.work.add(len(target))
             result = self._result(losses.mean(), output, target)
             return _Evaluated(result, losses if per_image else result.loss.view(1), None)
         leaf = draw.requires_grad_()
@@ -148,6 +153,7 @@ class Bilevel:
             rate = self.weight_optimizer.param_groups[0]["lr"]
             with self.precision():
                 loss, output, at_draw = self.unroll(self.supernet, self.task.loss, leaf, valid, train, rate)
+            self.work.add(len(target) + 3 * len(train[1]))  # the mixed derivative costs two passes
         else:
             loss, output, at_draw = self.gradient_at(leaf, valid)
         return _Evaluated(self._result(loss, output, target), loss.detach().view(1), at_draw)
@@ -165,6 +171,7 @@ class Bilevel:
         """Loss of a draw on `batch`, and output (B, outputs)."""
         with self.precision():
             output = self.supernet(batch[0], draw)
+            self.work.add(len(batch[1]))
             return self.task.loss(output, batch[1]), output
 
     def weight_step(
