@@ -116,6 +116,26 @@ def test_the_lead_is_over_the_parameter_count():
     assert parameters.tau.low < parameters.tau.value < parameters.tau.high
 
 
+@pytest.mark.parametrize(("cells", "levels"), [(3, 2), (30, 4), (200, 200)])
+def test_correlations_of_resamples_are_those_of_scipy(cells, levels, monkeypatch):
+    """With ties, more than one block, and samples in which nothing differs."""
+    monkeypatch.setattr(rank_statistics, "_BLOCK", 64)
+    rng = np.random.default_rng(cells)
+    values, truth = rng.integers(0, levels, (2, cells)).astype(float)
+    samples = [np.zeros(cells, int), *(rng.integers(0, cells, cells) for _ in range(20))]
+    times = np.array([np.bincount(sample, minlength=cells) for sample in samples], np.float32)
+    other = rng.normal(size=cells)
+    found = rank_statistics._correlated({"other": other, "values": values}, truth, times)
+    for sample, tau, rho in zip(samples[1:], *(figures[1:] for figures in found["values"]), strict=True):
+        if min(np.ptp(values[sample]), np.ptp(truth[sample])) == 0:
+            assert math.isnan(tau)
+            assert math.isnan(rho)
+            continue
+        assert tau == pytest.approx(stats.kendalltau(values[sample], truth[sample]).statistic)
+        assert rho == pytest.approx(stats.spearmanr(values[sample], truth[sample]).statistic)
+    assert np.isnan([figures[0] for figures in found["values"]]).all()
+
+
 # Parameters
 
 
