@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.scheduler import CosineLRScheduler
+from torch import Tensor
 
 from nas import data, device, distributed
 from nas.bilevel.architecture import Architecture
@@ -212,6 +213,26 @@ class Search:
             name = f"{name}_{number}" if name in values else name
             values[name] = sum(float(part) for part in parts if part is not None)
         return values
+
+    def kept(self, epoch: int) -> dict[str, Tensor] | None:
+        """The shared weights and the logits, if they are to be kept after so many epochs."""
+        every = self.options.keep_weights_every
+        return self.weights() if every and epoch % every == 0 else None
+
+    def weights(self) -> dict[str, Tensor]:
+        """The shared weights by their names after `supernet.`, and `logits`, as they are: not copied."""
+        shared = {f"supernet.{name}": tensor for name, tensor in self.supernet.state_dict().items()}
+        return shared | {"logits": self.architecture.logits.detach()}
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Take up `weights`, of this search or of an equal one. Raises InputError where they do not fit."""
+        own = self.weights()
+        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}
+        found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+        if wrong := sorted(dict(expected.items() ^ found.items())):
+            raise InputError(f"the weights are not of this search, {wrong[0][:60]} first: restore them")
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
 
     def state(self) -> dict[str, Any]:
         """All that determines the rest of the search, besides its options and the position."""
