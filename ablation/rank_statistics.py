@@ -75,7 +75,8 @@ class Ranking:
 
     Attributes:
         name: of the search.
-        epoch, step: where it is: epochs done, and steps of the next one; None of a search that is no folder.
+        epoch, step: where it is: epochs done, and steps of the next one; None of a Search that is no run.
+        weights: fingerprint of its shared weights, as in scores.csv.
         differ: connected cells of the space that compute something different.
         cells: notations.
         truth: true accuracies in %.
@@ -95,6 +96,7 @@ class Ranking:
     space: str
     epoch: int | None
     step: int | None
+    weights: str
     differ: int
     cells: list[str]
     truth: np.ndarray

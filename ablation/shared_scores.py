@@ -30,32 +30,41 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-class Scores:
-    """The scores of the cells of one run.
+class ScoreFile:
+    """The scores of cells with the weights of runs, at any of their epochs.
 
     Args:
-        path: the file, which may hold other runs, too; None: they are kept in memory only.
-        run: which run it is.
-        weights: fingerprint of its shared weights.
+        path: the file, read here and added to; None: scores are kept in memory only.
+
+    Raises:
+        InputError: the file is something else.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self._known = path, dict[tuple[str, str], dict[str, Score]]()
+        for row in _rows(path) if path is not None else ():
+            score = float(row["loss"]), float(row["accuracy"])
+            self._known.setdefault((row["run"], row["weights"]), {})[row["cell"]] = score
+
+    def of(self, run: str, weights: str) -> Scores:
+        """The scores with the weights of that fingerprint; those of other weights stay in the file."""
+        return Scores(self.path, (run, weights), self._known.setdefault((run, weights), {}))
+
+
+class Scores:
+    """The scores of cells with one set of weights.
+
+    Args:
+        path: the file; None: none.
+        about: which run it is, and the fingerprint of its shared weights.
+        known: see there.
 
     Attributes:
         known: scores by cell.
-
-    Raises:
-        InputError: the file is something else, or holds scores of this run with other weights.
     """
 
-    def __init__(self, path: Path | None, run: str, weights: str) -> None:
-        self.path, self._about, self.known = path, (run, weights), dict[str, Score]()
-        for number, row in _rows(path) if path is not None else ():
-            if row["run"] != run:
-                continue
-            if row["weights"] != weights:
-                raise InputError(
-                    f"{path}, line {number}: the scores of {run} are of other weights, the search has gone "
-                    "on since: give another `out`, or delete the file"
-                )
-            self.known[row["cell"]] = float(row["loss"]), float(row["accuracy"])
+    def __init__(self, path: Path | None, about: tuple[str, str], known: dict[str, Score]) -> None:
+        self.path, self.about, self.known = path, about, known
 
     def add(self, cell: str, score: Score, parameters: int) -> None:
         """Keep a score, on the disk when this returns. Raises InputError where it cannot be written."""
@@ -65,7 +74,7 @@ class Scores:
         try:
             there = self.path.exists() and self.path.stat().st_size > 0
             head = "" if there else _line(COLUMNS)
-            append(self.path, head + _line((*self._about, cell, *map(repr, score), parameters)))
+            append(self.path, head + _line((*self.about, cell, *map(repr, score), parameters)))
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {error}; give another `out`") from None
 
@@ -76,8 +85,8 @@ def _line(values: tuple[object, ...]) -> str:
     return buffer.getvalue()
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a file, with the number of their line; a last line that was cut off is removed."""
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a file; a last line that was cut off is removed."""
     if not path.exists():
         return []
     advice = "restore it, or delete it"
@@ -95,7 +104,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     for number, row in rows:
         if len(row) != len(COLUMNS) or None in row.values() or not _sound(row):
             raise InputError(f"{path}, line {number}: not the scores of a cell: {advice}")
-    return rows
+    return [row for _, row in rows]
 
 
 def _sound(row: Mapping[str, str]) -> bool:

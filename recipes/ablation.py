@@ -120,6 +120,9 @@ class RankOptions(AblationOptions):
 
     runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN ...")]] = ()
     """Folders of searches, each taken at its last checkpoint; finished or not."""
+    epochs: tuple[str, ...] = ()
+    """Epochs after which the weights are taken as well: numbers, or all. Searches keep them with
+    --keep-weights-every (default: none)."""
     table: str | None = None
     """Table of true accuracies, as for `ablate.py nas` (default: the one that comes along)."""
     column: str | None = None

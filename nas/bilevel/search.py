@@ -219,6 +219,10 @@ class Search:
         every = self.options.keep_weights_every
         return self.weights() if every and epoch % every == 0 else None
 
+    def would_find(self) -> Genotype:
+        """The architecture of the most probable candidates now."""
+        return self.space.discretise(self.architecture.log_probabilities())
+
     def weights(self) -> dict[str, Tensor]:
         """The shared weights by their names after `supernet.`, and `logits`, as they are: not copied."""
         shared = {f"supernet.{name}": tensor for name, tensor in self.supernet.state_dict().items()}

@@ -62,6 +62,7 @@ class RunFolder:
         self.checkpoint: dict[str, Any] | None = None
         self.finished = False
         self._damage: str | None = None
+        self._saved_at: tuple[int, int, float] | None = None
         self._lock: IO[bytes] | None = None
         if not self._is_occupied():
             if options.resume:
@@ -102,7 +103,9 @@ class RunFolder:
 
     @property
     def position(self) -> tuple[int, int, float]:
-        """Where the checkpoint is: epochs done, steps done in the next one, and seconds spent in that."""
+        """Where the last checkpoint is: epochs done, steps done in the next one, seconds spent in that."""
+        if self._saved_at is not None:
+            return self._saved_at
         if self.checkpoint is None:
             return 0, 0, 0.0
         return self.checkpoint["epoch"], self.checkpoint["step"], self.checkpoint["seconds"]
@@ -252,6 +255,7 @@ class RunFolder:
         logs = {name: _size(self.path / name) for name in (METRICS, TIMINGS)}
         position = {"epoch": epoch, "step": step, "seconds": seconds}
         checkpoint.save(self.path, position | {"logs": logs, "state": state})
+        self._saved_at = (epoch, step, seconds)
 
     def _log_sizes(self) -> dict[str, int]:
         """Bytes of each log that belong to the checkpoint."""
@@ -275,7 +279,7 @@ class NoFolder(RunFolder):
 
     def __init__(self, options: RunOptions, objects: Collection[str] = ()) -> None:
         self.options, self.objects = options, objects
-        self.finished, self.checkpoint, self._lock = False, None, None
+        self.finished, self.checkpoint, self._lock, self._saved_at = False, None, None, None
         self._lines: dict[str, list[dict[str, Any]]] = {METRICS: [], TIMINGS: []}
         self._kept: dict[int, dict[str, Tensor]] = {}
 
@@ -311,7 +315,7 @@ class NoFolder(RunFolder):
 
     def save_checkpoint(self, epoch: int, step: int, seconds: float, state: dict[str, Any]) -> None:
         """Note the position only."""
-        self.stopped_at = (epoch, step, seconds)
+        self._saved_at = (epoch, step, seconds)
 
     def written(self, job: Job, options: RunOptions) -> RunFolder:
         """A folder, new at `options.out`, with what this run has brought so far."""
@@ -323,7 +327,7 @@ class NoFolder(RunFolder):
             folder.log(metrics, timing["seconds"])
         for epoch, weights in self._kept.items():
             folder.keep(epoch, weights)
-        folder.save_checkpoint(*self.stopped_at, job.state())
+        folder.save_checkpoint(*self.position, job.state())
         return folder
 
 
