@@ -118,19 +118,20 @@ def _epochs_table(runs: Mapping[str, Sequence[Ranking]]) -> page.Table:
                 [
                     name,
                     at,
-                    *(_text(interval) for c in found for interval in (c.tau, c.rho)),
                     f"{chosen.regret:.2f}",
                     f"{chosen.best_of_ten:.2f}",
                     f"{ranking.found.accuracy:.2f}" if score == "loss" else "",
+                    *(_text(interval) for c in found for interval in (c.tau, c.rho)),
                 ]
             )
     columns = [f"{symbol}, {part}" for part in PARTS for symbol in "τρ"]
     return page.Table(
         "Over the epochs",
-        ("run", "ordered by the loss at", *columns, "regret", "best of its first 10, %", "found, %"),
+        ("run", "by the loss at", "regret", "best of 10, %", "found, %", *columns),
         rows,
-        "As in the other tables, after epochs of the search, on the same cells. Found: true accuracy of the "
-        "cell that the search would have found then.",
+        "The order by the loss after epochs of the search, and that by the parameter count, on the same "
+        "cells. Regret: of the first, in % to the best of the table. Best of 10: of its first ten. Found: "
+        "what the search would have found then.",
     )
 
 

@@ -91,6 +91,10 @@ class GridOptions(AblationOptions):
     measure: int | None = option(None, at_least=0)
     """Moments of a search at which the architecture gradient of every estimator is measured
     (default: 4 in micro, else 0)."""
+    rank_cells: int = option(0, at_least=0)
+    """Cells, drawn at random, that every finished search orders by its shared weights, against the table;
+    0: none. Each takes a pass over the validation part, in the process of the grid, one search after the
+    other; only hundreds of them say something of the best tenth."""
     executor: Literal["local", "ray", "slurm"] = "local"
     """Where the runs are done: on this machine, on a Ray cluster, or as Slurm jobs. On a cluster the
     folders of results and data must be the same on every node (a shared file system)."""
