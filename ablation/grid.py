@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import estimators
 import search_spaces
-from ablation import grid_report, zero_cost
+from ablation import grid_ranking, grid_report, zero_cost
 from ablation.executors import Run, execute
 from nas import tables
 from nas.bilevel import parts
@@ -76,6 +76,7 @@ def run(options: GridOptions) -> None:
     options = replace(options, out=str(folder))
     trials = plan(options, folder)
     known = find_truth(options)
+    grid_ranking.require_sound(options, known)
     scores = zero_cost_scores(options)
     work(trials, "train_search", "searching", options)
     if known is None:
@@ -83,6 +84,9 @@ def run(options: GridOptions) -> None:
         records = [record(trial) | {"accuracy": a} for trial, a in zip(trials, accuracies, strict=True)]
     else:
         records = [record(trial) | look_up(trial, known, options.evaluations) for trial in trials]
+        if options.rank_cells:
+            ranked = grid_ranking.figures([trial.folder for trial in trials], known, options)
+            records = [row | figures for row, figures in zip(records, ranked, strict=True)]
     scored = zero_cost.score_cells(scores, trials[0].options, folder)
     grid_report.write(folder, records, curves(trials, known), gradients(trials), known, options, scored)
     print(f"report {folder / 'report.html'}")

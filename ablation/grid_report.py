@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ablation import baseline_plots, baselines, grid_plots
+from ablation import baseline_plots, baselines, grid_plots, grid_ranking
 from ablation.comparison import Paired, estimate, paired
 from ablation.grid_plots import Records, methods, values
 from ablation.zero_cost import NO_SCORES, CellScores
@@ -157,6 +157,8 @@ def _pictures(
                 "undecided it was. Means over the seeds with 95 % bootstrap intervals.",
             )
         )
+    if known is not None and grid_ranking.is_ranked(records):
+        pictures.append(grid_ranking.picture(records, known))
     if gradients:
         runs = len({(row["method"], row["seed"]) for row in gradients})
         pictures += [
@@ -211,6 +213,8 @@ def _tables(
         tables.append(_worth_table(records, names))
     if len(names) > 1:
         tables.append(_pair_table(names, pairs))
+    if grid_ranking.is_ranked(records):
+        tables.append(grid_ranking.table(records))
     if gradients:
         tables.append(_gradient_table(gradients))
     tables.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from nas.tables.agreement import agreement
-
 FEWEST = 3  # cells
 RESAMPLES = 1_000
+_BLOCK = 1_024  # cells, so that a space of any size takes little memory
 SCORES = ("loss", "accuracy", "parameters")  # what orders the cells
 PARTS = ("all cells", "best tenth")
 
@@ -77,7 +75,8 @@ class Ranking:
 
     Attributes:
         name: of the search.
-        epoch, step: where it is: epochs done, and steps of the next one; None of a search that is no folder.
+        epoch, step: where it is: epochs done, and steps of the next one; None of a Search that is no run.
+        weights: fingerprint of its shared weights, as in scores.csv.
         differ: connected cells of the space that compute something different.
         cells: notations.
         truth: true accuracies in %.
@@ -97,6 +96,7 @@ class Ranking:
     space: str
     epoch: int | None
     step: int | None
+    weights: str
     differ: int
     cells: list[str]
     truth: np.ndarray
@@ -150,21 +150,56 @@ def correlations(orders: dict[str, np.ndarray], truth: np.ndarray, best: np.ndar
         true, count = truth[mask], int(mask.sum())
         rng = np.random.default_rng(0)
         samples = [rng.integers(0, count, count) for _ in range(RESAMPLES)] if count >= FEWEST else []
-        picks = [np.arange(count), *samples]
-        found = {name: np.array([_both(v[pick], true[pick]) for pick in picks]) for name, v in values.items()}
-        for name, table in found.items():
-            lead = table[:, 0] - found["parameters"][:, 0]
-            figures = (_interval(column) for column in (table[:, 0], table[:, 1], lead))
-            result.append(Correlation(name, part, count, *figures))
+        times = [np.ones(count), *(np.bincount(sample, minlength=count) for sample in samples)]
+        found = _correlated(values, true, np.array(times, np.float32))
+        for name, (tau, rho) in found.items():
+            lead = tau - found["parameters"][0]
+            result.append(Correlation(name, part, count, *map(_interval, (tau, rho, lead))))
     return result
 
 
-def _both(values: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Kendall's tau-b and Spearman's rho of (m,) and (m,); NaN of fewer than FEWEST."""
-    if len(truth) < FEWEST:
-        return math.nan, math.nan
-    found = agreement(values, truth)
-    return found.kendall, found.spearman
+def _correlated(
+    values: dict[str, np.ndarray], truth: np.ndarray, times: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Kendall's tau-b and Spearman's rho (S,) of values (m,) by name and truth (m,) in S samples; NaN of
+    fewer than FEWEST cells.
+
+    With w_i, how often cell i is in a sample, and x_ij = sgn(x_i - x_j), the sums over pairs are products of
+    matrices: tau-b is sum_ij w_i w_j x_ij y_ij over the root of those of x_ij^2 and y_ij^2, and the centred
+    midranks that rho correlates are sum_j w_j x_ij / 2. The products are of integers, and exact.
+
+    Args:
+        times: w (S, m), float32.
+    """
+    samples, cells = times.shape
+    if cells < FEWEST:
+        return {name: (np.full(samples, np.nan), np.full(samples, np.nan)) for name in values}
+    pairs, ranked = ({name: np.zeros(samples) for name in values} for _ in range(2))
+    everything = [*values.values(), truth]
+    squares = np.zeros((len(everything), samples))
+    for start in range(0, cells, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        weights = times[:, block].astype(float)
+        signs = [np.sign(np.subtract.outer(v, v[block])).astype(np.float32) for v in everything]
+        ranks = [(times @ matrix).astype(float) for matrix in signs]
+        for i, name in enumerate(values):
+            pairs[name] += ((times @ (signs[i] * signs[-1])) * weights).sum(1)
+            ranked[name] += (ranks[i] * ranks[-1] * weights).sum(1)
+        squares += [(rank**2 * weights).sum(1) for rank in ranks]
+    *differ, total = (_differing(v, times) for v in everything)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where all are equal
+        return {
+            name: (pairs[name] / np.sqrt(differ[i] * total), ranked[name] / np.sqrt(squares[i] * squares[-1]))
+            for i, name in enumerate(values)
+        }
+
+
+def _differing(values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Ordered pairs (S,) of different values in samples that have them so often; see `_correlated`."""
+    order = np.argsort(values)
+    _, first = np.unique(values[order], return_index=True)
+    alike = np.add.reduceat(times[:, order].astype(float), first, axis=1)
+    return times.sum(1, dtype=float) ** 2 - (alike**2).sum(1)  # type: ignore[no-any-return]
 
 
 def _interval(values: np.ndarray) -> Interval:

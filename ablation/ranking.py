@@ -1,46 +1,44 @@
 """What the shared weights of a search know: `python ablate.py rank RUN...`.
 
 Every cell that differs, or a sample of them, is run with the weights of the supernet on the validation part.
-The loss and the accuracy there order the cells; a table says how they should be ordered.
+The loss and the accuracy there order the cells; a table says how they should be ordered. The weights are
+those of the last checkpoint, and, where the search has kept them, those after earlier epochs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from ablation import ranking_report
 from ablation.cell_file import held
-from ablation.parameter_count import counter
-from ablation.rank_statistics import FEWEST, Mark, Ranking, choice, correlations, orders_of
-from ablation.shared_scores import Scores, fingerprint
+from ablation.rank_statistics import FEWEST, Ranking
+from ablation.ranker import Field, Ranker
+from ablation.shared_scores import ScoreFile
 from nas import device, tables
 from nas.api import SearchResult
 from nas.bilevel.search import Search
-from nas.genotypes import cells_of
-from nas.runs import checkpoint
+from nas.runs import checkpoint, kept
 from nas.runs.files import read_json
 from nas.runs.interruption import Interruption
 from nas.seeding import kept_generators
 from nas.tables import Truth
-from nas.tables.agreement import top
-from nas.tables.lookup import distinct, enumerable
+from nas.tables.lookup import enumerable
 from recipes import InputError, InterruptionError, SearchOptions
 from recipes.ablation import RankOptions
 from recipes.config_file import starting_options
 from recipes.options import check
 from search_spaces import Genotype
-from search_spaces.space import EnumerableSpace
 
-CELLS = 1_000  # scored unless told otherwise
-RANDOM = (10, 50)  # cells of the random searches beside
-BEST = 0.1  # share of the space that the second part is
 FILE = "scores.csv"
+END = None  # stands for the last state of a search among its epochs
+Epochs = Sequence[int] | Literal["all"]
 
 
 def run(options: RankOptions) -> None:
@@ -55,28 +53,54 @@ def run(options: RankOptions) -> None:
     for path, real in zip(paths, resolved, strict=True):
         if resolved.count(real) > 1:
             raise InputError(f"the run {path} is given twice: drop one")
+    wanted = _epochs(options.epochs)
     table = _common_table(paths, options)
     folder = Path(options.out or f"runs/ablation-{options.command}")
-    names = _names(paths)
+    states = rank_folders(
+        paths, Field.of(table, options.cells, options.seed), names=_names(paths), epochs=wanted, out=folder,
+        plugins=options.plugins, threads=options.threads,
+    )  # fmt: skip
+    ranking_report.write(folder, [ranking for run in states for ranking in run], asdict(options))
+    print(f"report {folder / 'report.html'}")
+
+
+def rank_folders(
+    paths: Sequence[Path],
+    field: Field,
+    *,
+    names: Sequence[str],
+    epochs: Epochs = (),
+    out: Path,
+    plugins: Sequence[str] = (),
+    threads: int | None = None,
+) -> list[list[Ranking]]:
+    """The rankings by each of several runs: after the epochs, and at the end.
+
+    Args:
+        names: what pictures call the runs.
+        out: the folder of scores.csv.
+
+    Raises:
+        InputError: one of them is no run of a search, or cannot be ranked.
+        InterruptionError: a signal came; the scores so far are in `out`.
+    """
+    states = [_states(path, epochs) for path in paths]  # before an hour is spent on the first
     try:
-        with Interruption(raises=True):
-            rankings = [
-                _rank_folder(
-                    path, table, options.cells, options.seed, folder, options.plugins,
-                    threads=options.threads, name=name,
-                )
-                for path, name in zip(paths, names, strict=True)
-            ]  # fmt: skip
+        with Interruption(raises=True), _scored(out) as scores:
+            bar = tqdm(paths, "ranking", unit="run", disable=None)
+            return [
+                _rank_folder(path, field, scores, chosen, plugins, threads, name)
+                for path, chosen, name in zip(bar, states, names, strict=True)
+            ]
     except KeyboardInterrupt:
         raise InterruptionError("the scores so far are kept, the same command goes on") from None
-    ranking_report.write(folder, rankings, asdict(options))
-    print(f"report {folder / 'report.html'}")
 
 
 def rank(
     search: Search | SearchResult | str | Path,
     table: Truth | str | Path | None = None,
     *,
+    epoch: int | None = None,
     column: str | None = None,
     cells: int | None = None,
     seed: int = 0,
@@ -87,8 +111,11 @@ def rank(
     """How well the shared weights of a search order its space.
 
     Args:
-        search: the folder of a run, taken at its last checkpoint, or a search as it is now.
+        search: the folder of a run, taken at its last checkpoint; what `nas.search` returns; or a search as
+            it is now.
         table: true accuracies, or a file of them; by default the table that comes with the package.
+        epoch: after which the weights are taken, if the search has kept them (`keep_weights_every`); None:
+            the last ones.
         column: of a table that is a CSV file.
         cells: most cells that are scored, drawn at random; None: 1,000.
         seed: of the draw; with more cells, those of fewer are among them.
@@ -97,32 +124,112 @@ def rank(
         progress: whether to show a bar; None: on a terminal.
 
     Raises:
-        InputError: no such run, table or number of cells; or `out` holds scores of other weights.
+        InputError: no such run, table, epoch or number of cells.
     """
+    wanted, end = ((), True) if epoch is None else ((epoch,), False)
+    (found,) = _rank(search, table, wanted, end, column, cells, seed, out, plugins, progress)
+    return found
+
+
+def rank_epochs(
+    search: SearchResult | str | Path,
+    table: Truth | str | Path | None = None,
+    *,
+    epochs: Epochs = "all",
+    column: str | None = None,
+    cells: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    plugins: Sequence[str] = (),
+    progress: bool | None = None,
+) -> list[Ranking]:
+    """How well the shared weights of a search order its space over its epochs, on the same cells.
+
+    Args:
+        search: the folder of a run, or what `nas.search` returns.
+        epochs: after which the weights are taken, ascending in the answer; `all` that the search has kept
+            (`keep_weights_every`). The last weights come last in any case.
+        table, column, cells, seed, out, plugins, progress: see `rank`.
+
+    Raises:
+        InputError: as `rank`.
+    """
+    return _rank(search, table, epochs, True, column, cells, seed, out, plugins, progress)
+
+
+def _rank(
+    search: Search | SearchResult | str | Path,
+    table: Truth | str | Path | None,
+    epochs: Epochs,
+    end: bool,
+    column: str | None,
+    cells: int | None,
+    seed: int,
+    out: str | Path | None,
+    plugins: Sequence[str],
+    progress: bool | None,
+) -> list[Ranking]:
+    """The rankings after the epochs and, if wanted, at the end."""
     if cells is not None and (type(cells) is not int or cells < FEWEST):
         raise InputError(f"`cells` is {cells!r}, expected an integer of at least {FEWEST}")
     if type(seed) is not int or seed < 0:
         raise InputError(f"`seed` is {seed!r}, expected an integer of at least 0")
+    if epochs != "all" and not (
+        isinstance(epochs, Sequence) and all(type(epoch) is int and epoch > 0 for epoch in epochs)
+    ):
+        name, given = ("epochs", epochs) if end else ("epoch", epochs[0])
+        what = "'all', or integers of at least 1" if end else "an integer of at least 1"
+        raise InputError(f"`{name}` is {repr(given)[:60]}, expected {what}")
     if isinstance(search, str | Path):
-        if not isinstance(table, Truth):
-            options = _options(Path(search), plugins)
-            table = _table(table, options.space, options.dataset, column)
-        return _rank_folder(Path(search), table, cells, seed, out, plugins, progress)
-    if isinstance(search, SearchResult):
-        job, found = search.search, search.genotype
-    elif isinstance(search, Search):
-        job, found = search, search.space.discretise(search.architecture.log_probabilities())
-    else:
+        folder = Path(search)
+        options = _options(folder, plugins)
+        table = _table(table, options.space, options.dataset, column)
+        states = _states(folder, epochs, end)
+        field = Field.of(table, cells, seed)
+        with _scored(out) as scores:
+            return _rank_folder(folder, field, scores, states, plugins, None, folder.name, progress)
+    if not isinstance(search, Search | SearchResult) or (epochs and isinstance(search, Search)):
         raise InputError(
             f"`search` is {repr(search)[:60]}, expected the folder of a run, or what nas.search returns"
         )
-    if not isinstance(table, Truth):
-        table = _table(table, job.space.name, job.options.dataset, column)
-    with kept_generators(), _scored(out, "search", job) as scores:
-        return _rank(job, found, table, cells, seed, scores, "search", None, progress)
+    job = search.search if isinstance(search, SearchResult) else search
+    table = _table(table, job.space.name, job.options.dataset, column)
+    field = Field.of(table, cells, seed)
+    with kept_generators(), _scored(out) as scores:
+        ranker = Ranker(job, field, scores, "search", "search", progress)
+        if isinstance(search, SearchResult):
+            return _rank_result(search, ranker, epochs, end)
+        return [ranker.rank(job.would_find(), None, None)]
 
 
-def _table(table: str | Path | None, space: str, dataset: str, column: str | None) -> Truth:
+def _rank_result(result: SearchResult, ranker: Ranker, epochs: Epochs, end: bool) -> list[Ranking]:
+    """The rankings by a search in memory, whose weights are afterwards what they were."""
+    folder, search = result.ended.folder, result.search
+    epoch, step, _ = folder.position
+    states = _chosen(epochs, end, folder.kept_epochs(), (epoch, step), "the search")
+    last = kept.copied(search.weights()) if states != [END] else {}
+    rankings = []
+    try:
+        for state in states:
+            if state is END:
+                if last:
+                    search.take(last)
+                rankings.append(ranker.rank(result.genotype, epoch, step))
+            else:
+                search.take(folder.kept_weights(state))
+                rankings.append(ranker.rank(search.would_find(), state, 0))
+    finally:
+        if last:
+            search.take(last)
+    return rankings
+
+
+def _table(table: Truth | str | Path | None, space: str, dataset: str, column: str | None) -> Truth:
+    """The true accuracies, given, in a file, or those that come with the package. Raises InputError."""
+    if isinstance(table, Truth):
+        if table.space != enumerable(space).name:
+            raise InputError(f"`table` is of the space '{table.space}', expected '{space}'")
+        return table
     if table is None:
         if column is not None:
             raise InputError("`column` is that of a table: give `table`, too")
@@ -154,6 +261,59 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(path) for path in paths]
 
 
+# The states of a search
+
+
+def _epochs(words: Sequence[str]) -> Epochs:
+    """The value of `--epochs`. Raises InputError."""
+    if tuple(words) == ("all",):
+        return "all"
+    if not all(re.fullmatch("[1-9][0-9]{0,8}", word) for word in words):
+        raise InputError(f"`epochs` is {' '.join(words)[:60]}, expected all, or integers of at least 1")
+    return [int(word) for word in words]
+
+
+def _states(folder: Path, epochs: Epochs, end: bool = True) -> list[int | None]:
+    """The states of a run to rank by. Raises InputError where it has not got them."""
+    saved, _ = checkpoint.load(folder)
+    if saved is None:
+        raise InputError(f"{folder} has no checkpoint yet: let the search do at least one epoch")
+    return _chosen(epochs, end, kept.epochs(folder), (saved["epoch"], saved["step"]), str(folder))
+
+
+def _chosen(
+    epochs: Epochs, end: bool, there: Sequence[int], last: tuple[int, int], name: str
+) -> list[int | None]:
+    """Epochs in ascending order, and END for the last state, which stands for its epoch if that is over.
+
+    Args:
+        epochs: that are asked for.
+        end: whether the end is, too.
+        there: epochs that weights were kept after.
+        last: epoch and step of the end.
+
+    Raises:
+        InputError: the weights after one of them were not kept.
+    """
+    earlier = [epoch for epoch in there if (epoch, 0) < last]
+    known = sorted({*earlier, *([last[0]] if last[1] == 0 else [])})
+    if epochs == "all":
+        if not earlier:
+            raise InputError(
+                f"{name} has kept no weights of earlier epochs: search with `keep_weights_every`"
+            )
+        return [*earlier, END]
+    for epoch in epochs:
+        if epoch not in known:
+            have = f"has those of {', '.join(map(str, known))}" if known else "has none"
+            raise InputError(
+                f"{name} has no weights of epoch {epoch}, it {have}: choose among them, or search with "
+                "`keep_weights_every`"
+            )
+    chosen = sorted(set(epochs) & set(earlier))
+    return [*chosen, *([END] if end or last[0] in set(epochs) - set(earlier) else [])]
+
+
 # Opening a search
 
 
@@ -167,137 +327,49 @@ def _options(folder: Path, plugins: Sequence[str]) -> SearchOptions:
 
 def _rank_folder(
     folder: Path,
-    table: Truth,
-    cells: int | None,
-    seed: int,
-    out: str | Path | None,
+    field: Field,
+    scores: ScoreFile,
+    states: Sequence[int | None],
     plugins: Sequence[str],
+    threads: int | None,
+    name: str,
     progress: bool | None = None,
-    threads: int | None = None,
-    name: str | None = None,
-) -> Ranking:
-    """`rank` of a folder of a run."""
+) -> list[Ranking]:
+    """The rankings by states of the search in a folder."""
     options = _options(folder, plugins)
     saved, damage = checkpoint.load(folder)
-    if saved is None:
-        raise InputError(f"{folder} has no checkpoint yet: let the search do at least one epoch")
+    assert saved is not None
     if damage is not None:
         tqdm.write(f"note: {damage}; the checkpoint before it is taken")
-    with ExitStack() as stack:
-        place = stack.enter_context(
-            device.prepared(options.device, threads or options.threads, options.deterministic)
-        )
+    rankings = []
+    with device.prepared(options.device, threads or options.threads, options.deterministic) as place:
         search = Search.of(options, place=place)
-        search.restore(saved["state"])
-        found = search.space.discretise(search.architecture.log_probabilities())
-        if (folder / "result.json").exists():
-            found = search.space.parse(read_json(folder / "result.json")["genotype"])
-        scores = stack.enter_context(_scored(out, str(folder.resolve()), search))
-        position = saved["epoch"], saved["step"]
-        return _rank(search, found, table, cells, seed, scores, name or folder.name, position, progress)
+        ranker = Ranker(search, field, scores, str(folder.resolve()), name, progress)
+        for state in states:
+            if state is END:
+                search.restore(saved["state"])
+                rankings.append(ranker.rank(_found(folder, search), saved["epoch"], saved["step"]))
+            else:
+                search.take(kept.load(folder, state))
+                rankings.append(ranker.rank(search.would_find(), state, 0))
+    return rankings
+
+
+def _found(folder: Path, search: Search) -> Genotype:
+    """The cell of a finished run, or the one that it would find now."""
+    if (folder / "result.json").exists():
+        return search.space.parse(read_json(folder / "result.json")["genotype"])
+    return search.would_find()
 
 
 @contextmanager
-def _scored(out: str | Path | None, run: str, search: Search) -> Iterator[Scores]:
-    """The scores of a run in a folder, which is kept from others meanwhile."""
-    weights = fingerprint(search.supernet.state_dict())
+def _scored(out: str | Path | None) -> Iterator[ScoreFile]:
+    """The scores in a folder, which is kept from others meanwhile."""
     if out is None:
-        yield Scores(None, run, weights)
+        yield ScoreFile(None)
         return
     folder = Path(out)
     if (folder / "config.json").exists():
         raise InputError(f"{folder} is the folder of a run: give another `out`")
     with held(folder):
-        yield Scores(folder / FILE, run, weights)
-
-
-# Ranking
-
-
-def _rank(
-    search: Search,
-    found: Genotype,
-    table: Truth,
-    cells: int | None,
-    seed: int,
-    scores: Scores,
-    name: str,
-    position: tuple[int, int] | None,
-    progress: bool | None,
-) -> Ranking:
-    space = enumerable(search.space.name)
-    if table.space != space.name:
-        raise InputError(f"`table` is of the space '{table.space}', expected '{space.name}'")
-    count = counter(
-        space,
-        channels=search.options.channels,
-        cells=cells_of(space, search.options.cells),
-        num_classes=search.task.outputs,
-        in_channels=search.dataset.in_channels,
-    )
-    everyone = distinct(space)
-    sizes = np.array([count(cell) for cell in everyone])
-    truths = np.array([table.lookup(cell).accuracy for cell in everyone])
-    drawn = np.random.default_rng(seed).permutation(len(everyone))[: cells or CELLS]
-    largest = int(sizes.argmax())
-    alike = _alike(space, everyone, found)
-    wanted = [everyone[i] for i in [*drawn.tolist(), largest]] + ([] if alike is None else [alike])
-    _score(search, space, wanted, scores, count, name, progress)
-
-    def score(cell: Genotype) -> tuple[float, float]:
-        return scores.known[space.format(cell)]
-
-    chosen = [everyone[i] for i in drawn]
-    loss, accuracy = np.array([score(cell) for cell in chosen]).T
-    truth, parameters = truths[drawn], sizes[drawn]
-    best = top(truths, BEST)[drawn]
-    orders = orders_of(loss, accuracy, parameters)
-    optimum, texts = table.optimum[1].accuracy, [space.format(cell) for cell in chosen]
-    shown = np.nan if alike is None else score(alike)[0]
-    return Ranking(
-        name=name,
-        space=space.name,
-        epoch=None if position is None else position[0],
-        step=None if position is None else position[1],
-        differ=len(everyone),
-        cells=texts,
-        truth=truth,
-        loss=loss,
-        accuracy=accuracy,
-        parameters=parameters,
-        best=best,
-        correlations=correlations(orders, truth, best),
-        choices=[choice(name, order, truth, texts, optimum) for name, order in orders.items()],
-        largest=Mark(space.format(everyone[largest]), float(truths[largest]), score(everyone[largest])[0]),
-        found=Mark(space.format(found), table.lookup(found).accuracy, float(shown)),
-        optimum=optimum,
-        random={n: table.best_of(n) for n in RANDOM},
-        source=table.source,
-    )
-
-
-def _alike(space: EnumerableSpace, cells: Sequence[Genotype], cell: Genotype) -> Genotype | None:
-    """The one of the cells that computes the same; None where there is none: it ignores its input."""
-    form = space.canonical(cell)
-    return next((other for other in cells if space.canonical(other) == form), None)
-
-
-def _score(
-    search: Search,
-    space: EnumerableSpace,
-    cells: Sequence[Genotype],
-    scores: Scores,
-    count: Callable[[Genotype], int],
-    name: str,
-    progress: bool | None,
-) -> None:
-    """Score the cells that have no score yet."""
-    named = {space.format(cell): cell for cell in cells}
-    missing = {text: cell for text, cell in named.items() if text not in scores.known}
-    with tqdm(
-        total=len(named), initial=len(named) - len(missing), desc=f"scoring with {name}", unit="cell",
-        disable=None if progress is None else not progress,
-    ) as bar:  # fmt: skip
-        for text, cell in missing.items():
-            scores.add(text, search.score(cell), count(cell))
-            bar.update()
+        yield ScoreFile(folder / FILE)

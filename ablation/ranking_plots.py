@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ablation.rank_statistics import PARTS, SCORES, Interval, Ranking
 from nas.report.figures import WIDTH, new_grid, styled
-from nas.report.labels import Label, name_points
+from nas.report.labels import Label, name_ends, name_points
 from nas.report.palette import INK, QUIET
 
+_COUNT, _RANDOM = "parameter count", "best of 10 random"
+_SYMBOLS = {"tau": "τ", "rho": "ρ"}
 TITLES = {"loss": "shared-weight loss", "accuracy": "shared-weight accuracy", "parameters": "parameter count"}
 _COLOURS = {"loss": "#1c6fb4", "accuracy": "#86a5ec", "parameters": "#b4bcc7"}
 _DOT, _BEST, _CHOSEN, _FOUND = "#1c6fb4", "#e8790c", "#c2255c", "#18804f"
 _CUT = 0.02  # share of the cells beyond either axis
+_RUNS = ("#1c6fb4", "#c2255c", "#18804f", "#e8790c", "#7a4bb5", "#8d5f33", "#74b9ef", "#d3ac06")
+_LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))  # of the first runs, of those whose colours come again, ...
 
 
 @styled
@@ -123,8 +128,7 @@ def plot_correlations(rankings: Sequence[Ranking]) -> Figure:
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.tick_params(length=0)
-        symbol = {"tau": "τ", "rho": "ρ"}[kind]
-        axes.set_title(f"{symbol}, {part}", size=9)
+        axes.set_title(f"{_SYMBOLS[kind]}, {part}", size=9)
     _key(figure, grid[0])
     return figure
 
@@ -158,6 +162,100 @@ def _key(figure: Figure, axes: Axes) -> None:
         figure.text(x, 1 - 0.17 / height, "■", color=_COLOURS[score], size=10, va="center")
         figure.text(x + 0.14 / WIDTH, 1 - 0.17 / height, TITLES[score], color=INK, size=8.5, va="center")
         x += (0.42 + 0.075 * len(TITLES[score])) / WIDTH
+
+
+@styled
+def plot_epochs(runs: Mapping[str, Sequence[Ranking]]) -> Figure:
+    """Rank correlations and regrets over the epochs of every run, with intervals, beside the parameter count.
+
+    Args:
+        runs: rankings by the name of their run, in the order of their epochs, on the same cells.
+    """
+    names, first = [shortened(name, 20) for name in runs], next(iter(runs.values()))[0]
+    longest = max(map(len, [*names, _COUNT, _RANDOM]))
+    figure, grid = new_grid(
+        3, 2, 1.75, sharex=True, left=0.5, right=0.15 + 0.066 * longest, top=0.3, bottom=0.46,
+        between=(0.45 + 0.066 * longest, 0.42),
+    )  # fmt: skip
+    panels = [(kind, part) for kind in ("tau", "rho") for part in PARTS]
+    for axes, (kind, part) in zip(grid[:2].flat, panels, strict=True):
+        lines = _Lines(axes)
+        lines.level(_COUNT, _correlation(first, "parameters", part, kind))
+        for i, name in enumerate(runs):
+            lines.run(i, names[i], runs[name], [_correlation(r, "loss", part, kind) for r in runs[name]])
+        axes.axhline(0, color=QUIET, linewidth=0.8)
+        axes.set_title(f"{_SYMBOLS[kind]}, {part}")
+        lines.name()
+    for axes, of_ten in zip(grid[2], (False, True), strict=True):
+        lines = _Lines(axes)
+        lines.level(_COUNT, _alone(_regret(first, "parameters", of_ten)))
+        if of_ten:
+            lines.level(_RANDOM, _alone(first.optimum - first.random[10]), dashed=True)
+        regrets = {name: [_regret(r, "loss", of_ten) for r in runs[name]] for name in runs}
+        for i, name in enumerate(runs):
+            lines.run(i, names[i], runs[name], [_alone(regret) for regret in regrets[name]])
+        shown = [regret for found in regrets.values() for regret in found]
+        high = max(float(np.quantile(shown, 0.9)), *(height for height, _, _ in lines.ends), 0.1)
+        axes.set_ylim(-0.04 * high, 1.12 * high)
+        what = "the best of its first 10" if of_ten else "the cell of lowest loss"
+        axes.set_title(f"regret of {what}, %")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        lines.name()
+    return figure
+
+
+def _correlation(ranking: Ranking, score: str, part: str, kind: str) -> Interval:
+    interval: Interval = getattr(ranking.correlation(score, part), kind)
+    return interval
+
+
+def _regret(ranking: Ranking, score: str, of_ten: bool) -> float:
+    """Distance (%) to the optimum of what a score chooses, or of the best of its first ten."""
+    choice = ranking.choice(score)
+    return ranking.optimum - choice.best_of_ten if of_ten else choice.regret
+
+
+def _alone(value: float) -> Interval:
+    """A figure without an interval."""
+    return Interval(value, value, value)
+
+
+class _Lines:
+    """The lines of a panel over epochs, whose names go to its right end.
+
+    Attributes:
+        ends: height, name and colour of each so far.
+    """
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes, self.ends = axes, list[tuple[float, str, str]]()
+
+    def level(self, name: str, interval: Interval, dashed: bool = False) -> None:
+        """What does not change over the epochs."""
+        if math.isnan(interval.value):
+            return
+        self.axes.axhspan(interval.low, interval.high, color=_COLOURS["parameters"], alpha=0.25, linewidth=0)
+        self.axes.axhline(
+            interval.value, color=QUIET, linewidth=1.2, linestyle=(0, (3, 2)) if dashed else "-", zorder=2
+        )
+        self.ends.append((interval.value, name, QUIET))
+
+    def run(self, i: int, name: str, rankings: Sequence[Ranking], intervals: Sequence[Interval]) -> None:
+        """What run number i has over its epochs."""
+        shade, line = _RUNS[i % len(_RUNS)], _LINES[i // len(_RUNS) % len(_LINES)]
+        x = [(r.epoch or 0) + (0.5 if r.step else 0.0) for r in rankings]  # within an epoch, in its middle
+        value, low, high = np.array(intervals).T
+        self.axes.fill_between(x, low, high, color=shade, alpha=0.1, linewidth=0)
+        self.axes.plot(x, value, color=shade, linestyle=line, marker="o", markersize=3.2, zorder=3)
+        if not math.isnan(value[-1]):
+            self.ends.append((float(value[-1]), name, shade))
+
+    def name(self) -> None:
+        """Write the names; the limits are final."""
+        self.axes.tick_params(length=3)
+        self.axes.margins(x=0.02)
+        name_ends(self.axes, self.ends)
 
 
 def shortened(name: str, most: int) -> str:

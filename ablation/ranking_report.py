@@ -17,27 +17,37 @@ def write(folder: Path, rankings: Sequence[Ranking], configuration: Mapping[str,
     """Write report.html, results.csv, results.md and pictures/ into `folder`.
 
     Args:
-        rankings: of at least one run, all of one space and table.
+        rankings: of at least one run, all of one space, table and choice of cells; of a run with more than
+            one the last is its end.
         configuration: shown at the end of the report.
     """
+    runs: dict[str, list[Ranking]] = {}
+    for ranking in rankings:
+        runs.setdefault(ranking.name, []).append(ranking)
+    ends, followed = [states[-1] for states in runs.values()], len(rankings) > len(runs)
+    pictures, tables = _pictures(ends), [_correlations(ends), _choices(ends), _marks(ends)]
+    if followed:
+        pictures.insert(1, _epochs_picture(runs))
+        tables.insert(1, _epochs_table(runs))
     page.write(
         folder,
         kind="Supernet ranking",
         title=f"What shared weights know: {rankings[0].space}",
-        lead=_lead(rankings),
-        pictures=_pictures(rankings),
-        tables=[_correlations(rankings), _choices(rankings), _marks(rankings)],
+        lead=_lead(ends, len(rankings)),
+        pictures=pictures,
+        tables=tables,
         records=records(rankings),
         configuration=configuration,
     )
 
 
 def records(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
-    """A row of results.csv for every run, score and part; what a score chooses stands with all cells."""
+    """A row of results.csv for every ranking, score and part; what a score chooses stands with all cells."""
     rows = []
     for ranking in rankings:
         for found in ranking.correlations:
             row: dict[str, Any] = {"run": ranking.name, "epoch": ranking.epoch, "step": ranking.step}
+            row |= {"weights": ranking.weights}
             row |= {"score": found.score, "part": found.part, "cells": found.cells}
             for name, interval in (("tau", found.tau), ("rho", found.rho), ("tau_lead", found.lead)):
                 row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -49,7 +59,8 @@ def records(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
     return rows
 
 
-def _lead(rankings: Sequence[Ranking]) -> str:
+def _lead(rankings: Sequence[Ranking], states: int) -> str:
+    """The first paragraph; `rankings` are those at the end of the runs, of `states` in all."""
     first, count = rankings[0], len(rankings)
     scored, differ = len(first.cells), first.differ
     what = (
@@ -61,6 +72,7 @@ def _lead(rankings: Sequence[Ranking]) -> str:
         f"{what[0].upper()}{what[1:]} were run with the weights of {count} search{'es'[: 2 * (count > 1)]} "
         f"on the validation part, and their order compared with that of their true accuracies "
         f"({first.source})."
+        + (f" {states} states of the weights were taken over the epochs." if states > count else "")
     )
 
 
@@ -83,6 +95,44 @@ def _pictures(rankings: Sequence[Ranking]) -> list[page.Picture]:
             "outside.",
         ),
     ]
+
+
+def _epochs_picture(runs: Mapping[str, Sequence[Ranking]]) -> page.Picture:
+    return page.Picture(
+        "Over the epochs",
+        ranking_plots.plot_epochs(runs),
+        "The order by the loss with shared weights after so many epochs of a search, on the same cells, and "
+        "in grey that by the parameter count. Shade: 95 % bootstrap intervals over the cells. Regret: "
+        "distance to the best of the table; a tenth of it may lie above the axis.",
+    )
+
+
+def _epochs_table(runs: Mapping[str, Sequence[Ranking]]) -> page.Table:
+    rows = []
+    for name, rankings in runs.items():
+        states = [(ranking, "loss", _epoch(ranking)) for ranking in rankings]
+        for ranking, score, at in [*states, (rankings[-1], "parameters", TITLES["parameters"])]:
+            found = [ranking.correlation(score, part) for part in PARTS]
+            chosen = ranking.choice(score)
+            rows.append(
+                [
+                    name,
+                    at,
+                    f"{chosen.regret:.2f}",
+                    f"{chosen.best_of_ten:.2f}",
+                    f"{ranking.found.accuracy:.2f}" if score == "loss" else "",
+                    *(_text(interval) for c in found for interval in (c.tau, c.rho)),
+                ]
+            )
+    columns = [f"{symbol}, {part}" for part in PARTS for symbol in "τρ"]
+    return page.Table(
+        "Over the epochs",
+        ("run", "by the loss at", "regret", "best of 10, %", "found, %", *columns),
+        rows,
+        "The order by the loss after epochs of the search, and that by the parameter count, on the same "
+        "cells. Regret: of the first, in % to the best of the table. Best of 10: of its first ten. Found: "
+        "what the search would have found then.",
+    )
 
 
 def _correlations(rankings: Sequence[Ranking]) -> page.Table:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ablation.cell_file import add_rows, read_rows
-from recipes import InputError
 
 Score = tuple[float, float]
 """Loss and accuracy (%)."""
@@ -27,38 +26,47 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-class Scores:
-    """The scores of the cells of one run.
+class ScoreFile:
+    """The scores of cells with the weights of runs, at any of their epochs.
 
     Args:
-        path: the file, which may hold other runs, too; None: they are kept in memory only.
-        run: which run it is.
-        weights: fingerprint of its shared weights.
+        path: the file, read here and added to; None: scores are kept in memory only.
+
+    Raises:
+        InputError: the file is something else.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self._known = path, dict[tuple[str, str], dict[str, Score]]()
+        for _, row in read_rows(path, COLUMNS, _sound) if path is not None else ():
+            score = float(row["loss"]), float(row["accuracy"])
+            self._known.setdefault((row["run"], row["weights"]), {})[row["cell"]] = score
+
+    def of(self, run: str, weights: str) -> Scores:
+        """The scores with the weights of that fingerprint; those of other weights stay in the file."""
+        return Scores(self.path, (run, weights), self._known.setdefault((run, weights), {}))
+
+
+class Scores:
+    """The scores of cells with one set of weights.
+
+    Args:
+        path: the file; None: none.
+        about: which run it is, and the fingerprint of its shared weights.
+        known: see there.
 
     Attributes:
         known: scores by cell.
-
-    Raises:
-        InputError: the file is something else, or holds scores of this run with other weights.
     """
 
-    def __init__(self, path: Path | None, run: str, weights: str) -> None:
-        self.path, self._about, self.known = path, (run, weights), dict[str, Score]()
-        for number, row in read_rows(path, COLUMNS, _sound) if path is not None else ():
-            if row["run"] != run:
-                continue
-            if row["weights"] != weights:
-                raise InputError(
-                    f"{path}, line {number}: the scores of {run} are of other weights, the search has gone "
-                    "on since: give another `out`, or delete the file"
-                )
-            self.known[row["cell"]] = float(row["loss"]), float(row["accuracy"])
+    def __init__(self, path: Path | None, about: tuple[str, str], known: dict[str, Score]) -> None:
+        self.path, self.about, self.known = path, about, known
 
     def add(self, cell: str, score: Score, parameters: int) -> None:
         """Keep a score, on the disk when this returns. Raises InputError where it cannot be written."""
         self.known[cell] = score
         if self.path is not None:
-            add_rows(self.path, COLUMNS, [(*self._about, cell, *map(repr, score), parameters)])
+            add_rows(self.path, COLUMNS, [(*self.about, cell, *map(repr, score), parameters)])
 
 
 def _sound(row: Mapping[str, str]) -> bool:

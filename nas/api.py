@@ -199,9 +199,7 @@ def search(
     ended = loop.run(
         chosen, partial(Search.of, chosen, given), objects=given, callback=callback, progress=progress
     )
-    job = ended.job
-    now = job.space.discretise(job.architecture.log_probabilities())
-    return _result(SearchResult, ended, now)
+    return _result(SearchResult, ended, ended.job.would_find())
 
 
 def train(

@@ -95,6 +95,10 @@ class GridOptions(AblationOptions):
     measure: int | None = option(None, at_least=0)
     """Moments of a search at which the architecture gradient of every estimator is measured
     (default: 4 in micro, else 0)."""
+    rank_cells: int = option(0, at_least=0)
+    """Cells, drawn at random, that every finished search orders by its shared weights, against the table;
+    0: none. Each takes a pass over the validation part, in the process of the grid, one search after the
+    other; only hundreds of them say something of the best tenth."""
     executor: Literal["local", "ray", "slurm"] = "local"
     """Where the runs are done: on this machine, on a Ray cluster, or as Slurm jobs. On a cluster the
     folders of results and data must be the same on every node (a shared file system)."""
@@ -124,6 +128,9 @@ class RankOptions(AblationOptions):
 
     runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN ...")]] = ()
     """Folders of searches, each taken at its last checkpoint; finished or not."""
+    epochs: tuple[str, ...] = ()
+    """Epochs after which the weights are taken as well: numbers, or all. Searches keep them with
+    --keep-weights-every (default: none)."""
     table: str | None = None
     """Table of true accuracies, as for `ablate.py nas` (default: the one that comes along)."""
     column: str | None = None

@@ -193,6 +193,8 @@ class SearchOptions(RunOptions):
     terms: tuple[str, ...] = ()
     """What the architecture step minimises beside the loss: beta_decay, entropy or uniform_decay, each with
     settings if wanted: entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""
+    keep_weights_every: int = option(0, at_least=0, free=True)
+    """Epochs between files of the shared weights, which `ablate.py rank --epochs` compares; 0: none."""
     policy: str = "draw"
     """What a weight step trains: draw (an architecture from the estimator) or uniform (any, with equal
     probability)."""

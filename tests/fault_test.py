@@ -25,7 +25,7 @@ SMALL = ["--space", "micro", "--channels", "4", "--train-limit", "160", "--batch
 SMALL += ["--threads", "1", "--checkpoint-steps", "1"]
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|"
 SEARCHES = {
-    "reinmax": [*SMALL, "--epochs", "6"],
+    "reinmax": [*SMALL, "--epochs", "6", "--keep-weights-every", "1"],
     "reinforce": [*SMALL, "--epochs", "6", "--estimator", "reinforce", "--no-tensorboard"],
 }
 FINALS = {
@@ -176,7 +176,8 @@ def starter(main, arguments, resumes: bool):
 
 def same_run(whole: Path, broken: Path) -> None:
     """Assert that two run folders hold the same results to the last bit."""
-    for name in ("metrics.jsonl", "genotype.json", "splits.json", "model.safetensors"):
+    weights = [f"weights/epoch-{epoch}.safetensors" for epoch in range(1, 7)]
+    for name in ("metrics.jsonl", "genotype.json", "splits.json", "model.safetensors", *weights):
         assert (whole / name).exists() == (broken / name).exists()
         if (whole / name).exists():
             assert (whole / name).read_bytes() == (broken / name).read_bytes(), f"{broken / name} differs"

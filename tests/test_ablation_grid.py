@@ -2,6 +2,9 @@
 
 import csv
 import json
+import math
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,10 +15,11 @@ import pytest
 
 import ablate
 import estimators
-from ablation import grid, grid_plots, grid_report
+from ablation import grid, grid_plots, grid_ranking, grid_report, ranking
 from ablation.comparison import estimate, paired
 from nas import tables
-from recipes import InputError, presets
+from nas.bilevel.search import Search
+from recipes import InputError, InterruptionError, presets
 from recipes.ablation import GridOptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -366,3 +370,78 @@ def test_cosine_of_averaged_estimates_against_simulation():
         averaged = mean + noise[:, :n].mean(1)
         expected = (averaged @ exact).mean() / np.sqrt((averaged**2).sum(1).mean())
         assert grid_plots.averaged_cosine(row, np.array([n]))[0] == pytest.approx(expected, abs=0.02)
+
+
+# What the supernets know
+
+
+def test_finished_searches_are_ranked(finished, monkeypatch):
+    folder, options = finished
+    options = replace(options, rank_cells=12)
+    grid.run(options)
+    rows, table = read_csv(folder / "results.csv"), tables.packaged("micro", "digits")
+    for row in rows:
+        alone = ranking.rank(folder / "runs" / f"{row['method']}-s{row['seed']}", cells=12, progress=False)
+        assert int(row["ranked_cells"]) == len(alone.cells) == 12
+        for who, score in (("supernet", "loss"), ("parameters", "parameters")):
+            chosen, best = alone.choice(score), alone.correlation(score, "best tenth").rho.value
+            assert float(row[f"{who}_tau"]) == alone.correlation(score).tau.value
+            assert float(row[f"{who}_rho_best"]) == pytest.approx(best, nan_ok=True)
+            assert float(row[f"{who}_regret"]) == chosen.regret
+            assert float(row[f"{who}_best_of_ten"]) == chosen.best_of_ten <= table.optimum[1].accuracy
+    text = (folder / "results.md").read_text()
+    assert "## What the supernets know" in text
+    assert text.count("| parameter count |") == 1
+    assert (folder / "pictures" / "what-the-supernets-know.png").read_bytes()[:4] == b"\x89PNG"
+
+    # Interrupted, it goes on where it was.
+    kept = (folder / "scores.csv").read_text().splitlines(keepends=True)
+    (folder / "scores.csv").write_text("".join(kept[:20]))
+    real, done = Search.score_uncounted, []
+
+    def stops(self, genotype):
+        done.append(genotype)
+        if len(done) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, genotype)
+
+    monkeypatch.setattr(Search, "score_uncounted", stops)
+    with pytest.raises(InterruptionError, match="the scores so far are kept"):
+        grid.run(options)
+    assert len((folder / "scores.csv").read_text().splitlines()) == 24
+    grid.run(options)
+    assert len(done) == len(kept) - 20 + 1
+    assert read_csv(folder / "results.csv") == rows
+    assert sorted((folder / "scores.csv").read_text().splitlines(keepends=True)) == sorted(kept)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"rank_cells": 2}, "`rank_cells` is 2, expected 0 or at least 3"),
+     ({"rank_cells": 5, "evaluate": "retrain"}, "`rank_cells` is for a table of accuracies")],
+)  # fmt: skip
+def test_a_ranking_that_cannot_be_is_refused_before_the_searches(changes, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        grid.run(replace(GridOptions(), **changes, out=str(tmp_path / "grid")))
+    assert not (tmp_path / "grid").exists()
+
+
+def ranked(method, tau, rho, parameters=0.4):
+    row = {"method": method, "ranked_cells": 20}
+    for who, *figures in (("supernet", tau, rho, 1.0, 95.0), ("parameters", parameters, math.nan, 2.0, 94.0)):
+        names = (f"{who}_{name}" for name in ("tau", "rho_best", "regret", "best_of_ten"))
+        row |= dict(zip(names, figures, strict=True))
+    return row
+
+
+def test_the_table_of_supernets_has_means_over_seeds_and_every_parameter_count_once():
+    rows = [ranked("st", 0.2, math.nan), ranked("st", 0.6, 0.5), ranked("gst", 0.1, math.nan)]
+    rows.append(ranked("softmax,channels=9", 0.3, 0.1, parameters=0.7))
+    first, second, third, count, other = grid_ranking.table(rows).rows
+    assert first[:3] == ["st", "0.40 (0.20 to 0.60)", "0.50 (0.50 to 0.50)"]
+    assert second[2] == "–"
+    assert third[3] == "1.00 (1.00 to 1.00)"
+    assert count == ["parameter count (st, gst)", "0.40", "–", "2.00", "94.00"]
+    assert other == ["parameter count (softmax,channels=9)", "0.70", "–", "2.00", "94.00"]
+    figure = grid_ranking.plot(rows, tables.packaged("micro", "digits"))
+    assert [axes.get_title(loc="left") for axes in figure.axes][:2] == ["τ, all cells", "ρ, best tenth"]

@@ -41,9 +41,10 @@ from nas import data, genotypes, tables
 from nas import device as devices
 from nas.bilevel import parts
 from nas.bilevel.rules import RULES
+from nas.bilevel.search import Search
 from nas.data.sources import folder as folder_source
 from nas.report.run_report import render_report
-from nas.runs import checkpoint
+from nas.runs import checkpoint, kept
 from nas.runs.run_folder import RunFolder
 from nas.tables.json_table import TABLE_FORMAT
 from nas.tables.lookup import enumerable
@@ -492,6 +493,27 @@ def stopped_run(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
             assert isinstance((opened.checkpoint or {"state": {}})["state"], dict)
 
     return run / checkpoint.NEWEST, read
+
+
+@parser("kept weights")
+def kept_weights(folder: Path) -> Parser:
+    search = Search.of(SearchOptions(space="micro", channels=1, cells=1))
+    kept.save(folder, 1, search.weights())
+    path = folder / kept.FOLDER / "epoch-1.safetensors"
+    content, names = path.read_bytes(), set(search.weights())
+    length = int.from_bytes(content[:8], "little")
+
+    def read(_: Path) -> None:
+        search.take(kept.load(folder, 1))
+        assert set(search.weights()) == names
+
+    headers = edited_json(st.just(json.loads(content[8 : 8 + length]))).map(
+        lambda text: (
+            (encoded := text.encode(errors="surrogatepass"))
+            and len(encoded).to_bytes(8, "little") + encoded + content[8 + length :]
+        )
+    )
+    return Parser(from_file(path, read), edited_bytes(st.just(content)) | headers)
 
 
 @parser("checkpoint")

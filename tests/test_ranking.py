@@ -55,7 +55,7 @@ def scores_are(monkeypatch, function):
         calls.append(micro.format(genotype))
         return function(genotype)
 
-    monkeypatch.setattr(Search, "score", score)
+    monkeypatch.setattr(Search, "score_uncounted", score)
     return calls
 
 
@@ -114,6 +114,26 @@ def test_the_lead_is_over_the_parameter_count():
     assert loss.lead.value == pytest.approx(1 - parameters.tau.value)
     assert parameters.lead == (0, 0, 0)
     assert parameters.tau.low < parameters.tau.value < parameters.tau.high
+
+
+@pytest.mark.parametrize(("cells", "levels"), [(3, 2), (30, 4), (200, 200)])
+def test_correlations_of_resamples_are_those_of_scipy(cells, levels, monkeypatch):
+    """With ties, more than one block, and samples in which nothing differs."""
+    monkeypatch.setattr(rank_statistics, "_BLOCK", 64)
+    rng = np.random.default_rng(cells)
+    values, truth = rng.integers(0, levels, (2, cells)).astype(float)
+    samples = [np.zeros(cells, int), *(rng.integers(0, cells, cells) for _ in range(20))]
+    times = np.array([np.bincount(sample, minlength=cells) for sample in samples], np.float32)
+    other = rng.normal(size=cells)
+    found = rank_statistics._correlated({"other": other, "values": values}, truth, times)
+    for sample, tau, rho in zip(samples[1:], *(figures[1:] for figures in found["values"]), strict=True):
+        if min(np.ptp(values[sample]), np.ptp(truth[sample])) == 0:
+            assert math.isnan(tau)
+            assert math.isnan(rho)
+            continue
+        assert tau == pytest.approx(stats.kendalltau(values[sample], truth[sample]).statistic)
+        assert rho == pytest.approx(stats.spearmanr(values[sample], truth[sample]).statistic)
+    assert np.isnan([figures[0] for figures in found["values"]]).all()
 
 
 # Parameters
@@ -180,7 +200,8 @@ def test_a_search_as_it_is_now_and_its_folder_agree(runs, tmp_path):
     assert now.cells == stored.cells
     np.testing.assert_array_equal(now.loss, stored.loss)
     assert now.loss[0] == result.score(micro.parse(now.cells[0]))[0]
-    assert (now.found.cell, now.epoch, stored.epoch) == (str(result), None, 1)
+    assert (now.found.cell, now.epoch, stored.epoch) == (str(result), 1, 1)
+    assert ranking.rank(result.search, cells=3, progress=False).epoch is None
     ranking.rank(result.search, cells=3, out=tmp_path / "here", progress=False)
     assert (tmp_path / "here" / "scores.csv").exists()
 
@@ -190,7 +211,7 @@ def test_a_search_as_it_is_now_and_its_folder_agree(runs, tmp_path):
 
 def test_it_goes_on_after_an_interruption(runs, monkeypatch, tmp_path):
     whole = ranking.rank(runs[0], cells=20, progress=False)
-    real, count = Search.score, 0
+    real, count = Search.score_uncounted, 0
 
     def stops(self, genotype):
         nonlocal count
@@ -199,7 +220,7 @@ def test_it_goes_on_after_an_interruption(runs, monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return real(self, genotype)
 
-    monkeypatch.setattr(Search, "score", stops)
+    monkeypatch.setattr(Search, "score_uncounted", stops)
     with pytest.raises(KeyboardInterrupt):
         ranking.rank(runs[0], cells=20, out=tmp_path / "out", progress=False)
     path = tmp_path / "out" / "scores.csv"
@@ -207,7 +228,9 @@ def test_it_goes_on_after_an_interruption(runs, monkeypatch, tmp_path):
     with open(path, "a") as file:
         file.write("a line that was cut o")
     done = []
-    monkeypatch.setattr(Search, "score", lambda self, cell: (done.append(cell), real(self, cell))[1])
+    monkeypatch.setattr(
+        Search, "score_uncounted", lambda self, cell: (done.append(cell), real(self, cell))[1]
+    )
     again = ranking.rank(runs[0], cells=20, out=tmp_path / "out", progress=False)
     assert 13 <= len(done) <= 15  # with the largest and the found cell
     np.testing.assert_array_equal(again.loss, whole.loss)
@@ -217,12 +240,20 @@ def test_it_goes_on_after_an_interruption(runs, monkeypatch, tmp_path):
     assert not done
 
 
-def test_a_run_that_has_changed_is_refused(runs, monkeypatch, tmp_path):
+def test_a_run_that_has_gone_on_is_scored_anew(runs):
     shutil.copytree(runs[0], "run")
-    ranking.rank("run", cells=3, out="out", progress=False)
+    first = ranking.rank("run", cells=3, out="out", progress=False)
+    before = Path("out/scores.csv").read_text()
     shutil.copy(runs[1] / "checkpoint.pt", "run/checkpoint.pt")
-    with pytest.raises(InputError, match=r"line 2: the scores of .*run are of other weights"):
-        ranking.rank("run", cells=3, out="out", progress=False)
+    found = ranking.rank("run", cells=3, out="out", progress=False)
+    assert found.weights != first.weights
+    np.testing.assert_array_equal(found.loss, ranking.rank("run", cells=3, progress=False).loss)
+    assert Path("out/scores.csv").read_text().startswith(before)
+    shutil.copy(runs[0] / "checkpoint.pt", "run/checkpoint.pt")
+    size = Path("out/scores.csv").stat().st_size
+    again = ranking.rank("run", cells=3, out="out", progress=False)
+    np.testing.assert_array_equal(again.loss, first.loss)
+    assert Path("out/scores.csv").stat().st_size == size
 
 
 @pytest.mark.parametrize(
@@ -233,6 +264,106 @@ def test_a_file_that_holds_something_else_is_refused(runs, text):
         file.write(text)
     with pytest.raises(InputError, match=r"scores\.csv"):
         ranking.rank(runs[0], cells=3, out=".", progress=False)
+
+
+# Over the epochs
+
+
+@pytest.fixture(scope="module")
+def kept_run(tmp_path_factory):
+    """The folder of a search of four epochs that has kept the weights of epochs 1, 2, 3 and 4."""
+    folder = tmp_path_factory.mktemp("kept") / "run"
+    options = TOY | {"epochs": 4, "keep_weights_every": 1, "train_limit": 160}
+    nas.search(**options, out=str(folder), tensorboard=False, progress=False)
+    return folder
+
+
+def test_every_epoch_is_ranked_by_the_weights_that_it_had(kept_run, tmp_path):
+    found = ranking.rank_epochs(kept_run, cells=8, progress=False)
+    assert [(r.epoch, r.step) for r in found] == [(1, 0), (2, 0), (3, 0), (4, 0)]
+    assert len({r.weights for r in found}) == 4
+    assert len({tuple(r.cells) for r in found}) == 1
+    options = TOY | {"epochs": 4, "train_limit": 160, "progress": False}
+    stopped = nas.search(**options, callback=lambda line: line["epoch"] == 2)
+    then = ranking.rank(stopped, cells=8, progress=False)
+    assert (then.epoch, then.step, then.weights) == (2, 0, found[1].weights)
+    np.testing.assert_array_equal(then.loss, found[1].loss)
+    lines = [json.loads(line) for line in (kept_run / "metrics.jsonl").read_text().splitlines()]
+    assert [r.found.cell for r in found] == [line["genotype"] for line in lines]
+    end = ranking.rank(kept_run, cells=8, progress=False)
+    assert (
+        end.weights == found[-1].weights == ranking.rank(kept_run, epoch=4, cells=8, progress=False).weights
+    )
+    (chosen, last) = ranking.rank_epochs(kept_run, epochs=[2], cells=8, progress=False)
+    assert (chosen.weights, last.weights) == (found[1].weights, end.weights)
+    assert ranking.rank(kept_run, epoch=2, cells=8, progress=False).weights == found[1].weights
+
+
+def test_epochs_of_a_search_in_memory_and_its_weights_stay(kept_run):
+    options = TOY | {"epochs": 4, "keep_weights_every": 2, "train_limit": 160}
+    result = nas.search(**options, progress=False)
+    before = shared_scores.fingerprint(result.supernet.state_dict())
+    logits = result.logits.clone()
+    found = ranking.rank_epochs(result, cells=8, progress=False)
+    stored = ranking.rank_epochs(kept_run, epochs=(2,), cells=8, progress=False)
+    assert [(r.epoch, r.weights) for r in found] == [(r.epoch, r.weights) for r in stored]
+    np.testing.assert_array_equal(found[0].loss, stored[0].loss)
+    ranking.rank(result, epoch=2, cells=8, progress=False)
+    assert shared_scores.fingerprint(result.supernet.state_dict()) == before
+    assert (result.logits == logits).all()
+    with pytest.raises(InputError, match="expected the folder of a run, or what"):
+        ranking.rank(result.search, epoch=2)
+
+
+def test_an_unfinished_run_has_its_kept_epochs_and_its_last_checkpoint(kept_run, monkeypatch):
+    """The checkpoint of epoch 3, and weights of epoch 4 that a killed process has left."""
+    shutil.copytree(kept_run, "run")
+    Path("run/result.json").unlink()
+    shutil.move("run/checkpoint-previous.pt", "run/checkpoint.pt")
+    found = ranking.rank_epochs("run", cells=3, progress=False)
+    assert [r.epoch for r in found] == [1, 2, 3]
+    with pytest.raises(InputError, match="run has no weights of epoch 4, it has those of 1, 2, 3: choose"):
+        ranking.rank("run", epoch=4)
+    assert ranking._chosen("all", True, [1, 2], (2, 5), "") == [1, 2, None]  # in the middle of epoch 3
+    with pytest.raises(InputError, match="no weights of epoch 3"):
+        ranking._chosen([3], True, [1, 2], (3, 5), "")
+    with pytest.raises(InputError, match="it has none: choose"):
+        ranking._chosen([3], True, [], (2, 5), "")
+
+
+def test_scores_of_epochs_are_not_done_again(kept_run, monkeypatch):
+    calls = scores_are(monkeypatch, lambda cell: (0.1 * len(micro.format(cell)), 50.0))
+    first = ranking.rank_epochs(kept_run, epochs=[1, 3], cells=5, out="out", progress=False)
+    count = len(calls)
+    assert 3 * 5 <= count <= 3 * 7
+    again = ranking.rank_epochs(kept_run, cells=5, out="out", progress=False)
+    assert 5 <= len(calls) - count <= 7  # epoch 2
+    assert [r.weights for r in again[::2]] == [r.weights for r in first[:2]]
+
+
+def test_the_command_follows_the_epochs(kept_run, runs, capsys):
+    shutil.copytree(kept_run, "second")
+    words = ["rank", str(kept_run), "second", "--cells", "20", "--threads", "1"]
+    assert ablate.main([*words, "--epochs", "all", "--out", "out"]) == 0
+    with open("out/results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in (1, 2, 3, 4) for _ in range(6)] * 2
+    text = Path("out/results.md").read_text()
+    assert "## Over the epochs" in text
+    assert "8 states of the weights" in text
+    assert text.count("| second | parameter count |") == 3  # in both tables of correlations, and of choices
+    assert Path("out/pictures/over-the-epochs.png").read_bytes()[:4] == b"\x89PNG"
+    assert ablate.main([*words, "--epochs", "1", "3", "--out", "out"]) == 0
+    assert "6 states of the weights" in Path("out/results.md").read_text()
+    capsys.readouterr()
+    for epochs, message in (
+        (["5"], "has no weights of epoch 5, it has those of 1, 2, 3, 4"),
+        (["0"], "--epochs is 0, expected all, or integers of at least 1"),
+        (["all", "3"], "--epochs is all 3, expected"),
+        (["9" * 5000], "--epochs is 999"),
+    ):
+        assert message in refused(capsys, str(kept_run), "--epochs", *epochs)
+    assert "search with --keep-weights-every" in refused(capsys, str(runs[0]), "--epochs", "all")
 
 
 # The command
@@ -303,6 +434,8 @@ def test_refusals_of_the_function(runs):
         ({"cells": 2}, "`cells` is 2"),
         ({"seed": -1}, "`seed` is -1"),
         ({"column": "x"}, "give `table`"),
+        ({"epoch": 0}, "`epoch` is 0, expected an integer"),
+        ({"epoch": 3}, "no weights of epoch 3, it has those of 1:"),
         ({"table": replace(made_table(), space="nasbench201")}, "expected 'micro'"),
     ):
         with pytest.raises(InputError, match=message):

@@ -20,11 +20,11 @@ import train_search
 from nas.bilevel import rules
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.search import Search
-from nas.runs import checkpoint
+from nas.runs import checkpoint, kept
 from nas.runs.run_folder import RunFolder
 from nas.seeding import seed_everything
 from nas.training.final import Training, count_macs
-from recipes import FinalOptions, SearchOptions
+from recipes import FinalOptions, InputError, SearchOptions
 from recipes.config_file import read_config
 from search_spaces.zoo import PUBLISHED
 
@@ -360,3 +360,81 @@ def test_loss_of_final_training_is_that_of_mixed_and_smoothed_targets(mixup):
     expected = -(targets * alone.forward(inputs).log_softmax(1)).sum(1).mean()
     seed_everything(0, "mixing")
     torch.testing.assert_close(training.step(images, labels).loss, expected.detach())
+
+
+# Weights after chosen epochs
+
+KEEPS = [*SMALL, "--space", "micro", "--epochs", "5", "--checkpoint-every", "3", "--keep-weights-every", "2"]
+
+
+def kept_files(folder):
+    return {path.name: path.read_bytes() for path in (folder / "weights").iterdir()}
+
+
+def test_kept_weights_are_those_of_their_epochs_also_of_a_resumed_run(tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert train_search.main([*KEEPS, "--out", str(whole)]) == 0
+    expected = kept_files(whole)
+    assert sorted(expected) == ["epoch-2.safetensors", "epoch-4.safetensors"]
+    short = [*KEEPS, "--out", str(tmp_path / "short")]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(StoppedError):
+            train_search.main([*KEEPS, "--out", str(broken)])
+    assert kept_files(broken) == expected
+    # The checkpoint is that of epoch 3: what is kept of epoch 4 goes, and comes back the same.
+    (broken / "weights" / ".epoch-4.safetensors.12345678.tmp").write_bytes(b"half")
+    with monkeypatch.context() as patch:
+        stop_in(patch, Search, 1)
+        assert train_search.main(["--resume", "--out", str(broken)]) == 75
+    assert sorted(kept_files(broken)) == ["epoch-2.safetensors"]
+    assert train_search.main(["--resume", "--out", str(broken)]) == 0
+    assert kept_files(broken) == expected
+    # Those of epoch 4 are the weights of the checkpoint there.
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(StoppedError):
+            train_search.main([*short, "--checkpoint-every", "1"])
+    state = checkpoint.read(tmp_path / "short" / checkpoint.NEWEST)["state"]
+    found = kept.load(whole, 4)
+    assert torch.equal(found.pop("logits"), state["logits"])
+    assert {f"supernet.{name}" for name in state["supernet"]} == set(found)
+    for name, tensor in state["supernet"].items():
+        assert torch.equal(found[f"supernet.{name}"], tensor), name
+
+
+def test_keeping_weights_changes_nothing_else_and_they_go_with_the_run(tmp_path):
+    plain, keeping = tmp_path / "plain", tmp_path / "keeping"
+    assert train_search.main([*KEEPS[:-2], "--out", str(plain)]) == 0
+    assert not (plain / "weights").exists()
+    assert train_search.main([*KEEPS, "--out", str(keeping)]) == 0
+    assert (keeping / "metrics.jsonl").read_bytes() == (plain / "metrics.jsonl").read_bytes()
+    assert train_search.main([*KEEPS, "--out", str(keeping), "--epochs", "1", "--overwrite"]) == 0
+    assert not (keeping / "weights").exists()
+
+
+def test_weights_are_kept_in_memory_until_there_is_a_folder(tmp_path):
+    small = {"space": "micro", "channels": 4, "train_limit": 160, "batch_size": 16, "progress": False}
+    result = nas.search(**small, epochs=3, keep_weights_every=1)
+    folder = result.save(tmp_path / "saved")
+    nas.search(**small, epochs=3, keep_weights_every=1, out=tmp_path / "direct", tensorboard=False)
+    assert kept_files(folder) == kept_files(tmp_path / "direct")
+    assert kept.epochs(folder) == [1, 2, 3]
+    last = kept.load(folder, 3)
+    assert torch.equal(last["logits"], result.logits)
+    result.search.take(kept.load(folder, 1))
+    assert not torch.equal(last["logits"], result.logits)
+    result.search.take(last)
+    assert all(torch.equal(tensor, last[name]) for name, tensor in result.search.weights().items())
+
+
+def test_kept_weights_that_are_damaged_or_of_another_search_are_refused(tmp_path):
+    kept.save(tmp_path, 1, {"logits": torch.zeros(3, 5)})
+    with pytest.raises(InputError, match="not of this search"):
+        Search.of(SearchOptions(space="micro", channels=4)).take(kept.load(tmp_path, 1))
+    path = tmp_path / "weights" / "epoch-1.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(InputError, match=r"cannot read the kept weights .*epoch-1.safetensors"):
+        kept.load(tmp_path, 1)
+    with pytest.raises(InputError, match=r"epoch-2.safetensors"):
+        kept.load(tmp_path, 2)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.scheduler import CosineLRScheduler
+from torch import Tensor
 
 from nas import data, device, distributed
 from nas.bilevel.architecture import Architecture
@@ -161,9 +162,9 @@ class Search:
     def score(self, genotype: Genotype) -> tuple[float, float]:
         """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
         self.bilevel.work.evaluated += len(self.valid.images)
-        return self._score(genotype)
+        return self.score_uncounted(genotype)
 
-    def _score(self, genotype: Genotype) -> tuple[float, float]:
+    def score_uncounted(self, genotype: Genotype) -> tuple[float, float]:
         """`score` for the record, which is not part of the work that the search takes."""
         seed_everything(self.options.seed, "score")
         choice = self.space.choice(genotype)
@@ -188,7 +189,7 @@ class Search:
         valid_loss, valid_accuracy = self.valid_mean.read()
         score: tuple[float, float] | tuple[None, None] = (None, None)
         if (epoch + 1) % options.evaluate_every == 0 or epoch + 1 == options.epochs:
-            score = self._score(genotype)
+            score = self.score_uncounted(genotype)
         extra: dict[str, Any] = {}
         if options.measure_every and (epoch + 1) % options.measure_every == 0:
             extra["gradient"] = self.measure(epoch)
@@ -236,6 +237,30 @@ class Search:
             name = f"{name}_{number}" if name in values else name
             values[name] = sum(float(part) for part in parts if part is not None)
         return values
+
+    def kept(self, epoch: int) -> dict[str, Tensor] | None:
+        """The shared weights and the logits, if they are to be kept after so many epochs."""
+        every = self.options.keep_weights_every
+        return self.weights() if every and epoch % every == 0 else None
+
+    def would_find(self) -> Genotype:
+        """The architecture of the most probable candidates now."""
+        return self.space.discretise(self.architecture.log_probabilities())
+
+    def weights(self) -> dict[str, Tensor]:
+        """The shared weights by their names after `supernet.`, and `logits`, as they are: not copied."""
+        shared = {f"supernet.{name}": tensor for name, tensor in self.supernet.state_dict().items()}
+        return shared | {"logits": self.architecture.logits.detach()}
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Take up `weights`, of this search or of an equal one. Raises InputError where they do not fit."""
+        own = self.weights()
+        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}
+        found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+        if wrong := sorted(dict(expected.items() ^ found.items())):
+            raise InputError(f"the weights are not of this search, {wrong[0][:60]} first: restore them")
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
 
     def state(self) -> dict[str, Any]:
         """All that determines the rest of the search, besides its options and the position."""
@@ -293,7 +318,7 @@ class Search:
             "dataset": self.options.dataset,
             "seed": self.options.seed,
             "genotype": text,
-            "derived_accuracy": self._score(genotype)[1],
+            "derived_accuracy": self.score_uncounted(genotype)[1],
             **self._images(),
             "parameters": sum(p.numel() for p in self.supernet.parameters()),
             "warnings": warnings,

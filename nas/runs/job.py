@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from recipes import RunOptions
 from search_spaces import Genotype, SearchSpace
@@ -51,6 +52,9 @@ class Job(Protocol):
 
     def summary(self, metrics: dict[str, Any]) -> str:
         """A few words about a metrics line, for the progress bar."""
+
+    def kept(self, epoch: int) -> dict[str, Tensor] | None:
+        """Tensors that are to be kept of the state after so many epochs; None: none of it."""
 
     def state(self) -> dict[str, Any]:
         """All that determines the rest of the run, besides its options, the epoch and the step."""

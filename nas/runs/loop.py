@@ -237,6 +237,8 @@ def _work(
             skipped += metrics["skipped_steps"]
             bar.set_postfix_str(job.summary(metrics))
             folder.log(metrics, seconds)
+            if (weights := job.kept(epoch + 1)) is not None:  # before the checkpoint, so that none is missing
+                folder.keep(epoch + 1, weights)
             if board is not None:
                 board.epoch(metrics | {"epoch_seconds": seconds})
             last = epoch + 1 == options.epochs

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,9 +15,10 @@ from types import TracebackType
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from nas import distributed
-from nas.runs import checkpoint
+from nas.runs import checkpoint, kept
 from nas.runs.files import append, json_text, lock, read_json_lines, remove_temporary, write_json
 from nas.runs.job import Job
 from recipes import InputError, RunOptions
@@ -30,7 +31,7 @@ METRICS, TIMINGS, LOCK = "metrics.jsonl", "timings.jsonl", "lock"
 _OWN = (
     "environment.json", METRICS, TIMINGS, checkpoint.NEWEST, checkpoint.PREVIOUS, checkpoint.DAMAGED,
     "splits.json", "genotype.json", "result.json", "model.safetensors", "cell.svg", "cell.png", "report.html",
-    "tensorboard",
+    "tensorboard", kept.FOLDER,
 )  # fmt: skip
 
 
@@ -61,6 +62,7 @@ class RunFolder:
         self.checkpoint: dict[str, Any] | None = None
         self.finished = False
         self._damage: str | None = None
+        self._saved_at: tuple[int, int, float] | None = None
         self._lock: IO[bytes] | None = None
         if not self._is_occupied():
             if options.resume:
@@ -101,7 +103,9 @@ class RunFolder:
 
     @property
     def position(self) -> tuple[int, int, float]:
-        """Where the checkpoint is: epochs done, steps done in the next one, and seconds spent in that."""
+        """Where the last checkpoint is: epochs done, steps done in the next one, seconds spent in that."""
+        if self._saved_at is not None:
+            return self._saved_at
         if self.checkpoint is None:
             return 0, 0, 0.0
         return self.checkpoint["epoch"], self.checkpoint["step"], self.checkpoint["seconds"]
@@ -136,6 +140,7 @@ class RunFolder:
         for name, size in self._log_sizes().items():
             if (self.path / name).exists():
                 os.truncate(self.path / name, size)  # later lines will be written again
+        kept.forget_after(self.path, self.position[0])  # and so will later weights
         environment = _environment(device)
         if self.checkpoint is not None:
             self._compare(environment)
@@ -228,6 +233,18 @@ class RunFolder:
             return []
         return read_json_lines(path)
 
+    def keep(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
+        """Keep weights after so many epochs, besides the checkpoints."""
+        kept.save(self.path, epoch, weights)
+
+    def kept_epochs(self) -> list[int]:
+        """The epochs that weights were kept after, ascending."""
+        return kept.epochs(self.path)
+
+    def kept_weights(self, epoch: int) -> dict[str, Tensor]:
+        """The weights kept after so many epochs, one of `kept_epochs`."""
+        return kept.load(self.path, epoch)
+
     @property
     def skipped_steps(self) -> int:
         """Steps that were skipped in the epochs that have ended."""
@@ -238,6 +255,7 @@ class RunFolder:
         logs = {name: _size(self.path / name) for name in (METRICS, TIMINGS)}
         position = {"epoch": epoch, "step": step, "seconds": seconds}
         checkpoint.save(self.path, position | {"logs": logs, "state": state})
+        self._saved_at = (epoch, step, seconds)
 
     def _log_sizes(self) -> dict[str, int]:
         """Bytes of each log that belong to the checkpoint."""
@@ -254,14 +272,16 @@ class RunFolder:
 
 
 class NoFolder(RunFolder):
-    """What a run has that leaves nothing on the disk: its metrics in memory, and no way to continue it."""
+    """What a run has that leaves nothing on the disk: its metrics and kept weights in memory, and no way to
+    continue it."""
 
     writes = False
 
     def __init__(self, options: RunOptions, objects: Collection[str] = ()) -> None:
         self.options, self.objects = options, objects
-        self.finished, self.checkpoint, self._lock = False, None, None
+        self.finished, self.checkpoint, self._lock, self._saved_at = False, None, None, None
         self._lines: dict[str, list[dict[str, Any]]] = {METRICS: [], TIMINGS: []}
+        self._kept: dict[int, dict[str, Tensor]] = {}
 
     def create(self, device: torch.device) -> None:
         """Nothing."""
@@ -281,9 +301,21 @@ class NoFolder(RunFolder):
         """All lines of METRICS or TIMINGS."""
         return self._lines[name]
 
+    def keep(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
+        """Keep a copy of the weights."""
+        self._kept[epoch] = kept.copied(weights)
+
+    def kept_epochs(self) -> list[int]:
+        """The epochs that weights were kept after, ascending."""
+        return sorted(self._kept)
+
+    def kept_weights(self, epoch: int) -> dict[str, Tensor]:
+        """The weights kept after so many epochs, one of `kept_epochs`."""
+        return self._kept[epoch]
+
     def save_checkpoint(self, epoch: int, step: int, seconds: float, state: dict[str, Any]) -> None:
         """Note the position only."""
-        self.stopped_at = (epoch, step, seconds)
+        self._saved_at = (epoch, step, seconds)
 
     def written(self, job: Job, options: RunOptions) -> RunFolder:
         """A folder, new at `options.out`, with what this run has brought so far."""
@@ -293,7 +325,9 @@ class NoFolder(RunFolder):
             write_json(folder.path / name, content)
         for metrics, timing in zip(self._lines[METRICS], self._lines[TIMINGS], strict=True):
             folder.log(metrics, timing["seconds"])
-        folder.save_checkpoint(*self.stopped_at, job.state())
+        for epoch, weights in self._kept.items():
+            folder.keep(epoch, weights)
+        folder.save_checkpoint(*self.position, job.state())
         return folder
 
 
@@ -304,6 +338,9 @@ class Spectator(NoFolder):
     def __init__(self, options: RunOptions, finished: bool, checkpoint: dict[str, Any] | None) -> None:
         super().__init__(options)
         self.finished, self.checkpoint = finished, checkpoint
+
+    def keep(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
+        """Nothing: rank 0 does."""
 
 
 def default_path(options: RunOptions, name: str) -> Path:

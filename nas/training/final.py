@@ -203,6 +203,9 @@ class Training:
             "test_accuracy": test[1],
         }
 
+    def kept(self, epoch: int) -> None:
+        """Nothing: of a training the last weights matter, which `save` writes."""
+
     def state(self) -> dict[str, Any]:
         """All that determines the rest of the training, besides its options and the position."""
         state = {
