@@ -1,5 +1,6 @@
 """How searches start and end: the prior of the logits, and rules of selection that evaluate and train."""
 
+import itertools
 import os
 import signal
 
@@ -8,7 +9,7 @@ import torch
 
 import nas
 import search_spaces
-from nas.bilevel.rules import Ascent, Halving
+from nas.bilevel.rules import Ascent, Halving, pool
 from search_spaces.cell import candidate_parameters
 
 SMALL = {"channels": 4, "train_limit": 320, "batch_size": 32, "tensorboard": False}
@@ -89,28 +90,52 @@ def test_ascent_ends_where_no_slot_has_a_better_candidate_and_goes_on_where_it_w
 # Successive halving
 
 
-def test_halving_trains_the_better_half_twice_as_long_until_one_is_left(searched):
+@pytest.mark.parametrize("by", ["shared", "synflow"])
+def test_halving_trains_the_better_half_twice_as_long_until_one_is_left(searched, by):
     result = searched["micro"]
-    rule = Halving(5, 1)
-    pieces = sum(1 for _ in rule.select(result.search))
-    assert (
-        pieces - len(rule.ascent.scores)
-        == rule.pieces(result.search)
-        == (5 * 1 + 2 * 2) * result.search.steps
-    )
+    rule, trained = Halving(5, 30, by, 1), result.search.bilevel.work.trained
+    assert sum(1 for _ in rule.select(result.search)) == rule.pieces(result.search)
     rows = rule.considered(result.search)
     assert [row["epochs"] for row in rows] == [1] * 5 + [2] * 2
-    shared = sorted((accuracy for _, accuracy in rule.ascent.scores.values()), reverse=True)
-    assert [row["shared"] for row in rows[:5]] == shared[:5]
+    images = (5 * 1 + 2 * 2) * len(result.search.train.images)
+    assert result.search.bilevel.work.trained - trained == images + (
+        len(rule.scores) if by == "synflow" else 0
+    )
+    cells = [result.space.parse(text) for text in rule.scores]
+    forms = {result.space.canonical(cell) for cell in cells}
+    assert len(forms) == len(cells) > 5
+    assert cells[0] == result.genotype
+    if by == "shared":
+        found = {text: -result.score(cell)[0] for text, cell in zip(rule.scores, cells, strict=True)}
+        assert found == rule.scores
+    best = sorted(rule.scores, key=rule.scores.__getitem__, reverse=True)[:5]
+    assert [row["genotype"] for row in rows[:5]] == best
     first = sorted(rows[:5], key=lambda row: -row["accuracy"])
     assert [row["genotype"] for row in rows[5:]] == [row["genotype"] for row in first[:2]]
-    best = max(rows[5:], key=lambda row: row["accuracy"])
-    assert result.space.format(rule.selected(result.search)) == best["genotype"]
+    last = max(rows[5:], key=lambda row: row["accuracy"])
+    assert result.space.format(rule.selected(result.search)) == last["genotype"]
+
+
+def test_neighbours_of_the_arg_max_are_among_what_halving_looks_at():
+    result = nas.search("nasbench201", epochs=1, prior=4.0, **SMALL)
+    space = result.space
+    looked = {space.canonical(cell) for cell in pool(result.search, 0)}
+    largest = ["nor_conv_3x3"] * 6
+    for slot, name in itertools.product(range(6), space.operations):
+        assert space.canonical(space.genotype([*largest[:slot], name, *largest[slot + 1 :]])) in looked
+    assert len(looked) == 25
+    more = pool(result.search, 200)
+    assert len(more) > 30
+    assert [space.canonical(cell) for cell in more[:25]] == [
+        space.canonical(cell) for cell in pool(result.search, 0)
+    ]
+    s1 = nas.search("s1", epochs=1, **SMALL)
+    assert len(pool(s1.search, 10)) > 10
 
 
 def test_what_halving_trains_is_what_final_training_gives(searched):
     job = searched["micro"].search
-    rule = Halving(2, 2)
+    rule = Halving(2, 0, epochs=2)
     for _ in rule.select(job):
         pass
     parts = [(images.pixels, images.labels) for images in (job.train.images, job.valid.images)]
@@ -132,18 +157,23 @@ def test_a_search_that_is_stopped_while_halving_ends_as_without_the_stop(tmp_pat
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield
 
-    whole = nas.search("micro", epochs=2, derive="halving:5,epochs=1", **SMALL)
+    whole = nas.search("micro", epochs=2, derive="halving:5,draws=10,epochs=1", **SMALL)
     out = tmp_path / "run"
-    first = nas.search("micro", epochs=2, derive=Stopped(5, 1), out=out, **SMALL)
+    first = nas.search("micro", epochs=2, derive=Stopped(5, 10, epochs=1), out=out, **SMALL)
     assert "while selecting" in first.stopped
-    rest = nas.search(derive=Halving(5, 1), out=out, resume=True)
+    rest = nas.search(derive=Halving(5, 10, epochs=1), out=out, resume=True)
     assert rest.summary["considered"] == whole.summary["considered"]
     assert rest.genotype == whole.genotype
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("halving:1", "count is 1, expected 2"), ("halving:4,epochs=0", "epochs is 0"), ("halving", "count")],
+    [
+        ("halving:1", "count is 1, expected 2"),
+        ("halving:4,epochs=0", "epochs is 0"),
+        ("halving", "count"),
+        ("halving:4,by=luck", "by is 'luck', expected shared or"),
+    ],
 )
 def test_what_halving_cannot_do_is_refused(text, message):
     with pytest.raises(nas.InputError, match=message):

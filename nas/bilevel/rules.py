@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
@@ -10,14 +11,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from nas import device
 from nas.bilevel.view import SearchView
-from nas.seeding import generator
+from nas.genotypes import cells_of
+from nas.seeding import generator, seed_everything
 from nas.training.final import Training
+from nas.zero_cost import SCORES
 from recipes import FinalOptions, RunOptions
 from recipes.registry import Registry
 from search_spaces import Genotype, SearchSpace
+from search_spaces.skeleton import Skeleton
+from search_spaces.space import EnumerableSpace
 
 MOST = 100_000  # architectures that a rule looks at
+SHARED = "shared"
 
 
 class Rule(ABC):
@@ -123,10 +130,7 @@ class Ascent(Rule):
         logits = search.architecture.log_probabilities()
         slot, settled = 0, 0  # so many slots in a row have no better candidate
         while settled < space.num_slots:
-            line, best = [logits], int(logits[slot].argmax())
-            for candidate in range(len(space.slots[slot].candidates)):
-                line.append(logits.clone())
-                line[-1][slot, [best, candidate]] = logits[slot, [candidate, best]]
+            line = [logits, *_variants(space, logits, slot)]
             texts = [space.format(space.discretise(one)) for one in line]
             for text in texts:
                 if text not in self.scores:
@@ -157,12 +161,15 @@ class Ascent(Rule):
 class Halving(Rule):
     """The best of `count` architectures by successive halving of trainings from scratch.
 
-    They are the most accurate ones with shared weights of those that `ascent` looks at. All are trained on
-    the training part of the search, in its size; the better half by the accuracy on the validation part is
-    trained anew for twice as long, and so on until one is left. All trainings have the same batches.
+    They are chosen among the arg-max, its neighbours and `draws` draws, and trained on the training part of
+    the search, in its size; the better half by the accuracy on the validation part is trained anew for twice
+    as long, and so on until one is left. All trainings start from the same seed and have the same batches.
 
     Args:
         count: trained first.
+        draws: architectures drawn by the probabilities that the search has learned.
+        by: what chooses among them: `shared`, the lowest loss of the shared weights on the validation part,
+            or a zero-cost score of `nas.zero_cost`.
         epochs: of the first trainings.
 
     Source: Jamieson & Talwalkar, 2016, "Non-stochastic best arm identification and hyperparameter
@@ -171,37 +178,38 @@ class Halving(Rule):
 
     name = "halving"
 
-    def __init__(self, count: int, epochs: int = 2) -> None:
-        if not 2 <= count <= MOST:
-            raise ValueError(f"count is {count}, expected 2 to {MOST}")
-        if not 1 <= epochs <= MOST:
-            raise ValueError(f"epochs is {epochs}, expected 1 to {MOST}")
-        self.count, self.epochs = count, epochs
-        self.ascent = Ascent()
-        self.rounds: list[dict[str, float]] = []  # accuracies of what has been trained, by the notation
+    def __init__(self, count: int, draws: int = 100, by: str = "shared", epochs: int = 2) -> None:
+        for name, value, least in (("count", count, 2), ("draws", draws, 0), ("epochs", epochs, 1)):
+            if not least <= value <= MOST:
+                raise ValueError(f"{name} is {value}, expected {least} to {MOST}")
+        if by != SHARED and by not in SCORES.names():
+            raise ValueError(f"by is '{by[:60]}', expected {SHARED} or {' or '.join(SCORES.names())}")
+        self.count, self.draws, self.by, self.epochs = count, draws, by, epochs
+        self.scores: dict[str, float] = {}  # the higher the better, by the notation
+        self.rounds: list[dict[str, float]] = []  # accuracies of what has been trained
         self._under_way: tuple[Training, int, int] | None = None  # with epochs and steps done
         self._restored: dict[str, Any] | None = None
 
-    def sizes(self, count: int) -> list[int]:
+    def pieces(self, search: SearchView) -> int:
+        entrants = len(pool(search, self.draws))
+        sizes = enumerate(self._sizes(min(self.count, entrants)))
+        return entrants + sum(size * self._length(number) for number, size in sizes) * len(search.train)
+
+    def _sizes(self, count: int) -> list[int]:
         """Trainings of each round if there are `count` architectures."""
         sizes = [count]
         while sizes[-1] > 3:
             sizes.append(sizes[-1] // 2)
         return sizes
 
-    def pieces(self, search: SearchView) -> int:
-        sizes = enumerate(self.sizes(self.count))
-        return sum(size * self._length(number) for number, size in sizes) * len(search.train)
-
     def _length(self, number: int) -> int:
         """Epochs of the trainings of a round."""
         return self.epochs << number
 
     def select(self, search: SearchView) -> Iterator[None]:
-        yield from self.ascent.select(search)
-        shared = {text: accuracy for text, (_, accuracy) in self.ascent.scores.items()}
-        entrants = _best(shared, self.count)
-        for number, size in enumerate(self.sizes(len(entrants))):
+        yield from self._score(search)
+        entrants = _best(self.scores, self.count)
+        for number, size in enumerate(self._sizes(len(entrants))):
             if number == len(self.rounds):
                 self.rounds.append({})
             accuracies = self.rounds[number]
@@ -209,7 +217,25 @@ class Halving(Rule):
                 training = self._training(search, text, self._length(number))
                 yield from self._train(training)
                 accuracies[text] = training.test_now()[1]
+                search.bilevel.work.trained += training.options.epochs * len(search.train.images)
             entrants = _best(accuracies, size // 2)
+
+    def _score(self, search: SearchView) -> Iterator[None]:
+        """Score what has no score yet, each in a piece of work."""
+        score = None if self.by == SHARED else SCORES.build(self.by)
+        batch = next(iter(search.valid))
+        for genotype in pool(search, self.draws)[len(self.scores) :]:
+            if score is None:
+                value = -search.score(genotype)[0]
+            else:
+                seed_everything(search.options.seed, "zero-cost")
+                network = device.place(
+                    _network(search, genotype), search.device, search.options.channels_last
+                )
+                value = score(network, *batch, search.task)
+                search.bilevel.work.trained += min(score.images, len(batch[1]))
+            self.scores[search.space.format(genotype)] = value if math.isfinite(value) else -math.inf
+            yield
 
     def _training(self, search: SearchView, text: str, epochs: int) -> Training:
         dataset = replace(search.dataset, train=search.train.images, test=search.valid.images)
@@ -218,6 +244,7 @@ class Halving(Rule):
         return Training(search.space.parse(text), dataset, search.task, options, search.device)
 
     def _train(self, training: Training) -> Iterator[None]:
+        """Train, from where a training was interrupted on, each step a piece of work."""
         epoch, step = 0, 0
         if self._restored is not None:
             epoch, step = self._restored["epoch"], self._restored["step"]
@@ -234,25 +261,36 @@ class Halving(Rule):
         return search.space.parse(_best(self.rounds[-1], 1)[0])
 
     def considered(self, search: SearchView) -> list[dict[str, Any]]:
-        rows = []
-        for number, accuracies in enumerate(self.rounds):
-            for text, accuracy in accuracies.items():
-                _, shared = self.ascent.scores[text]
-                row = {"genotype": text, "epochs": self._length(number), "accuracy": accuracy}
-                rows.append(row | {"shared": shared})
-        return rows
+        name, sign = ("shared_loss", -1) if self.by == SHARED else (self.by, 1)
+        return [
+            {"genotype": text, "epochs": self._length(number), "accuracy": accuracy}
+            | {name: sign * self.scores[text]}
+            for number, accuracies in enumerate(self.rounds)
+            for text, accuracy in accuracies.items()
+        ]
 
     def state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"ascent": self.ascent.state(), "rounds": self.rounds}
+        state: dict[str, Any] = {"scores": self.scores, "rounds": self.rounds}
         if self._under_way is not None:
             training, epoch, step = self._under_way
             state["under_way"] = {"training": training.state(), "epoch": epoch, "step": step}
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.ascent.restore(state["ascent"])
+        self.scores = dict(state["scores"])
         self.rounds = [dict(accuracies) for accuracies in state["rounds"]]
         self._restored = state.get("under_way")
+
+
+def _network(search: SearchView, genotype: Genotype) -> Skeleton:
+    """A derived network in the size of the search."""
+    return search.space.network(
+        genotype,
+        channels=search.options.channels,
+        cells=cells_of(search.space, search.options.cells),
+        num_classes=search.task.outputs,
+        in_channels=search.dataset.in_channels,
+    )
 
 
 def _best(scores: Mapping[str, float], count: int) -> list[str]:
@@ -263,6 +301,29 @@ def _best(scores: Mapping[str, float], count: int) -> list[str]:
 RULES: Registry[type[Rule]] = Registry(
     "rule of selection", {r.name: r for r in (ArgMax, Sample, Ascent, Halving)}, Rule
 )
+
+
+def _variants(space: SearchSpace, logits: Tensor, slot: int) -> Iterator[Tensor]:
+    """The logits (E, K) with each candidate of a slot in the place of the best and the other way round."""
+    best = int(logits[slot].argmax())
+    for candidate in range(len(space.slots[slot].candidates)):
+        changed = logits.clone()
+        changed[slot, [best, candidate]] = logits[slot, [candidate, best]]
+        yield changed
+
+
+def pool(search: SearchView, draws: int) -> list[Genotype]:
+    """The arg-max of a search, what differs from it in one slot, and draws; of those that compute the same
+    only the first."""
+    space, log_p = search.space, search.architecture.log_probabilities()
+    around = (v for slot in range(space.num_slots) for v in _variants(space, log_p, slot))
+    cells = [space.discretise(scores) for scores in (log_p, *around)] + drawn(search, draws)
+    if not isinstance(space, EnumerableSpace):
+        return list(dict.fromkeys(cells))
+    different: dict[str, Genotype] = {}
+    for cell in cells:
+        different.setdefault(space.canonical(cell), cell)
+    return list(different.values())
 
 
 def drawn(search: SearchView, count: int) -> list[Genotype]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nas.bilevel.architecture import Architecture
 from nas.data import Batches, DataSet
-from nas.steps import StepResult
+from nas.steps import StepResult, Work
 from nas.task import Task
 from recipes import SearchOptions
 from search_spaces import Genotype, SearchSpace
@@ -18,7 +18,13 @@ from search_spaces.skeleton import Skeleton
 
 
 class Steps(Protocol):
-    """The part of `nas.bilevel.steps.Bilevel` that trains and tests shared weights."""
+    """The part of `nas.bilevel.steps.Bilevel` that trains and tests shared weights.
+
+    Attributes:
+        work: the images of all passes so far, to which a rule adds those of its own trainings.
+    """
+
+    work: Work
 
     def weight_step(
         self,
