@@ -73,6 +73,9 @@ def score_of(way: str) -> str | None:
 def find(known: Truth, way: str, trainings: int, scores: CellScores = NO_SCORES) -> Outcome:
     """What a way finds with a budget.
 
+    A way that goes by scores pays for scoring all cells first, with as many trainings as see so many images;
+    where nothing is left then, it trains random cells instead.
+
     Args:
         way: one of `ways(scores)`; LARGEST trains at most one cell, whatever the budget.
 
@@ -83,7 +86,18 @@ def find(known: Truth, way: str, trainings: int, scores: CellScores = NO_SCORES)
         raise ValueError(f"trainings is {trainings}, expected an integer of at least 1")
     if way not in ways(scores):
         raise ValueError(f"unknown way {way!r}, expected one of {ways(scores)}")
-    return _find(known, way, 1 if way == LARGEST else trainings, scores)
+    left = trainings - scoring_cost(known, way, scores)
+    if left < 1:
+        return _find(known, RANDOM, trainings, scores)
+    return _find(known, way, 1 if way == LARGEST else left, scores)
+
+
+def scoring_cost(known: Truth, way: str, scores: CellScores) -> int:
+    """What a way spends on scores before it trains a cell, in trainings, rounded."""
+    score = score_of(way)
+    if score is None or known.images_per_training is None:
+        return 0
+    return round(scores.images[score] / known.images_per_training)
 
 
 def best(known: Truth, trainings: int, scores: CellScores = NO_SCORES) -> tuple[str, Outcome]:

@@ -313,7 +313,7 @@ def _score_table(known: Truth, scores: CellScores) -> page.Table:
     costs = ["seconds", "images", *(["in trainings"] if known.images_per_training else [])]
     note = (
         f"Of the {len(truth):,} cells that compute something different, in untrained networks of the size of "
-        "the searches. Seconds and images: of all cells together; they are not part of the budgets above."
+        "the searches. Seconds and images: of all cells together; what goes by a score pays for the images."
     )
     if known.images_per_training:
         note += " In trainings: so many trainings from scratch see as many images."

@@ -314,6 +314,18 @@ def test_scores_that_know_and_scores_that_know_nothing(scores, known):
     assert everything.low == best  # no cell, and none that computes the same, was trained twice
 
 
+def test_scoring_is_paid_for_out_of_the_budget(scores, known):
+    arrays, seconds = {"dear": scores.values["oracle"]}, {"dear": 2.5}
+    dear = CellScores(arrays, seconds, {"dear": round(2.4 * known.images_per_training)})
+    for way in ("top by dear", "local search from dear"):
+        assert baselines.scoring_cost(known, way, dear) == 2
+        for m in (1, 2):
+            assert baselines.find(known, way, m, dear) == baselines.find(known, "random search", m)
+    assert baselines.find(known, "top by dear", 3, dear).low == known.accuracies.max()
+    fool = CellScores({"dear": -arrays["dear"]}, seconds, dear.images)
+    assert baselines.find(known, "top by dear", 5, fool) == baselines.find(known, "top by fool", 3, scores)
+
+
 def test_local_search_led_by_a_score():
     """Five cells in a row, 0 - 1 - 2 - 3 - 4."""
     row = baselines.Layout(
