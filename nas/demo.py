@@ -1,4 +1,4 @@
-"""The whole job on a laptop: search, retrain, and compare with random architectures.
+"""The whole job on a laptop: search, retrain, and compare with what needs no search.
 
 `make demo` runs it. Everything happens through the two entry points, as a user would do it.
 """
@@ -16,9 +16,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+
 import search_spaces
 from nas.report.run_report import render_report
 from nas.runs.files import write_json
+from search_spaces import Genotype, SearchSpace
+from search_spaces.cell import candidate_parameters
 
 
 def main() -> int:
@@ -49,23 +53,25 @@ def demonstrate(out: Path, space_name: str, count: int, epochs: int | None) -> N
     genotype = str(out / "search" / "genotype.json")
     entry_point("train_final", "--genotype", genotype, "--out", str(out / "final"), *length)
 
-    print(f"3/3 training {count} random cells the same way", flush=True)
+    print(f"3/3 training the largest cell and {count} random ones the same way", flush=True)
     space = search_spaces.get(space_name)
-    texts = [space.format(space.random(random.Random(seed))) for seed in range(count)]
+    cells = {f"random-{seed}": space.random(random.Random(seed)) for seed in range(count)}
+    cells["largest"] = largest(space)
 
-    def train(i: int) -> float:
-        folder = out / f"random-{i}"
+    def train(name: str) -> float:
+        folder = out / name
         entry_point(
-            "train_final", "--genotype", texts[i], "--space", space_name, "--out", str(folder),
-            "--threads", "1", "--no-tensorboard", *length, quiet=True,
+            "train_final", "--genotype", space.format(cells[name]), "--space", space_name,
+            "--out", str(folder), "--threads", "1", "--no-tensorboard", *length, quiet=True,
         )  # fmt: skip
         return float(read(folder / "result.json")["test_accuracy"])
 
     with ThreadPoolExecutor(2) as pool:
-        accuracies = list(pool.map(train, range(count)))
+        *accuracies, of_largest = pool.map(train, cells)
 
     result = read(out / "final" / "result.json")
     result["baseline"] = {
+        "largest_accuracy": of_largest,
         "random_mean": mean(accuracies),
         "random_std": stdev(accuracies) if count > 1 else 0.0,
         "random_accuracies": accuracies,
@@ -77,9 +83,17 @@ def demonstrate(out: Path, space_name: str, count: int, epochs: int | None) -> N
         f"\ncell found     {result['genotype']}"
         f"\ntest accuracy  {result['test_accuracy']:.2f} %  (last epoch; no picking on the test set)"
         f"\nrandom cells   {mean(accuracies):.2f}{spread} %  ({count} cells, same training)"
+        f"\nlargest cell   {of_largest:.2f} %  (no search, same training)"
         f"\nreports        {out / 'search' / 'report.html'}, {out / 'final' / 'report.html'}"
         f"\ntime           {time.perf_counter() - started:.0f} s"
     )
+
+
+def largest(space: SearchSpace) -> Genotype:
+    """The architecture of which every slot holds the candidate with most parameters."""
+    with torch.device("meta"):
+        supernet = space.supernet(cells=space.fewest_cells)
+    return space.discretise(candidate_parameters(supernet, space.num_slots, space.width).double())
 
 
 def entry_point(module: str, *arguments: str, quiet: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -452,6 +453,10 @@ def test_the_demo_runs(tmp_path):
     assert "(2 cells, same training)" in shown.stdout
     result = json.loads((tmp_path / "d" / "final" / "result.json").read_text())
     assert len(result["baseline"]["random_accuracies"]) == 2
+    largest = json.loads((tmp_path / "d" / "largest" / "result.json").read_text())
+    assert set(re.findall(r"(\w+)~", largest["genotype"])) == {"nor_conv_3x3"}
+    assert result["baseline"]["largest_accuracy"] == largest["test_accuracy"]
+    assert f"largest cell   {largest['test_accuracy']:.2f} %" in shown.stdout
 
 
 def test_every_estimator_fits_every_search_preset():

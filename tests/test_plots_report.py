@@ -283,11 +283,16 @@ def test_search_report(tmp_path, name):
 
 def test_final_report(tmp_path):
     baseline = {"random_mean": 85.0, "random_std": 2.0, "random_accuracies": [83.0, 85.0, 87.0]}
+    html = render(run_folder(tmp_path / "old", "nasbench201", "final", baseline=baseline))
+    for text in ("91.23", "98.7", "85.00", "3 random", "Without a search"):
+        assert text in html
+    assert "largest cell" not in html
+    baseline["largest_accuracy"] = 86.5
     html = render(run_folder(tmp_path / "run", "nasbench201", "final", baseline=baseline))
-    for text in ("91.23", "98.7", "85.00", "3 random", "Against chance"):
+    for text in ("86.50", "3 random", "largest cell", "Largest cell"):
         assert text in html
     assert 'class="warning"' not in html
-    assert "Against chance" not in render(run_folder(tmp_path / "plain", "nasbench201", "final"))
+    assert "Without a search" not in render(run_folder(tmp_path / "plain", "nasbench201", "final"))
 
 
 def test_report_is_self_contained_valid_and_escaped(tmp_path):

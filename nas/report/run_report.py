@@ -108,6 +108,8 @@ def _final_tiles(result: dict[str, Any]) -> list[Tile]:
         mean, deviation = baseline["random_mean"], baseline["random_std"]
         note = f"± {deviation:.2f} (std of {len(baseline['random_accuracies'])} cells)"
         tiles.append(Tile("Random cells", *_percent(mean), note))
+        if "largest_accuracy" in baseline:  # not in runs of older versions
+            tiles.append(Tile("Largest cell", *_percent(baseline["largest_accuracy"]), "without a search"))
     return [
         *tiles,
         Tile("Network", *_count(result["parameters"]), "parameters"),
@@ -119,9 +121,14 @@ def _final_tiles(result: dict[str, Any]) -> list[Tile]:
 def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], space: SearchSpace) -> list[Picture]:
     pictures = []
     if baseline := result.get("baseline"):
-        figure = plots.plot_baseline(result["test_accuracy"], baseline["random_accuracies"])
-        caption = "Architectures drawn at random and trained in the same way; the band is mean ± std."
-        pictures.append(Picture("Against chance", figure, caption))
+        figure = plots.plot_baseline(
+            result["test_accuracy"], baseline["random_accuracies"], baseline.get("largest_accuracy")
+        )
+        caption = (
+            "Architectures drawn at random, and the one with most parameters, trained in the same way; the "
+            "band is mean ± std."
+        )
+        pictures.append(Picture("Without a search", figure, caption))
     if not metrics:
         return pictures
     curves = plots.plot_curves(metrics)
