@@ -199,8 +199,9 @@ class SearchOptions(RunOptions):
     """What a weight step trains: draw (an architecture from the estimator) or uniform (any, with equal
     probability)."""
     derive: str = "argmax"
-    """Rule that selects the architecture in the end: argmax, or sample:K to score K drawn architectures with
-    the shared weights."""
+    """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
+    shared weights; ascent, coordinate ascent on these scores; or halving:K, short trainings from scratch of K
+    architectures, of which the better half is trained twice as long, and so on."""
 
     @property
     def warmup(self) -> int:
