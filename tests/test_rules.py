@@ -1,6 +1,7 @@
 """How searches start and end: the prior of the logits, and rules of selection that evaluate and train."""
 
 import itertools
+import json
 import os
 import signal
 
@@ -9,6 +10,7 @@ import torch
 
 import nas
 import search_spaces
+from nas.bilevel import Search
 from nas.bilevel.rules import Ascent, Halving, pool
 from search_spaces.cell import candidate_parameters
 
@@ -164,6 +166,16 @@ def test_a_search_that_is_stopped_while_halving_ends_as_without_the_stop(tmp_pat
     rest = nas.search(derive=Halving(5, 10, epochs=1), out=out, resume=True)
     assert rest.summary["considered"] == whole.summary["considered"]
     assert rest.genotype == whole.genotype
+
+
+@pytest.mark.parametrize("rule", ["ascent", "halving:4,draws=0"])
+def test_the_time_that_a_rule_takes_counts_and_its_work_is_kept(tmp_path, monkeypatch, rule):
+    whole = nas.search("micro", epochs=2, derive=rule, out=tmp_path / "run", **SMALL)
+    timings = [json.loads(line) for line in (tmp_path / "run" / "timings.jsonl").read_text().splitlines()]
+    assert whole.summary["total_seconds"] > 1.2 * sum(line["seconds"] for line in timings)
+    monkeypatch.setattr(Search, "score", lambda *_: pytest.fail("what was scored is scored again"))
+    again = nas.search(out=tmp_path / "run", resume=True)
+    assert again.genotype == whole.genotype
 
 
 @pytest.mark.parametrize(

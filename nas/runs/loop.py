@@ -193,7 +193,8 @@ def leave(ended: Ended[Any], board: Board | None = None) -> None:
     job.save(folder.path, outcome)
     genotype, result, messages = outcome
     result["skipped_steps"] = folder.skipped_steps
-    result["total_seconds"] = sum(line["seconds"] for line in folder.lines(TIMINGS))
+    selecting = folder.position[2]
+    result["total_seconds"] = sum(line["seconds"] for line in folder.lines(TIMINGS)) + selecting
     result["peak_memory_bytes"] = device.peak_memory(job.device)
     write_cell(folder.path, genotype)
     if board is not None:
@@ -250,18 +251,18 @@ def _work(
             if asked:
                 return f"saved after epoch {epoch + 1}; {go_on}"
             start, seconds = 0, 0.0
-        pieces = job.pieces()
-        bar.total = total + pieces
+        bar.total, piece = total + job.pieces(), 0
+        began = time.perf_counter() - seconds
         for piece, _ in enumerate(job.finish(), 1):
             bar.update()
             asked, due = distributed.any_of(interruption.asked, timer.is_due(total + piece))
             if asked or due:
-                _save(folder, options.epochs, 0, 0.0, job)
+                _save(folder, options.epochs, 0, time.perf_counter() - began, job)
                 timer.restart()
             if asked:
                 return f"saved while selecting an architecture; {go_on}"
-        if pieces:
-            _save(folder, options.epochs, 0, 0.0, job)
+        if piece:
+            _save(folder, options.epochs, 0, time.perf_counter() - began, job)
     return None
 
 
