@@ -516,6 +516,16 @@ def test_reliability_of_known_noise():
     assert statistics.reliability(np.ones((3, 5))).reliability != 0  # NaN: nothing differs
 
 
+def test_what_is_left_of_the_best_without_their_luck():
+    x = np.array([[9.0, 5.0, 6.0], [4.0, 8.0, 5.0], [3.0, 6.0, 9.0]])
+    # Chosen by the other two: of (3.5, 7, 7), (6, 5.5, 7.5) and (6.5, 6.5, 5.5), the first of equals.
+    assert statistics.held_out(x, 1) == pytest.approx((5.0 + 5.0 + 3.0) / 3)
+    assert statistics.held_out(x, 3) == pytest.approx(x.mean())
+    noise = np.random.default_rng(3).normal(0, 1, (3, 4000))
+    assert noise.mean(0).max() > 1.5
+    assert statistics.held_out(noise, 20) == pytest.approx(0, abs=0.4)
+
+
 def test_top_and_tied():
     x = np.array([5.0, 9.0, 7.0, 9.0, 1.0, 7.0])
     assert top(x, 0.1).tolist() == [False, True, False, True, False, False]

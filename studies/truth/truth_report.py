@@ -18,6 +18,7 @@ from studies.truth import truth_plots
 from studies.truth import truth_statistics as statistics
 
 BEST_NAMED = 10
+LUCKY = (1, 5, 20, 50)
 DRAWS = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -181,6 +182,19 @@ def _tables(found: Findings) -> Iterator[page.Table]:
         "Standard deviations in %. The spread is that of the cells' means; noise is what a seed adds to a "
         "cell, without what it adds to all. The reliability is the share of the variance of the means that "
         "is not noise (Cronbach's alpha).",
+    )
+    order = np.argsort(-found.accuracies, kind="stable")
+    yield page.Table(
+        "The best n cells without their luck, %",
+        ("n", *map(str, LUCKY)),
+        [
+            ["accuracy in the table", *(_number(found.accuracies[order[:n]].mean()) for n in LUCKY)],
+            [
+                "in a seed that did not choose",
+                *(_number(statistics.held_out(found.samples, n)) for n in LUCKY),
+            ],
+        ],
+        "Means of so many cells. Below: chosen by all seeds but one, and looked up in that one.",
     )
     yield page.Table(
         "Expected accuracy of the best of n random cells, %",

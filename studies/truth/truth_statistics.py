@@ -77,6 +77,16 @@ def standard_error(samples: np.ndarray) -> float:
     return noise(best) * math.sqrt(2 / len(samples))
 
 
+def held_out(samples: np.ndarray, count: int) -> float:
+    """Accuracy (%) in one seed of the `count` cells that are best in the mean of the others, averaged over the
+    seeds: what is left of the best of accuracies (S, n) without the luck that made them the best."""
+    found = []
+    for seed, own in enumerate(samples):
+        order = np.argsort(-np.delete(samples, seed, 0).mean(0), kind="stable")
+        found.append(own[order[:count]].mean())
+    return float(np.mean(found))
+
+
 def tied(accuracies: np.ndarray, margin: float) -> np.ndarray:
     """Which cells (n,) are at most `margin` below the best."""
     mask: np.ndarray = accuracies >= accuracies.max() - margin
