@@ -78,8 +78,8 @@ def standard_error(samples: np.ndarray) -> float:
 
 
 def held_out(samples: np.ndarray, count: int) -> float:
-    """Accuracy (%) in one seed of the `count` cells that are best in the mean of the others, averaged over the
-    seeds: what is left of the best of accuracies (S, n) without the luck that made them the best."""
+    """Accuracy (%) in one seed of the `count` cells that are best in the mean of the others, averaged over
+    the seeds: what is left of the best of accuracies (S, n) without the luck that made them the best."""
     found = []
     for seed, own in enumerate(samples):
         order = np.argsort(-np.delete(samples, seed, 0).mean(0), kind="stable")
