@@ -46,8 +46,12 @@ def demonstrate(out: Path, space_name: str, count: int, epochs: int | None) -> N
     """Search, retrain the found cell and `count` random ones the same way, and print the outcome."""
     started = time.perf_counter()
     length = [] if epochs is None else ["--epochs", str(epochs)]
-    print(f"1/3 searching {space_name} on scikit-learn's digits with ReinMax", flush=True)
-    entry_point("train_search", "--space", space_name, "--out", str(out / "search"), *length)
+    print(
+        f"1/3 searching {space_name} on scikit-learn's digits: ReinMax, then short trainings of 8 cells",
+        flush=True,
+    )
+    rule = ["--policy", "uniform", "--derive", "halving:8"]
+    entry_point("train_search", "--space", space_name, *rule, "--out", str(out / "search"), *length)
 
     print("2/3 training the cell that was found, from scratch", flush=True)
     genotype = str(out / "search" / "genotype.json")
