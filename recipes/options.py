@@ -177,7 +177,7 @@ class SearchOptions(RunOptions):
     """Epochs at the start with weight steps only (default: half of --epochs)."""
     val_fraction: float = option(0.5, above=0, below=1)
     """Part of the training images that serves the architecture steps."""
-    prior: float = option(0.0, at_least=0)
+    prior: float = option(0.0, at_least=0, at_most=100)
     """Where the search starts: the logit of a candidate is this times its share of the parameters of its
     slot's largest candidate; 0: all candidates alike."""
     arch_lr: float = option(0.02, above=0)

@@ -1,8 +1,11 @@
 """How searches start and end: the prior of the logits, and rules of selection that evaluate and train."""
 
+import copy
 import itertools
 import json
+import math
 import os
+import re
 import signal
 
 import pytest
@@ -12,6 +15,7 @@ import nas
 import search_spaces
 from nas.bilevel import Search
 from nas.bilevel.rules import Ascent, Halving, pool
+from nas.zero_cost import Synflow
 from search_spaces.cell import candidate_parameters
 
 SMALL = {"channels": 4, "train_limit": 320, "batch_size": 32, "tensorboard": False}
@@ -95,14 +99,15 @@ def test_ascent_ends_where_no_slot_has_a_better_candidate_and_goes_on_where_it_w
 @pytest.mark.parametrize("by", ["shared", "synflow"])
 def test_halving_trains_the_better_half_twice_as_long_until_one_is_left(searched, by):
     result = searched["micro"]
-    rule, trained = Halving(5, 30, by, 1), result.search.bilevel.work.trained
+    rule, before = Halving(5, 30, by, 1), copy.copy(result.search.bilevel.work)
     assert sum(1 for _ in rule.select(result.search)) == rule.pieces(result.search)
     rows = rule.considered(result.search)
     assert [row["epochs"] for row in rows] == [1] * 5 + [2] * 2
-    images = (5 * 1 + 2 * 2) * len(result.search.train.images)
-    assert result.search.bilevel.work.trained - trained == images + (
-        len(rule.scores) if by == "synflow" else 0
-    )
+    after, scored = result.search.bilevel.work, len(rule.scores)
+    images = (5 * 1 + 2 * 2) * result.search.steps * SMALL["batch_size"]
+    assert after.trained - before.trained == images + scored * (by == "synflow")
+    passes = 7 + scored * (by == "shared")
+    assert after.evaluated - before.evaluated == passes * len(result.search.valid.images)
     cells = [result.space.parse(text) for text in rule.scores]
     forms = {result.space.canonical(cell) for cell in cells}
     assert len(forms) == len(cells) > 5
@@ -133,6 +138,38 @@ def test_neighbours_of_the_arg_max_are_among_what_halving_looks_at():
     ]
     s1 = nas.search("s1", epochs=1, **SMALL)
     assert len(pool(s1.search, 10)) > 10
+
+
+def test_the_report_lists_the_longest_trainings_first(tmp_path):
+    found = nas.search("micro", epochs=1, derive="halving:4,draws=0,epochs=1", out=tmp_path / "run", **SMALL)
+    rows = re.findall(r"<t[dh][^>]*>(\|[^<]*)</t[dh]>", (tmp_path / "run" / "report.html").read_text())
+    assert len(rows) == 4 + 2
+    assert rows[0] == str(found)
+    twice = {row["genotype"] for row in found.summary["considered"] if row["epochs"] == 2}
+    assert set(rows[:2]) == twice
+    assert "4 architectures, the first 6 of 6 rows" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_what_no_score_can_be_said_of_is_not_trained_unless_there_is_nothing_else(searched, monkeypatch):
+    search = searched["micro"].search
+    values = iter([2.0, -math.inf, 1.0])
+    monkeypatch.setattr(Synflow, "score", lambda *_: next(values, math.nan))
+    rule = Halving(9, 0, "synflow", 1)
+    for _ in rule.select(search):
+        pass
+    cells = list(rule.scores)
+    assert [row["genotype"] for row in rule.considered(search) if row["epochs"] == 1] == [cells[0], cells[2]]
+    rule = Halving(2, 0, "synflow", 1)
+    for _ in rule.select(search):
+        pass
+    assert [sorted(row) for row in rule.considered(search)] == [["accuracy", "epochs", "genotype"]] * 2
+
+
+def test_halving_trains_with_the_momentum_of_the_search():
+    for nesterov in (True, False):
+        search = nas.search("micro", epochs=1, nesterov=nesterov, **SMALL).search
+        training = Halving(2)._training(search, search.space.format(search.would_find()), 1)
+        assert training.optimizer.param_groups[0]["nesterov"] is nesterov
 
 
 def test_what_halving_trains_is_what_final_training_gives(searched):

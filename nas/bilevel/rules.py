@@ -209,6 +209,8 @@ class Halving(Rule):
     def select(self, search: SearchView) -> Iterator[None]:
         yield from self._score(search)
         entrants = _best(self.scores, self.count)
+        if any(math.isfinite(self.scores[text]) for text in entrants):  # -inf: nothing to be said for it
+            entrants = [text for text in entrants if math.isfinite(self.scores[text])]
         for number, size in enumerate(self._sizes(len(entrants))):
             if number == len(self.rounds):
                 self.rounds.append({})
@@ -217,7 +219,9 @@ class Halving(Rule):
                 training = self._training(search, text, self._length(number))
                 yield from self._train(training)
                 accuracies[text] = training.test_now()[1]
-                search.bilevel.work.trained += training.options.epochs * len(search.train.images)
+                work, options = search.bilevel.work, training.options
+                work.trained += options.epochs * training.steps * options.batch_size
+                work.evaluated += len(search.valid.images)
             entrants = _best(accuracies, size // 2)
 
     def _score(self, search: SearchView) -> Iterator[None]:
@@ -240,7 +244,8 @@ class Halving(Rule):
     def _training(self, search: SearchView, text: str, epochs: int) -> Training:
         dataset = replace(search.dataset, train=search.train.images, test=search.valid.images)
         shared = {entry.name: getattr(search.options, entry.name) for entry in fields(RunOptions)}
-        options = FinalOptions(**shared | {"epochs": epochs})
+        optimizer = "sgd" if search.options.nesterov else "momentum"  # timm's names
+        options = FinalOptions(**shared | {"epochs": epochs, "optimizer": optimizer})
         return Training(search.space.parse(text), dataset, search.task, options, search.device)
 
     def _train(self, training: Training) -> Iterator[None]:
@@ -264,7 +269,7 @@ class Halving(Rule):
         name, sign = ("shared_loss", -1) if self.by == SHARED else (self.by, 1)
         return [
             {"genotype": text, "epochs": self._length(number), "accuracy": accuracy}
-            | {name: sign * self.scores[text]}
+            | ({name: sign * self.scores[text]} if math.isfinite(self.scores[text]) else {})
             for number, accuracies in enumerate(self.rounds)
             for text, accuracy in accuracies.items()
         ]

@@ -158,14 +158,16 @@ def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], space: Sear
 
 
 def _considered(result: dict[str, Any]) -> list[Table]:
-    """What the rule of selection looked at, the best first."""
+    """What the rule of selection looked at, the best first; of trainings, the longest before all others."""
     rows = result.get("considered", [])
     if not rows:
         return []
     measures = [name for name in rows[0] if name != "genotype"]
-    shown = sorted(rows, key=lambda row: -row["accuracy"] if "accuracy" in row else 0)[:CONSIDERED]
+    ordered = sorted(rows, key=lambda row: (row.get("epochs", 0), row.get("accuracy", 0)), reverse=True)
+    shown = ordered[:CONSIDERED]
     cells = [[row["genotype"], *(f"{row[m]:.4g}" for m in measures)] for row in shown]
-    note = f"{result['rule']}: {len(rows)} architectures, the first {len(shown)} of them."
+    count = len({row["genotype"] for row in rows})
+    note = f"{result['rule']}: {count} architectures, the first {len(shown)} of {len(rows)} rows."
     return [Table("Considered in the end", ["architecture", *measures], cells, note)]
 
 
