@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import search_spaces
 from estimators import Estimator
 from nas.bilevel.policies import Policy
-from nas.bilevel.rules import RULES, Rule
+from nas.bilevel.rule import Rule
+from nas.bilevel.rules import RULES
 from nas.bilevel.search import Search
 from nas.bilevel.terms import Term
 from nas.runs import loop

@@ -14,7 +14,9 @@ import torch
 import nas
 import search_spaces
 from nas.bilevel import Search
-from nas.bilevel.rules import Ascent, Halving, pool
+from nas.bilevel.halving import Halving
+from nas.bilevel.rule import pool
+from nas.bilevel.rules import Ascent
 from nas.zero_cost import Synflow
 from search_spaces.cell import candidate_parameters
 

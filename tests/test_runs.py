@@ -19,6 +19,7 @@ import train_final
 import train_search
 from nas.bilevel import rules
 from nas.bilevel.architecture import Architecture
+from nas.bilevel.rule import sample
 from nas.bilevel.search import Search
 from nas.runs import checkpoint, kept
 from nas.runs.run_folder import RunFolder
@@ -271,7 +272,7 @@ def test_derivation_samples_follow_the_distribution():
     generator = torch.Generator().manual_seed(0)
     counts = torch.zeros(5)
     for _ in range(3000):
-        counts[space.choice(rules.sample(space, logits, generator))[0]] += 1
+        counts[space.choice(sample(space, logits, generator))[0]] += 1
     expected = logits[0].softmax(-1) * 3000
     assert ((counts - expected).square() / expected).sum() < 18.47  # 99.9 %, 4 degrees of freedom
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.policies import Policy
-from nas.bilevel.rules import Rule
+from nas.bilevel.rule import Rule
 from nas.bilevel.search import Search
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import Term

@@ -11,7 +11,8 @@ import estimators
 import search_spaces
 from estimators import Estimator, Schedule
 from nas.bilevel.policies import POLICIES, Policy
-from nas.bilevel.rules import RULES, Rule
+from nas.bilevel.rule import Rule
+from nas.bilevel.rules import RULES
 from nas.bilevel.terms import TERMS, Term
 from nas.data import DataSet
 from nas.genotypes import cells_of

@@ -1,0 +1,91 @@
+"""The contract of a rule of selection, and the architectures that rules look at."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nas.bilevel.view import SearchView
+from nas.seeding import generator
+from search_spaces import Genotype, SearchSpace
+from search_spaces.space import EnumerableSpace
+
+MOST = 100_000  # architectures that a rule looks at
+
+
+class Rule(ABC):
+    """Selects an architecture after the last epoch, at once or in many pieces of work.
+
+    A rule may evaluate and train: the supernet and its optimizer are part of the checkpoint, and so is what
+    `state` returns, so that a rule goes on after an interruption where it was.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def select(self, search: SearchView) -> Iterator[None]:
+        """Do the pieces of work that are not done yet, and yield after each of them."""
+
+    @abstractmethod
+    def selected(self, search: SearchView) -> Genotype:
+        """The architecture, once `select` has ended."""
+
+    def pieces(self, search: SearchView) -> int:
+        """How many pieces of work there are in all, for the progress bar."""
+        return 0
+
+    def considered(self, search: SearchView) -> list[dict[str, Any]]:
+        """What was looked at, for the report: rows with `genotype` and what was found about it."""
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """What the work done so far has brought: tensors, numbers and texts in dicts and lists."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state. Raises ValueError if it is not this rule's."""
+        if state:
+            raise ValueError(f"the rule '{self.name}' has no state, got {sorted(state)}")
+
+
+def pool(search: SearchView, draws: int) -> list[Genotype]:
+    """The arg-max of a search, what differs from it in one slot, and draws; of those that compute the same
+    only the first."""
+    space, log_p = search.space, search.architecture.log_probabilities()
+    around = (v for slot in range(space.num_slots) for v in variants(space, log_p, slot))
+    cells = [space.discretise(scores) for scores in (log_p, *around)] + drawn(search, draws)
+    if not isinstance(space, EnumerableSpace):
+        return list(dict.fromkeys(cells))
+    different: dict[str, Genotype] = {}
+    for cell in cells:
+        different.setdefault(space.canonical(cell), cell)
+    return list(different.values())
+
+
+def variants(space: SearchSpace, logits: Tensor, slot: int) -> Iterator[Tensor]:
+    """The logits (E, K) with each candidate of a slot in the place of the best and the other way round."""
+    best = int(logits[slot].argmax())
+    for candidate in range(len(space.slots[slot].candidates)):
+        changed = logits.clone()
+        changed[slot, [best, candidate]] = logits[slot, [candidate, best]]
+        yield changed
+
+
+def drawn(search: SearchView, count: int) -> list[Genotype]:
+    """The different ones among `count` draws by the probabilities of a search, in their order."""
+    draws = generator(search.options.seed, "derivation")
+    log_p = search.architecture.log_probabilities()
+    return list(dict.fromkeys(sample(search.space, log_p, draws) for _ in range(count)))
+
+
+def sample(space: SearchSpace, log_p: Tensor, generator: torch.Generator) -> Genotype:
+    """An architecture drawn from log-probabilities (E, K).
+
+    Gumbel noise makes the arg-max of every edge a draw from its distribution; where a space keeps
+    only the strongest edges (darts), these are drawn along with it.
+    """
+    return space.discretise(log_p - torch.empty_like(log_p).exponential_(generator=generator).log())
