@@ -110,7 +110,7 @@ def plan(options: GridOptions, folder: Path) -> list[Trial]:
         moments = MEASURED_MOMENTS.get(options.space, 0) if options.measure is None else options.measure
         if moments > base.epochs:
             raise InputError(f"--measure is {moments}, expected at most the {base.epochs} epochs of a search")
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             out = str(folder / "runs" / f"{method}-s{seed}")
             every = base.epochs // moments if moments else base.measure_every
             trial = replace(base, seed=seed, out=out, tensorboard=False, measure_every=every)

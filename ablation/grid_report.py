@@ -78,9 +78,14 @@ def _lead(records: Records, known: Truth | None, options: GridOptions) -> str:
     )
     return (
         f"{options.seeds} search{'es'[: 2 * (options.seeds > 1)]} with each of {len(options.methods)} "
-        f"method{'s'[: len(options.methods) != 1]}, {how}. torch {torch.__version__}, "
+        f"method{'s'[: len(options.methods) != 1]} ({_seeds(options)}), {how}. torch {torch.__version__}, "
         f"{platform.machine()}, {_place(options)}.{_without(known, options)}"
     )
+
+
+def _seeds(options: GridOptions) -> str:
+    first, last = options.first_seed, options.first_seed + options.seeds - 1
+    return f"seeds {first} to {last}" if last > first else f"seed {first}"
 
 
 def _without(known: Truth | None, options: GridOptions) -> str:

@@ -72,7 +72,9 @@ class GridOptions(AblationOptions):
     gumbel_rao,samples=20,draws=4 or st_gumbel,edge_gradient=surrogate. The others are compared with the
     first."""
     seeds: int = option(5, at_least=1, at_most=10_000)
-    """Searches with every method; seeds count from 0."""
+    """Searches with every method; their seeds count from --first-seed."""
+    first_seed: int = option(0, at_least=0, at_most=2**62)
+    """Seed of the first search of every method: what was tuned on some seeds is reported on others."""
     search: str = ""
     """More options of train_search.py for all, in one word: '--epochs 20 --device cuda'; a method's own
     options win over them. With '--preset NAME' in it, that recipe takes the place of the built-in one for
