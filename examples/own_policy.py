@@ -1,7 +1,7 @@
 """A policy of your own: what a weight step trains, here strictly fair paths that give way to the estimator's.
 
 python examples/own_policy.py
-python train_search.py --plugins examples/own_policy.py --policy fair:epsilon=1:0.1
+python train_search.py --plugins examples/own_policy.py --policy fair_first:epsilon=1:0.1
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nas.bilevel import Architecture, Policy
 from search_spaces.mixed_edge import Draw
 
 
-class Fair(Policy):
+class FairFirst(Policy):
     """K paths a step that hold every candidate of every slot (FairNAS: Chu et al., 2019, arXiv 1907.01845),
     each of which gives way to a draw of the estimator with probability 1 - epsilon.
 
@@ -26,7 +26,7 @@ class Fair(Policy):
     checkpoint holds a policy: be a function of (generator, step, progress) and the architecture alone.
     """
 
-    name = "fair"
+    name = "fair_first"
 
     def __init__(self, epsilon: Schedule = Schedule(1.0, 0.0)) -> None:  # noqa: B008  (immutable)
         if not (0 <= epsilon.start <= 1 and 0 <= epsilon.end <= 1):
@@ -44,12 +44,12 @@ class Fair(Policy):
         return [path if own else architecture.draw(generator) for path, own in zip(paths, fair, strict=True)]
 
 
-nas.register_policy("fair", Fair)
+nas.register_policy("fair_first", FairFirst)
 
 
 def main() -> None:
     """Say how accurate cells are with the weights that each policy trains; the last costs 5 times as much."""
-    for policy in ("draw", "uniform", "fair:epsilon=1:0.1"):
+    for policy in ("draw", "uniform", "fair_first:epsilon=1:0.1"):
         result = nas.search("micro", data="digits", policy=policy, epochs=4, channels=4, batch_size=16)
         mean = sum(result.score(result.space.random(Random(seed)))[1] for seed in range(30)) / 30
         print(f"{policy}: found {result}; mean of 30 random cells {mean:.1f} %")

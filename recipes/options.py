@@ -175,6 +175,9 @@ class SearchOptions(RunOptions):
     """Nesterov momentum for the weights."""
     warmup_epochs: int | None = option(None, at_least=0)
     """Epochs at the start with weight steps only (default: half of --epochs)."""
+    stop_entropy: float = option(0.0, at_least=0)
+    """End the search, and select, after an epoch in which the mean entropy of the decisions falls below so
+    many nats; 0: do all epochs."""
     val_fraction: float = option(0.5, above=0, below=1)
     """Part of the training images that serves the architecture steps."""
     prior: float = option(0.0, at_least=0, at_most=100)
@@ -196,12 +199,13 @@ class SearchOptions(RunOptions):
     keep_weights_every: int = option(0, at_least=0, free=True)
     """Epochs between files of the shared weights, which `ablate.py rank --epochs` compares; 0: none."""
     policy: str = "draw"
-    """What a weight step trains: draw (an architecture from the estimator) or uniform (any, with equal
-    probability)."""
+    """What a weight step trains: draw (an architecture from the estimator), uniform (any, with equal
+    probability) or fair (as many as a slot has candidates, every candidate once)."""
     derive: str = "argmax"
     """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
-    shared weights; ascent, coordinate ascent on these scores; or halving:K, short trainings from scratch of K
-    architectures, of which the better half is trained twice as long, and so on."""
+    shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these
+    scores; or halving:K, short trainings from scratch of K architectures, of which the better half is trained
+    twice as long, and so on."""
 
     @property
     def warmup(self) -> int:

@@ -25,7 +25,7 @@ ADDED = {  # by the example: what --help has to name, and the words of a search 
         ["--estimator", "st_to_reinmax:beta=0.25", "--space", "micro"],
     ),
     "own_operation": ("operation shuffled_conv; search space micro_shuffled", ["--space", "micro_shuffled"]),
-    "own_policy": ("policy fair", ["--policy", "fair:epsilon=1:0.1", "--space", "micro"]),
+    "own_policy": ("policy fair_first", ["--policy", "fair_first:epsilon=1:0.1", "--space", "micro"]),
     "own_rule": ("rule of selection frugal", ["--derive", "frugal", "--space", "micro"]),
     "own_score": ("zero-cost score grad_norm", ["--space", "micro"]),
     "own_space": ("search space small_mobile", ["--space", "small_mobile"]),
@@ -145,7 +145,7 @@ SEARCH = {"data": "digits", "epochs": 2, "channels": 4, "batch_size": 16, "train
 
 
 def test_the_paths_of_the_policy_are_fair_where_they_are_not_drawn():
-    fair = example("own_policy").Fair
+    fair = example("own_policy").FairFirst
     for name in ("nasbench201", "s1"):  # slots of s1 have different numbers of candidates
         space = search_spaces.get(name)
         architecture = Architecture(space, estimators.get("reinmax"))

@@ -14,6 +14,7 @@ import torch
 import nas
 import search_spaces
 from nas.bilevel import Search
+from nas.bilevel.evolution import Evolution
 from nas.bilevel.halving import Halving
 from nas.bilevel.rule import pool
 from nas.bilevel.rules import Ascent
@@ -56,6 +57,30 @@ def test_a_prior_starts_the_search_at_the_largest_architecture():
     flat = nas.search("nasbench201", epochs=1, arch_lr=1e-12, **SMALL).log_probabilities().exp()
     assert flat.max() < 0.21
     torch.testing.assert_close(p, expected.expand_as(p), atol=0.01, rtol=0.0)
+
+
+# The end of a search
+
+
+def test_a_search_ends_when_it_has_decided_and_so_does_one_in_pieces(tmp_path):
+    options = {"epochs": 8, "warmup_epochs": 1, "arch_lr": 0.5, "derive": "sample:3"} | SMALL
+    whole = nas.search("micro", stop_entropy=0.7, **options)
+    entropies = [line["entropy"] for line in whole.history]
+    assert 1 < len(entropies) < 8
+    assert entropies[-1] < 0.7 < min(entropies[:-1])
+    result = nas.search("micro", stop_entropy=0.7, out=tmp_path / "run", callback=bool, **options)
+    while result.stopped:  # after every epoch
+        result = nas.search(out=tmp_path / "run", resume=True, callback=bool)
+    assert result.history == whole.history
+    assert result.summary["considered"] == whole.summary["considered"]
+    again = nas.search(out=tmp_path / "run", resume=True)
+    assert again.history == whole.history
+    assert again.genotype == whole.genotype
+
+
+def test_nothing_has_been_decided_before_the_first_architecture_step():
+    result = nas.search("micro", prior=50.0, stop_entropy=2.0, epochs=4, warmup_epochs=2, **SMALL)
+    assert len(result.history) == 3
 
 
 # Coordinate ascent
@@ -207,7 +232,51 @@ def test_a_search_that_is_stopped_while_halving_ends_as_without_the_stop(tmp_pat
     assert rest.genotype == whole.genotype
 
 
-@pytest.mark.parametrize("rule", ["ascent", "halving:4,draws=0"])
+def test_evolution_looks_at_architectures_that_descend_from_the_best_and_goes_on_where_it_was(searched):
+    job = searched["s1"].search
+    whole = Evolution(60, first=20)
+    for _ in whole.select(job):
+        pass
+    rows = whole.considered(job)
+    accuracies = [row["accuracy"] for row in rows]
+    assert whole.selected(job) == job.space.parse(rows[accuracies.index(max(accuracies))]["genotype"])
+    assert 20 < len(rows) <= 60
+    assert whole.pieces(job) == 60
+    assert max(accuracies) >= max(accuracies[:20])
+    for row in rows:
+        genotype = job.space.parse(row["genotype"])
+        assert job.space.validate(genotype)
+        assert job.score_uncounted(genotype)[1] == row["accuracy"]
+    part = Evolution(60, first=20)
+    for count, _ in enumerate(part.select(job), 1):
+        if count == 37:
+            break
+    rest = Evolution(60, first=20)
+    rest.restore(part.state())
+    for _ in rest.select(job):
+        pass
+    assert rest.considered(job) == rows
+    assert rest.selected(job) == whole.selected(job)
+
+
+def test_children_take_every_slot_from_their_parents_or_draw_it_anew(searched):
+    job = searched["micro"].search
+    rule = Evolution(1000, first=2)
+    a, b = torch.zeros(3, 5), torch.ones(3, 5)
+    rule.parents = {"a": a, "b": b}
+    crossed = [rule._individual(job, number) for number in range(3, 203, 2)]
+    assert {float(value) for child in crossed for value in child.flatten()} == {0.0, 1.0}
+    assert 0 < sum(0 < child.mean() < 1 for child in crossed) < 100
+    changed = [rule._individual(job, number) for number in range(2, 402, 2)]
+    anew = [sum(not set(row.tolist()) <= {0.0, 1.0} for row in child) for child in changed]
+    assert min(anew) == 1
+    assert 1.0 < sum(anew) / len(anew) < 1.5
+    first = [rule._individual(job, number) for number in (0, 1)]
+    assert torch.equal(first[0], job.architecture.log_probabilities())
+    assert not torch.equal(*first)
+
+
+@pytest.mark.parametrize("rule", ["ascent", "evolution:8", "halving:4,draws=0"])
 def test_the_time_that_a_rule_takes_counts_and_its_work_is_kept(tmp_path, monkeypatch, rule):
     whole = nas.search("micro", epochs=2, derive=rule, out=tmp_path / "run", **SMALL)
     timings = [json.loads(line) for line in (tmp_path / "run" / "timings.jsonl").read_text().splitlines()]
@@ -223,9 +292,11 @@ def test_the_time_that_a_rule_takes_counts_and_its_work_is_kept(tmp_path, monkey
         ("halving:1", "count is 1, expected 2"),
         ("halving:4,epochs=0", "epochs is 0"),
         ("halving", "count"),
+        ("evolution:0", "count is 0, expected 1"),
+        ("evolution:9,first=0", "first is 0, expected 1"),
         ("halving:4,by=luck", "by is 'luck', expected shared or"),
     ],
 )
-def test_what_halving_cannot_do_is_refused(text, message):
+def test_what_a_rule_cannot_do_is_refused(text, message):
     with pytest.raises(nas.InputError, match=message):
         nas.search("micro", derive=text, **SMALL)

@@ -138,7 +138,7 @@ def test_terms_and_policies_by_name():
     assert isinstance(term, Entropy)
     assert (term.weight(0.0), term.weight(1.0)) == (0.5, 2.0)
     assert TERMS.names() == ["beta_decay", "entropy", "uniform_decay"]
-    assert POLICIES.names() == ["draw", "uniform"]
+    assert POLICIES.names() == ["draw", "uniform", "fair"]
 
 
 # What a weight step trains
@@ -157,22 +157,23 @@ def test_the_uniform_policy_draws_every_candidate_of_every_slot_alike():
     assert ((counts - 1000).square() / 1000).sum(-1).max() < 20  # of 28 chi-square values with 1 degree
 
 
-class StrictlyFair(Policy):
-    """K paths in which every candidate of every slot occurs once (FairNAS: Chu et al., arXiv 1907.01845)."""
-
-    name = "strictly_fair"
-
-    def paths(self, architecture, generator, step, progress):
-        slots, width = architecture.space.slots, architecture.space.width
-        orders = [torch.randperm(width, generator=generator).tolist() for _ in slots]
-        return [
-            [order[i] % len(slot.candidates) for order, slot in zip(orders, slots, strict=True)]
-            for i in range(width)
-        ]
+@pytest.mark.parametrize("space", ["micro", "s1"])
+def test_the_fair_policy_trains_every_candidate_of_every_slot_as_often(space):
+    architecture = setup(space).architecture
+    width, draws = architecture.space.width, set()
+    for step in range(20):
+        paths = POLICIES.build("fair").paths(architecture, rng(step), step, 0.0)
+        assert len(paths) == width
+        for row, slot in enumerate(architecture.space.slots):
+            times = [sum(path[row] == k for path in paths) for k in range(len(slot.candidates))]
+            assert min(times) >= width // len(times)
+            assert max(times) <= -(-width // len(times))
+        draws |= {tuple(path) for path in paths}
+    assert len(draws) > 3 * width  # the orders differ
 
 
 def test_several_paths_are_one_step_along_the_mean_of_their_gradients():
-    bilevel = setup(policy=StrictlyFair())
+    bilevel = setup(policy=POLICIES.build("fair"))
     paths = bilevel.policy.paths(bilevel.architecture, rng(5), 0, 0.0)
     assert sorted(path[0] for path in paths) == [0, 1, 2, 3, 4]
     losses = [F.cross_entropy(bilevel.supernet(batch(1)[0], path), batch(1)[1]) for path in paths]

@@ -54,6 +54,26 @@ class UniformPolicy(Policy):
         return [architecture.uniform(generator)]
 
 
+class FairPolicy(Policy):
+    """Every candidate of every slot in one step: as many architectures as a slot has candidates, which hold
+    the candidates of each slot in an order of its own. A slot with fewer candidates begins again.
+
+    Source: Chu et al., 2021, "FairNAS: rethinking evaluation fairness of weight sharing neural architecture
+    search", arXiv 1907.01845, strict fairness; there the gradients are added up, here their mean counts.
+    """
+
+    name = "fair"
+
+    def paths(
+        self, architecture: Architecture, generator: torch.Generator, step: int, progress: float
+    ) -> Sequence[Draw]:
+        width, orders = architecture.space.width, list[list[int]]()
+        for slot in architecture.space.slots:
+            order = torch.randperm(len(slot.candidates), generator=generator).tolist()
+            orders.append([order[number % len(order)] for number in range(width)])
+        return [list(path) for path in zip(*orders, strict=True)]
+
+
 POLICIES: Registry[type[Policy]] = Registry(
-    "policy", {p.name: p for p in (DrawPolicy, UniformPolicy)}, Policy
+    "policy", {p.name: p for p in (DrawPolicy, UniformPolicy, FairPolicy)}, Policy
 )

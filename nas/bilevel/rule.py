@@ -88,4 +88,9 @@ def sample(space: SearchSpace, log_p: Tensor, generator: torch.Generator) -> Gen
     Gumbel noise makes the arg-max of every edge a draw from its distribution; where a space keeps
     only the strongest edges (darts), these are drawn along with it.
     """
-    return space.discretise(log_p - torch.empty_like(log_p).exponential_(generator=generator).log())
+    return space.discretise(log_p + gumbel(log_p, generator))
+
+
+def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise of a shape."""
+    return -torch.empty_like(like).exponential_(generator=generator).log()

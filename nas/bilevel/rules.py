@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from nas.bilevel.evolution import Evolution
 from nas.bilevel.halving import Halving
 from nas.bilevel.rule import MOST, Rule, drawn, variants
 from nas.bilevel.view import SearchView
@@ -109,7 +110,7 @@ class Ascent(Rule):
 
 
 RULES: Registry[type[Rule]] = Registry(
-    "rule of selection", {r.name: r for r in (ArgMax, Sample, Ascent, Halving)}, Rule
+    "rule of selection", {r.name: r for r in (ArgMax, Sample, Ascent, Evolution, Halving)}, Rule
 )
 
 

@@ -243,6 +243,10 @@ class Search:
         every = self.options.keep_weights_every
         return self.weights() if every and epoch % every == 0 else None
 
+    def has_settled(self, epoch: int) -> bool:
+        """Whether the decisions are as clear as the options ask for, after so many epochs."""
+        return epoch > self.options.warmup and self.architecture.entropy() < self.options.stop_entropy
+
     def would_find(self) -> Genotype:
         """The architecture of the most probable candidates now."""
         return self.space.discretise(self.architecture.log_probabilities())

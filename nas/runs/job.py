@@ -56,6 +56,9 @@ class Job(Protocol):
     def kept(self, epoch: int) -> dict[str, Tensor] | None:
         """Tensors that are to be kept of the state after so many epochs; None: none of it."""
 
+    def has_settled(self, epoch: int) -> bool:
+        """Whether the run needs no more epochs after so many, all of which its state tells."""
+
     def state(self) -> dict[str, Any]:
         """All that determines the rest of the run, besides its options, the epoch and the step."""
 

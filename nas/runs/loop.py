@@ -217,10 +217,12 @@ def _work(
     skipped: int = distributed.broadcast(folder.skipped_steps)
     timer = _Timer(options)
     go_on = _go_on(options, folder.objects)
-    total = options.epochs * job.steps
+    total, done = options.epochs * job.steps, first
     shown = False if distributed.rank() > 0 else progress
     with Interruption() as interruption, progress_bar(total, first * job.steps + start, shown) as bar:
         for epoch in range(first, options.epochs):
+            if start == 0 and job.has_settled(epoch):
+                break
             began = time.perf_counter() - seconds
             for step, _ in enumerate(job.epoch(epoch, start), start + 1):
                 bar.update()
@@ -242,7 +244,8 @@ def _work(
                 folder.keep(epoch + 1, weights)
             if board is not None:
                 board.epoch(metrics | {"epoch_seconds": seconds})
-            last = epoch + 1 == options.epochs
+            done = epoch + 1
+            last = done == options.epochs or job.has_settled(done)
             enough = callback is not None and bool(callback(dict(metrics))) and not last
             (asked,) = distributed.any_of(interruption.asked or enough)
             if asked or last or (epoch + 1) % options.checkpoint_every == 0:
@@ -251,18 +254,18 @@ def _work(
             if asked:
                 return f"saved after epoch {epoch + 1}; {go_on}"
             start, seconds = 0, 0.0
-        bar.total, piece = total + job.pieces(), 0
+        bar.total, piece = done * job.steps + job.pieces(), 0
         began = time.perf_counter() - seconds
         for piece, _ in enumerate(job.finish(), 1):
             bar.update()
             asked, due = distributed.any_of(interruption.asked, timer.is_due(total + piece))
             if asked or due:
-                _save(folder, options.epochs, 0, time.perf_counter() - began, job)
+                _save(folder, done, 0, time.perf_counter() - began, job)
                 timer.restart()
             if asked:
                 return f"saved while selecting an architecture; {go_on}"
         if piece:
-            _save(folder, options.epochs, 0, time.perf_counter() - began, job)
+            _save(folder, done, 0, time.perf_counter() - began, job)
     return None
 
 

@@ -203,6 +203,10 @@ class Training:
             "test_accuracy": test[1],
         }
 
+    def has_settled(self, epoch: int) -> bool:
+        """A training goes on to its last epoch."""
+        return False
+
     def kept(self, epoch: int) -> None:
         """Nothing: of a training the last weights matter, which `save` writes."""
 
