@@ -81,6 +81,13 @@ class DartsSpace(SearchSpace):
             into.setdefault((slot.cell, slot.target), []).append(slot)
         return into
 
+    def derivable(self, slot: Slot) -> list[str]:
+        return _derivable(slot)
+
+    def contested(self) -> list[tuple[list[int], int]]:
+        groups = ([self.row(s.cell, s.source, s.target) for s in slots] for slots in self._into.values())
+        return [(rows, self.edges_per_node) for rows in groups if len(rows) > self.edges_per_node]
+
     @property
     def size(self) -> int:
         sets = (combinations(slots, self.edges_per_node) for slots in self._into.values())

@@ -91,6 +91,14 @@ class SearchSpace(ABC):
         mask = torch.arange(self.width) < counts.unsqueeze(1)
         return None if mask.all() else mask
 
+    def derivable(self, slot: Slot) -> Sequence[str]:
+        """The candidates of a slot that an architecture can hold."""
+        return slot.candidates
+
+    def contested(self) -> Sequence[tuple[Sequence[int], int]]:
+        """Rows of slots of which an architecture keeps only so many, for every such group."""
+        return ()
+
     @property
     def size(self) -> int:
         """Number of architectures that can be derived."""

@@ -16,8 +16,10 @@ import search_spaces
 from nas.bilevel import Search
 from nas.bilevel.evolution import Evolution
 from nas.bilevel.halving import Halving
+from nas.bilevel.perturbation import Perturbation
 from nas.bilevel.rule import pool
 from nas.bilevel.rules import Ascent
+from nas.seeding import generator
 from nas.zero_cost import Synflow
 from search_spaces.cell import candidate_parameters
 
@@ -174,7 +176,7 @@ def test_the_report_lists_the_longest_trainings_first(tmp_path):
     assert rows[0] == str(found)
     twice = {row["genotype"] for row in found.summary["considered"] if row["epochs"] == 2}
     assert set(rows[:2]) == twice
-    assert "4 architectures, the first 6 of 6 rows" in (tmp_path / "run" / "report.html").read_text()
+    assert "4 considered, the first 6 of 6 rows" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_what_no_score_can_be_said_of_is_not_trained_unless_there_is_nothing_else(searched, monkeypatch):
@@ -274,6 +276,90 @@ def test_children_take_every_slot_from_their_parents_or_draw_it_anew(searched):
     first = [rule._individual(job, number) for number in (0, 1)]
     assert torch.equal(first[0], job.architecture.log_probabilities())
     assert not torch.equal(*first)
+
+
+# Perturbation
+
+
+@pytest.mark.parametrize("space", ["micro", "s1"])
+def test_perturbation_keeps_what_the_supernet_misses_most(space):
+    job = nas.search(space, epochs=1, **SMALL).search
+    rule, before = Perturbation(epochs=0), copy.deepcopy(job.supernet.state_dict())
+    assert len(list(rule.select(job))) == rule.pieces(job) == len(rule.considered(job))
+    found = job.space.validate(rule.selected(job))
+    # Written out: every decision in its order, on the mixture of what is left.
+    weights, looks = job.architecture.probabilities().clone(), iter(rule.considered(job))
+    kept = {}
+    draws = generator(0, "decisions")
+    for row in torch.randperm(job.space.num_slots, generator=draws).tolist():
+        slot, losses = job.space.slots[row], {}
+        for name in job.space.derivable(slot):
+            without = weights.clone()
+            without[row, slot.candidates.index(name)] = 0.0
+            losses[name] = job.score_draw(without)[1]
+            look = next(looks)
+            assert look["accuracy"] == losses[name]
+            assert look["genotype"] == f"without {name} in {slot.label}"
+        kept[row] = min(losses, key=losses.__getitem__)
+        weights[row] = 0.0
+        weights[row, slot.candidates.index(kept[row])] = 1.0
+    groups = job.space.contested()
+    for number in torch.randperm(len(groups), generator=draws).tolist():
+        rows, count = groups[number]
+        accuracies = {}
+        for row in rows:
+            without = weights.clone()
+            without[row] = 0.0
+            accuracies[row] = job.score_draw(without)[1]
+            assert next(looks)["accuracy"] == accuracies[row]
+        for row in sorted(accuracies, key=accuracies.__getitem__)[count:]:
+            del kept[row]
+            weights[row] = 0.0
+    assert next(looks, None) is None
+    assert found == job.space.genotype([kept.get(row) for row in range(job.space.num_slots)])
+    for name, tensor in job.supernet.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_between_decisions_perturbation_trains_what_is_decided(monkeypatch):
+    job = nas.search("micro", epochs=1, **SMALL).search
+    rule, steps, policy = Perturbation(epochs=1), [], job.bilevel.policy
+    step = job.bilevel.weight_step
+
+    def watched(batch, draws, *position):
+        (path,) = job.bilevel.policy.paths(job.architecture, torch.Generator(), 0, 1.0)
+        steps.append((dict(rule.decided), path, job.weight_optimizer.param_groups[0]["lr"]))
+        return step(batch, draws, *position)
+
+    monkeypatch.setattr(job.bilevel, "weight_step", watched)
+    assert len(list(rule.select(job))) == rule.pieces(job) == 15 + 3 * len(job.train)
+    assert len(steps) == 3 * len(job.train)
+    assert job.bilevel.policy is policy
+    for number, (decided, path, rate) in enumerate(steps):
+        assert len(decided) == 1 + number // len(job.train)
+        assert all(path[row] == candidate for row, candidate in decided.items())
+        assert rate == pytest.approx(0.1 * job.options.lr)
+
+
+@pytest.mark.parametrize("piece", [3, 9, 26])
+def test_perturbation_goes_on_where_it_was(tmp_path, piece):
+    class Stopped(Perturbation):
+        def select(self, search):
+            for count, _ in enumerate(super().select(search), 1):
+                if count == piece:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield
+
+    whole = nas.search("micro", epochs=1, derive="perturbation:1", **SMALL)
+    first = nas.search("micro", epochs=1, derive=Stopped(1), out=tmp_path / "run", **SMALL)
+    assert "while selecting" in first.stopped
+    rest = nas.search(derive=Perturbation(1), out=tmp_path / "run", resume=True)
+    assert rest.summary["considered"] == whole.summary["considered"]
+    assert rest.genotype == whole.genotype
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(rest.supernet.parameters(), whole.supernet.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("rule", ["ascent", "evolution:8", "halving:4,draws=0"])

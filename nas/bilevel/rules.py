@@ -7,6 +7,7 @@ from typing import Any
 
 from nas.bilevel.evolution import Evolution
 from nas.bilevel.halving import Halving
+from nas.bilevel.perturbation import Perturbation
 from nas.bilevel.rule import MOST, Rule, drawn, variants
 from nas.bilevel.view import SearchView
 from recipes.registry import Registry
@@ -110,7 +111,7 @@ class Ascent(Rule):
 
 
 RULES: Registry[type[Rule]] = Registry(
-    "rule of selection", {r.name: r for r in (ArgMax, Sample, Ascent, Evolution, Halving)}, Rule
+    "rule of selection", {r.name: r for r in (ArgMax, Sample, Ascent, Evolution, Perturbation, Halving)}, Rule
 )
 
 

@@ -31,6 +31,7 @@ from recipes import InputError, SearchOptions
 from recipes.registry import name_of
 from search_spaces import Genotype
 from search_spaces.cell import candidate_parameters
+from search_spaces.mixed_edge import Draw
 
 
 class Search:
@@ -161,14 +162,20 @@ class Search:
 
     def score(self, genotype: Genotype) -> tuple[float, float]:
         """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
+        return self.score_draw(self.space.choice(genotype))
+
+    def score_draw(self, draw: Draw) -> tuple[float, float]:
+        """`score` of what a supernet takes, such as a mixture (E, K)."""
         self.bilevel.work.evaluated += len(self.valid.images)
-        return self.score_uncounted(genotype)
+        return self._score(draw)
 
     def score_uncounted(self, genotype: Genotype) -> tuple[float, float]:
         """`score` for the record, which is not part of the work that the search takes."""
+        return self._score(self.space.choice(genotype))
+
+    def _score(self, draw: Draw) -> tuple[float, float]:
         seed_everything(self.options.seed, "score")
-        choice = self.space.choice(genotype)
-        return evaluate(self.supernet, self.valid, self.task, self.bilevel.precision, choice)
+        return evaluate(self.supernet, self.valid, self.task, self.bilevel.precision, draw)
 
     def measure(self, epoch: int) -> dict[str, Any]:
         """How far every estimator is from the gradient of the logits now; see `nas.bilevel.measure`."""

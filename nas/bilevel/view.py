@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.bilevel.architecture import Architecture
+from nas.bilevel.policies import Policy
 from nas.data import Batches, DataSet
 from nas.steps import StepResult, Work
 from nas.task import Task
@@ -22,9 +23,13 @@ class Steps(Protocol):
 
     Attributes:
         work: the images of all passes so far, to which a rule adds those of its own trainings.
+        policy: what a weight step trains.
+        weight_optimizer: of the supernet.
     """
 
     work: Work
+    policy: Policy
+    weight_optimizer: torch.optim.Optimizer
 
     def weight_step(
         self,
@@ -67,3 +72,6 @@ class SearchView(Protocol):
 
     def score(self, genotype: Genotype) -> tuple[float, float]:
         """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
+
+    def score_draw(self, draw: Draw) -> tuple[float, float]:
+        """`score` of what a supernet takes, such as a mixture (E, K)."""

@@ -167,8 +167,8 @@ def _considered(result: dict[str, Any]) -> list[Table]:
     shown = ordered[:CONSIDERED]
     cells = [[row["genotype"], *(f"{row[m]:.4g}" for m in measures)] for row in shown]
     count = len({row["genotype"] for row in rows})
-    note = f"{result['rule']}: {count} architectures, the first {len(shown)} of {len(rows)} rows."
-    return [Table("Considered in the end", ["architecture", *measures], cells, note)]
+    note = f"{result['rule']}: {count} considered, the first {len(shown)} of {len(rows)} rows."
+    return [Table("Considered in the end", ["considered", *measures], cells, note)]
 
 
 def _percent(value: float | None) -> tuple[str, str]:

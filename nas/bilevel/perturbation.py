@@ -1,0 +1,173 @@
+"""Selection by what the supernet loses without a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas.bilevel.architecture import Architecture
+from nas.bilevel.policies import Policy
+from nas.bilevel.rule import MOST, Rule
+from nas.bilevel.view import SearchView
+from nas.seeding import generator, seed_everything
+from search_spaces import ABSENT, Genotype, SearchSpace
+from search_spaces.mixed_edge import Draw
+
+
+class Perturbation(Rule):
+    """One slot after another, in random order, keeps the candidate without which the supernet is least
+    accurate on the validation part; between decisions the supernet is trained further.
+
+    The supernet mixes all candidates of the slots that are open, with their probabilities, and a candidate
+    is taken away by setting its weight to 0. Where a space keeps only some edges into a node (darts), nodes
+    decide in the same way afterwards. Training starts anew with a tenth of the learning rate, on what the
+    policy draws, with what is decided in its place.
+
+    Args:
+        epochs: of training after every decision.
+
+    Source: Wang et al., 2021, "Rethinking architecture selection in differentiable NAS", arXiv 2108.04392.
+    """
+
+    name = "perturbation"
+    RATE = 0.1  # of the learning rate at the start of the search
+
+    def __init__(self, epochs: int = 5) -> None:
+        if not 0 <= epochs <= MOST:
+            raise ValueError(f"epochs is {epochs}, expected 0 to {MOST}")
+        self.epochs = epochs
+        self.accuracies: list[dict[str, float]] = []  # of every decision, without each choice
+        self.steps = 0  # of training
+        self.decided: dict[int, int] = {}  # candidate by row; ABSENT where the edge is dropped
+
+    def pieces(self, search: SearchView) -> int:
+        decisions = _decisions(search)
+        looks = sum(len(choices) for choices in decisions)
+        return looks + len(decisions) * self.epochs * len(search.train)
+
+    def select(self, search: SearchView) -> Iterator[None]:
+        self.decided = _only(search.space)
+        for number, decision in enumerate(
+            _decisions(search)
+        ):  # what was done before an interruption is replayed
+            if number == len(self.accuracies):
+                self.accuracies.append({})
+            found = self.accuracies[number]
+            for row, candidate in decision[len(found) :]:
+                weights = _with(search.architecture.probabilities(), self.decided)
+                weights[row, slice(None) if candidate == ABSENT else candidate] = 0.0
+                found[_name(search.space, row, candidate)] = search.score_draw(weights)[1]
+                yield
+            self._decide(search.space, decision, list(found.values()))
+            yield from self._train(search, (number + 1) * self.epochs * len(search.train))
+
+    def _decide(self, space: SearchSpace, decision: list[tuple[int, int]], accuracies: list[float]) -> None:
+        """Keep what hurts most when it is missing, the first of equals."""
+        order = sorted(range(len(decision)), key=accuracies.__getitem__)
+        row, candidate = decision[order[0]]
+        if candidate != ABSENT:
+            self.decided[row] = candidate
+            return
+        kept = next(count for rows, count in space.contested() if decision[0][0] in rows)
+        for position in order[kept:]:
+            self.decided[decision[position][0]] = ABSENT
+
+    def _train(self, search: SearchView, until: int) -> Iterator[None]:
+        """Train the supernet until so many steps have been done in all, each a piece of work."""
+        bilevel, options, length = search.bilevel, search.options, len(search.train)
+        own = bilevel.policy
+        if self.steps == 0:
+            bilevel.weight_optimizer.state.clear()  # momentum
+        while self.steps < until:
+            epoch, start = divmod(self.steps, length)
+            for batch in search.train.epoch(options.epochs + epoch, start):
+                seed_everything(options.seed, "tuning", self.steps)
+                for group in bilevel.weight_optimizer.param_groups:
+                    group["lr"] = self.RATE * options.lr
+                bilevel.policy = _Decided(own, self.decided)
+                draws = generator(options.seed, "tuning draw", self.steps)
+                bilevel.weight_step(batch, draws, options.epochs * length + self.steps, 1.0)
+                bilevel.policy = own
+                self.steps += 1
+                yield
+
+    def selected(self, search: SearchView) -> Genotype:
+        return search.space.discretise(_with(torch.zeros_like(search.architecture.logits), self.decided))
+
+    def considered(self, search: SearchView) -> list[dict[str, Any]]:
+        return [
+            {"genotype": f"without {name}", "accuracy": accuracy, "decision": number}
+            for number, found in enumerate(self.accuracies, 1)
+            for name, accuracy in found.items()
+        ]
+
+    def state(self) -> dict[str, Any]:
+        return {"accuracies": self.accuracies, "steps": self.steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.accuracies = [dict(found) for found in state["accuracies"]]
+        self.steps = state["steps"]
+
+
+class _Decided(Policy):
+    """The paths of a policy, with what is decided in its place."""
+
+    name = "decided"
+
+    def __init__(self, policy: Policy, decided: dict[int, int]) -> None:
+        self.policy, self.decided = policy, decided
+
+    def paths(
+        self, architecture: Architecture, generator: torch.Generator, step: int, progress: float
+    ) -> Sequence[Draw]:
+        paths = list[Draw]()
+        for path in self.policy.paths(architecture, generator, step, progress):
+            if isinstance(path, Tensor):
+                paths.append(_with(path, self.decided))
+            else:
+                paths.append([self.decided.get(row, chosen) for row, chosen in enumerate(path)])
+        return paths
+
+
+def _with(weights: Tensor, decided: dict[int, int]) -> Tensor:
+    """A copy of weights (E, K) with what is decided."""
+    weights = weights.detach().clone()
+    for row, candidate in decided.items():
+        weights[row] = 0.0
+        if candidate != ABSENT:
+            weights[row, candidate] = 1.0
+    return weights
+
+
+def _decisions(search: SearchView) -> list[list[tuple[int, int]]]:
+    """All decisions in their order, each a list of what may be missing: (row, candidate), or (row, ABSENT)
+    for the whole edge."""
+    space, draws = search.space, generator(search.options.seed, "decisions")
+    slots = [[(row, candidate) for candidate in found] for row, found in _open(space) if len(found) > 1]
+    nodes = [[(row, ABSENT) for row in rows] for rows, _ in space.contested()]
+    return [
+        group[position]
+        for group in (slots, nodes)
+        for position in torch.randperm(len(group), generator=draws).tolist()
+    ]
+
+
+def _only(space: SearchSpace) -> dict[int, int]:
+    """The candidate by row where no other can be derived."""
+    return {row: found[0] for row, found in _open(space) if len(found) == 1}
+
+
+def _open(space: SearchSpace) -> list[tuple[int, list[int]]]:
+    """The row of every slot, and the candidates of it that can be derived."""
+    return [
+        (row, [slot.candidates.index(name) for name in space.derivable(slot)])
+        for row, slot in enumerate(space.slots)
+    ]
+
+
+def _name(space: SearchSpace, row: int, candidate: int) -> str:
+    slot = space.slots[row]
+    return slot.label if candidate == ABSENT else f"{slot.candidates[candidate]} in {slot.label}"
