@@ -205,8 +205,8 @@ class SearchOptions(RunOptions):
     """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
     shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these
     scores; perturbation:EPOCHS, what the supernet misses most, with so many epochs of training after every
-    decision; or halving:K, short trainings from scratch of K architectures, of which the better half is trained
-    twice as long, and so on."""
+    decision; or halving:K, short trainings from scratch of K architectures, of which the better half is
+    trained twice as long, and so on."""
 
     @property
     def warmup(self) -> int:
