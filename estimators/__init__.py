@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from estimators.base import Estimator
+from estimators.base import CategoricalEstimator, Estimator
 from estimators.concrete import Concrete
+from estimators.critic import ReinforceCritic
 from estimators.dirichlet import DirichletRelaxation
+from estimators.double_cv import DoubleCV
 from estimators.gst import GappedStraightThrough
 from estimators.gumbel_rao import GumbelRao
+from estimators.redge import ReDGE, ReinDGE
 from estimators.reinforce import Reinforce, ReinforceLeaveOneOut
-from estimators.reinmax import ReinMax
+from estimators.reinmax import ReinMax, ReinMaxBeta
+from estimators.reinmax_cv import ReinMaxCV
 from estimators.reinmax_rao import ReinMaxRao
 from estimators.schedule import Schedule
 from estimators.softmax import Softmax
@@ -22,22 +26,28 @@ from estimators.st_gumbel import StraightThroughGumbel
 from estimators.straight_through import StraightThrough
 from recipes.registry import Registry
 
-__all__ = ["Estimator", "Schedule", "family", "get", "names", "register"]
+__all__ = ["CategoricalEstimator", "Estimator", "Schedule", "family", "get", "names", "register"]
 
 E = TypeVar("E", bound=type[Estimator])
 
 _BUILTIN: tuple[type[Estimator], ...] = (
     ReinMax,
+    ReinMaxBeta,
     ReinMaxRao,
+    ReinMaxCV,
     StraightThrough,
     StraightThroughGumbel,
     GumbelRao,
     GappedStraightThrough,
+    ReDGE,
+    ReinDGE,
     Softmax,
     Concrete,
     DirichletRelaxation,
     Reinforce,
     ReinforceLeaveOneOut,
+    DoubleCV,
+    ReinforceCritic,
 )
 _REGISTRY: Registry[type[Estimator]] = Registry(
     "estimator", {cls.name: cls for cls in _BUILTIN}, expects=Estimator

@@ -33,7 +33,8 @@ class Estimator(ABC):
         discrete: whether draws are one-hot. A dense estimator returns a mixture instead.
         stochastic: whether draws are random.
         signal: what the estimate is made from: the `gradient` at the draw, which its backward pass takes,
-            or the value of the `loss`, which goes to the method `gradient`.
+            or the value of the `loss`, or `both`, which go to the method `gradient`.
+        learns: whether it remembers past draws of the problem at hand, and estimates better for it.
         tau_range: smallest and largest valid temperature; both ends are inclusive.
         default_schedule: temperature schedule a search uses unless told otherwise.
         default_draws, fewest_draws: independent draws per architecture step.
@@ -43,7 +44,8 @@ class Estimator(ABC):
     name: ClassVar[str]
     discrete: ClassVar[bool] = True
     stochastic: ClassVar[bool] = True
-    signal: ClassVar[Literal["gradient", "loss"]] = "gradient"
+    signal: Literal["gradient", "loss", "both"] = "gradient"
+    learns: ClassVar[bool] = False
     tau_range: ClassVar[tuple[float, float]] = (1e-3, 1e3)
     default_schedule: ClassVar[Schedule] = Schedule(1.0, 1.0)
     default_draws: ClassVar[int] = 1
@@ -97,8 +99,15 @@ class Estimator(ABC):
         """Mean of the draws, or of what they relax: (..., K), rows sum to one."""
         return widen(logits).softmax(-1)
 
-    def gradient(self, logits: Tensor, draws: Tensor, losses: Tensor, mean: Tensor | None = None) -> Tensor:
-        """The estimate of an estimator whose signal is the loss: from values, without a backward pass.
+    def gradient(
+        self,
+        logits: Tensor,
+        draws: Tensor,
+        losses: Tensor,
+        mean: Tensor | None = None,
+        at_draws: Tensor | None = None,
+    ) -> Tensor:
+        """The estimate of an estimator whose signal is the loss, or both: from values, no backward pass.
 
         Args:
             logits: (..., K).
@@ -107,14 +116,19 @@ class Estimator(ABC):
                 with losses of its own: the first dimensions of logits and draws (after N) are P, or
                 broadcast to it.
             mean: as in `advantages`.
+            at_draws: (N, ..., K), the gradients at the draws, where the signal is `both`.
 
         Returns:
             (..., K), the mean over the draws, in the dtype of `logits`.
         """
         weights = self.advantages(losses.detach().to(logits.device, torch.float64), mean)
         scores = draws.detach().double() - logits.detach().double().softmax(-1)
-        shape = (*weights.shape, *(1 for _ in range(scores.dim() - weights.dim())))
-        return (weights.reshape(shape) * scores).mean(0).to(logits.dtype)
+        return (per_row(weights, scores) * scores).mean(0).to(logits.dtype)
+
+    def learn(self, logits: Tensor, draws: Tensor, losses: Tensor, at_draws: Tensor | None = None) -> None:
+        """Remember the draws of a step, as `gradient` does after its estimate; arguments as there."""
+        if self.learns:
+            raise NotImplementedError(f"the estimator '{self.name}' does not say what it learns")
 
     def advantages(self, losses: Tensor, mean: Tensor | None = None) -> Tensor:
         """What weights the scores, the gradients of log p(draw): the losses less a baseline.
@@ -127,7 +141,7 @@ class Estimator(ABC):
         Returns:
             (N, *P); the mean over N of their products with the scores is the estimate.
         """
-        raise NotImplementedError(f"the estimator '{self.name}' differentiates its draws")
+        raise NotImplementedError(f"the estimator '{self.name}' does not weight scores by losses alone")
 
     def state(self) -> dict[str, Any]:
         """What the estimator remembers from step to step, for a checkpoint: numbers and tensors."""
@@ -137,6 +151,31 @@ class Estimator(ABC):
         """Take up a `state`. Raises ValueError if it is not this estimator's."""
         if state:
             raise ValueError(f"the estimator '{self.name}' has no state, got {sorted(state)}")
+
+
+class CategoricalEstimator(Estimator):
+    """An estimator with D ~ Cat(softmax(logits)) and a backward formula that is given D.
+
+    The estimate from N draws is a mean of N terms with one draw each, so that the draws may depend on each
+    other. Subclasses implement `given`.
+    """
+
+    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        return self.given(logits, categorical(widen(logits.detach()), generator), generator)
+
+    @abstractmethod
+    def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
+        """`draw` (..., K), one-hot, with the backward formula of the estimator.
+
+        Args:
+            logits: (..., K).
+            generator: of what else is random in the formula.
+        """
+
+    def systematic(self, logits: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+        """`count` draws (count, ..., K) that are systematic in each row; see below. logits: (..., K)."""
+        repeated = logits.expand(count, *logits.shape)
+        return self.given(repeated, systematic(widen(logits.detach()), count, generator), generator)
 
 
 class _Draw(torch.autograd.Function):
@@ -168,6 +207,11 @@ def jacobian_product(p: Tensor, v: Tensor) -> Tensor:
     """J(p) v = p * v - p <p, v>, the Jacobian of softmax at output p; p, v (..., K)."""
     pv = p * v
     return pv - p * pv.sum(-1, keepdim=True)
+
+
+def per_row(values: Tensor, rows: Tensor) -> Tensor:
+    """`values` (N, *P) with as many dimensions as `rows` (N, *P, ..., K), to multiply them."""
+    return values.reshape(*values.shape, *(1 for _ in range(rows.dim() - values.dim())))
 
 
 def gumbel(logits: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -211,3 +255,31 @@ def one_hot_argmax(scores: Tensor) -> Tensor:
 def categorical(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     """One-hot D ~ Cat(softmax(logits)) by the Gumbel-max trick; (..., K), no gradient."""
     return one_hot_argmax(logits + gumbel(logits, generator))
+
+
+def systematic(logits: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """`count` draws of every row of logits (..., K) that cover its distribution evenly: (count, ..., K).
+
+    One uniform u for a row; its draws are those of (u + i) / count, i = 0 ... count - 1, by the inverse
+    distribution function over its candidates in random order. Each draw is Cat(softmax(logits)), and a
+    candidate comes up count * pi_k times, rounded up or down. The i are shuffled for every row by itself, so
+    that rows stay independent within a draw, and the mean of any estimate of single draws is unchanged.
+
+    Source: Madow, 1949, "On the theory of systematic sampling, II", Annals of Mathematical Statistics 20;
+    with rows shuffled against each other as in Latin hypercube sampling (McKay et al., 1979).
+    """
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64, device=logits.device)
+
+    order = uniform(*logits.shape).argsort(-1)
+    cumulated = logits.double().softmax(-1).gather(-1, order).cumsum(-1)
+    cumulated = cumulated / cumulated[..., -1:]  # ends at 1, exactly
+    ranks = uniform(count, *logits.shape[:-1]).argsort(0)
+    u = (uniform(*logits.shape[:-1]) + ranks) / count
+    u = u.clamp_max(1 - 2.0**-53).unsqueeze(-1)
+    place = (cumulated <= u).sum(-1, keepdim=True)
+    chosen = order.expand(count, *order.shape).gather(-1, place)
+    return torch.zeros(count, *logits.shape, dtype=logits.dtype, device=logits.device).scatter_(
+        -1, chosen, 1.0
+    )

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from estimators.base import Estimator, categorical, draw_with_gradient, jacobian_product, widen
+from estimators.base import CategoricalEstimator, draw_with_gradient, jacobian_product, widen
 from estimators.schedule import Schedule
 
 
-class GappedStraightThrough(Estimator):
+class GappedStraightThrough(CategoricalEstimator):
     """D ~ Cat(pi); backward J(softmax(theta' / tau)) g / tau, theta' led by D with a gap.
 
     theta' raises the logit of D to the maximum and lowers every other to at most the maximum minus
@@ -32,9 +32,8 @@ class GappedStraightThrough(Estimator):
             raise ValueError(f"gap is {gap:g}, expected a number of at least 0")
         self.gap = gap
 
-    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau = widen(logits.detach()), self.tau
-        draw = categorical(theta, generator)
         top = theta.amax(-1, keepdim=True)
         shifted = torch.where(draw.bool(), top, theta.minimum(top - self.gap))
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from estimators.base import (
-    Estimator,
+    CategoricalEstimator,
     at_least_one,
-    categorical,
     draw_with_gradient,
     gumbel_given_argmax,
     jacobian_product,
@@ -17,7 +16,7 @@ from estimators.base import (
 from estimators.schedule import Schedule
 
 
-class GumbelRao(Estimator):
+class GumbelRao(CategoricalEstimator):
     """D ~ Cat(pi); backward: mean over M draws of G given D of J(softmax((theta + G) / tau)) g / tau.
 
     Exactly the mean of `st_gumbel` at the same temperature, and never more variance.
@@ -35,9 +34,8 @@ class GumbelRao(Estimator):
         super().__init__(tau)
         self.inner_samples = at_least_one(samples)
 
-    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau = widen(logits.detach()), self.tau
-        draw = categorical(theta, generator)
         p = (gumbel_given_argmax(theta, draw, self.inner_samples, generator) / tau).softmax(-1)
 
         def vjp(g: Tensor) -> Tensor:

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from estimators.base import (
-    Estimator,
+    CategoricalEstimator,
     at_least_one,
-    categorical,
     draw_with_gradient,
     gumbel_given_argmax,
     jacobian_product,
@@ -17,7 +16,7 @@ from estimators.base import (
 from estimators.schedule import Schedule
 
 
-class ReinMaxRao(Estimator):
+class ReinMaxRao(CategoricalEstimator):
     """D ~ Cat(pi); backward 2 mean_G J(softmax((log m + G) / tau)) g / tau - J(pi) g / 2.
 
     m = (pi + D) / 2 is the midpoint of ReinMax, and the mean is over M draws of G given D. Less
@@ -36,9 +35,8 @@ class ReinMaxRao(Estimator):
         super().__init__(tau)
         self.inner_samples = at_least_one(samples)
 
-    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau = widen(logits.detach()), self.tau
-        draw = categorical(theta, generator)
         pi = theta.softmax(-1)
         midpoint = ((pi + draw) / 2).log()
         p = (gumbel_given_argmax(midpoint, draw, self.inner_samples, generator) / tau).softmax(-1)

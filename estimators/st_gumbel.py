@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from estimators.base import (
-    Estimator,
+    CategoricalEstimator,
     draw_with_gradient,
     gumbel,
+    gumbel_given_argmax,
     jacobian_product,
     one_hot_argmax,
     widen,
@@ -16,7 +17,7 @@ from estimators.base import (
 from estimators.schedule import Schedule
 
 
-class StraightThroughGumbel(Estimator):
+class StraightThroughGumbel(CategoricalEstimator):
     """D = onehot(argmax(theta + G)); backward J(softmax((theta + G) / tau)) g / tau, same G.
 
     The default schedule is that of GDAS (Dong & Yang, 2019, arXiv 1910.04465): 10 to 0.1.
@@ -28,10 +29,18 @@ class StraightThroughGumbel(Estimator):
     default_schedule = Schedule(10.0, 0.1)
 
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        theta, tau = widen(logits.detach()), self.tau
+        theta = widen(logits.detach())
         perturbed = theta + gumbel(theta, generator)
+        return self._at(logits, perturbed, one_hot_argmax(perturbed))
+
+    def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
+        return self._at(logits, gumbel_given_argmax(widen(logits.detach()), draw, 1, generator)[0], draw)
+
+    def _at(self, logits: Tensor, perturbed: Tensor, draw: Tensor) -> Tensor:
+        """`draw`, the arg-max of theta + G = `perturbed`; (..., K) each."""
+        tau = self.tau
 
         def vjp(g: Tensor) -> Tensor:
             return jacobian_product((perturbed / tau).softmax(-1), g) / tau
 
-        return draw_with_gradient(logits, one_hot_argmax(perturbed), vjp)
+        return draw_with_gradient(logits, draw, vjp)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from estimators.base import Estimator, categorical, draw_with_gradient, jacobian_product, widen
+from estimators.base import CategoricalEstimator, draw_with_gradient, jacobian_product, widen
 from estimators.schedule import Schedule
 
 
-class StraightThrough(Estimator):
+class StraightThrough(CategoricalEstimator):
     """D ~ Cat(softmax(theta)); backward J(softmax(theta / tau)) g / tau.
 
     A first-order approximation of the gradient (Liu et al., 2023, theorem 3.1): exact at tau = 1
@@ -21,10 +21,10 @@ class StraightThrough(Estimator):
     name = "st"
     default_schedule = Schedule(1.0, 1.0)
 
-    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau = widen(logits.detach()), self.tau
 
         def vjp(g: Tensor) -> Tensor:
             return jacobian_product((theta / tau).softmax(-1), g) / tau
 
-        return draw_with_gradient(logits, categorical(theta, generator), vjp)
+        return draw_with_gradient(logits, draw, vjp)

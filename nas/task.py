@@ -32,6 +32,14 @@ class Task(ABC):
     def plain_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """(), what an evaluation reports: the loss without what only serves training."""
 
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        """(B,), the error of each image, which need not be differentiable: what architecture steps with
+        `architecture_loss=error` minimise. Here 1 where `correct` counts none, else 0; another metric of a
+        task, the lower the better, takes its place.
+        """
+        right = [self.correct(output[i : i + 1], target[i : i + 1]) for i in range(len(target))]
+        return 1 - torch.stack(right).float()
+
     @abstractmethod
     def correct(self, output: Tensor, target: Tensor) -> Tensor:
         """(), on the device: the number of images whose output is right for the labels (B,)."""
@@ -67,6 +75,9 @@ class Classification(Task):
 
     def plain_loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target)
+
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output.argmax(1) != target).float()
 
     def correct(self, output: Tensor, target: Tensor) -> Tensor:
         return (output.argmax(1) == target).sum()

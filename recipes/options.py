@@ -155,20 +155,28 @@ class SearchOptions(RunOptions):
     space: str = "nasbench201"
     """Search space: nasbench201, micro, darts, s1, s2, s3 or s4."""
     estimator: str = "reinmax"
-    """Gradient estimator: reinmax, reinmax_rao, st, st_gumbel, gumbel_rao, gst, softmax, concrete,
-    dirichlet, reinforce or reinforce_loo; with settings if wanted: gumbel_rao:samples=20."""
+    """Gradient estimator: reinmax, reinmax_beta, reinmax_rao, reinmax_cv, st, st_gumbel, gumbel_rao, gst,
+    redge, reindge, softmax, concrete, dirichlet, reinforce, reinforce_loo, double_cv or reinforce_critic;
+    with settings if wanted: gumbel_rao:samples=20."""
     tau: str | None = None
     """Temperature: a number, or START:END for a linear schedule (default: the estimator's own)."""
     edge_gradient: Literal["lean", "compiled", "dense", "surrogate"] = "lean"
     """Gradient of the draws: lean (exact), compiled (the same by torch.compile, for GPUs), dense (exact,
     plain autograd) or surrogate (GDAS)."""
     draws: int | None = option(None, at_least=1, at_most=1_000_000)
-    """Independent draws per architecture step, averaged (default: 1, for reinforce_loo 4)."""
+    """Independent draws per architecture step, averaged (default: 1; 4 for reinforce_loo,
+    double_cv and reinforce_critic)."""
     draw_per: Literal["step", "rank", "image"] = "step"
     """step: a step draws for the whole batch; rank: every process of a torchrun job draws its own
     architecture, and the gradients are averaged; image: in architecture steps every image draws its own,
     in one pass over all candidates (the same mean; less variance only where the images agree; the
     memory of all candidates)."""
+    coupling: Literal["independent", "systematic"] = "independent"
+    """How the draws of an architecture step belong together: systematic ones cover the probabilities of every
+    slot evenly, which has the same mean and less spread; not for estimators that compare draws."""
+    architecture_loss: Literal["loss", "error"] = "loss"
+    """What architecture steps minimise: the loss, or the share of images that are classified wrongly, for
+    estimators that make do with values, such as reinforce_loo and reinforce_critic."""
     order: Literal[1, 2] = 1
     """1: weights are held fixed in architecture steps; 2: one unrolled weight step (DARTS)."""
     nesterov: bool = True

@@ -22,7 +22,7 @@ class TasksOptions(AblationOptions):
     tasks: tuple[str, ...] = ()
     """Any of polynomial, listops and vae (default: all, vae only with --data or --download)."""
     estimators: tuple[str, ...] = ()
-    """Names of discrete estimators (default: all of them)."""
+    """Names of discrete estimators (default: all that fit a task)."""
     data: str | None = None
     """Folder that holds MNIST/raw as torchvision stores it (with --download by default: data)."""
     download: bool = False

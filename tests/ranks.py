@@ -36,6 +36,11 @@ SEARCHES = {
     "terms": {"terms": ("entropy:weight=1:2", "uniform_decay:weight=0.5"), "draws": 2},
     "policy and task": {"policy": "uniform", "class_weights": "balanced", "label_smoothing": 0.1},
     "s3": {"space": "s3", "batch_size": 8, "train_limit": 40, "estimator": "st"},
+    "critic": {"estimator": "reinforce_critic"},
+    "critic of the error": {"estimator": "reinforce_critic", "architecture_loss": "error"},
+    "critic for each image": {"estimator": "reinforce_critic", "draw_per": "image"},
+    "double control variates": {"estimator": "double_cv"},
+    "systematic": {"coupling": "systematic", "draws": 3, "estimator": "st_gumbel"},
     "reinforce for each image": {"estimator": "reinforce_loo", "draw_per": "image"},
 }
 FINAL = FinalOptions(
@@ -97,12 +102,12 @@ def check_own_draws() -> None:
     """With --draw-per rank the estimate is the mean of those that every rank would make by itself."""
     options = replace(SEARCH, sync_batch_norm=False, draw_per="rank", arch_clip=0.0, clip=0.0)
     rank = int(sys.argv[2])
-    for estimator in ("st", "reinforce"):
+    for estimator in ("st", "reinforce", "reinforce_critic", "double_cv"):
         mine = gradients_alone(replace(options, estimator=estimator), rank)
         with distributed.group():
             search = Search.of(replace(options, estimator=estimator))
             next(iter(search.epoch(0, 0)))
-            if estimator == "st":  # reinforce has one baseline for all
+            if estimator == "st":  # the others have one baseline for all
                 found = search.architecture.logits.grad
                 assert torch.allclose(found, mine[0], atol=1e-7), (found, mine[0])
             touched = [p.grad for p in search.supernet.parameters()]

@@ -594,3 +594,27 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(InputError, match="missing or damaged"):
         load_mnist(str(tmp_path))
     assert not (tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte").exists()
+
+
+def test_estimators_that_learn_fit_tasks_of_one_problem(tmp_path, small, capsys):
+    """They are left out of the others, and refused where nothing else is asked for."""
+    words = ["tasks", *small, "--seeds", "1", "--estimators", "reinforce_critic", "double_cv", "st"]
+    assert ablate.main([*words, "--tasks", "polynomial", "listops", "--out", str(tmp_path / "out")]) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
+    fitting = {
+        name: {row["estimator"] for row in rows if row["task"] == name}
+        for name in ("polynomial-2", "listops")
+    }
+    assert fitting == {"polynomial-2": {"reinforce_critic", "double_cv", "st"}, "listops": {"st"}}
+    capsys.readouterr()
+    assert ablate.main([*words, "--tasks", "listops", "--out", str(tmp_path / "other")]) == 2
+    assert "'reinforce_critic' learns from past draws" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["reinforce_critic", "double_cv"])
+def test_estimators_that_learn_solve_a_polynomial(name):
+    task = Polynomial(2.0, 60, variables=12)
+    assert (
+        task.train(Setting(name, 1.0, 0.1), 0)["test"]
+        < 0.5 * task.expected(torch.zeros(12, 2)) + 0.5 * task.optimum
+    )

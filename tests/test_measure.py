@@ -161,7 +161,8 @@ def test_noise_of_the_reference_is_taken_out():
     assert abs(float(mean.mean())) < uncorrected / 4
 
 
-def test_measuring_changes_nothing_else():
+def test_measuring_changes_nothing_else(monkeypatch):
+    monkeypatch.setattr(measure, "ESTIMATES", 200)
     plain, with_measures = (Search.of(SearchOptions(**TOY, measure_every=n)) for n in (0, 1))
     for epoch in range(2):
         for search in (plain, with_measures):
@@ -170,7 +171,44 @@ def test_measuring_changes_nothing_else():
         one, two = plain.describe(epoch), with_measures.describe(epoch)
         gradient = two.pop("gradient")
         assert one == two
-        assert set(gradient["estimators"]) == set(estimators.names())
+        assert set(gradient["estimators"]) == {
+            n for n in estimators.names() if not estimators.family(n).learns
+        }
     assert torch.equal(plain.architecture.logits, with_measures.architecture.logits)
     again = with_measures.measure(1)
     assert again == gradient  # a function of seed and epoch
+
+
+@pytest.mark.parametrize("name", ["reinforce_critic", "double_cv"])
+def test_what_learns_is_measured_with_what_it_remembers(name, monkeypatch):
+    """In a search of its own: unbiased, and nothing is learned from the measurement."""
+    monkeypatch.setattr(measure, "ESTIMATES", 400)
+    search = Search.of(SearchOptions(**TOY, estimator=name))
+    for _ in search.epoch(0, 0):
+        pass
+    estimator = search.architecture.estimator
+    state = estimator.state()
+    gradient = search.measure(0)
+    assert gradient["estimators"][name]["bias"] < 0.5
+    others = {"reinforce_critic", "double_cv"} - {name}
+    assert not others & set(gradient["estimators"])
+    assert all(value is estimator.state()[key] for key, value in state.items() if key != "step")
+    assert state
+
+
+def test_double_cv_is_measured_with_the_gradients_of_the_supernet(measured, monkeypatch):
+    monkeypatch.setattr(measure, "ESTIMATES", 3)
+    estimator = estimators.get("double_cv")
+    estimator.load_state({"moments": torch.tensor([0.5, 1.0], dtype=torch.float64)})
+    estimates = measured.estimates(estimator)
+    draws = estimator(measured.logits.repeat(12, 1, 1), generator(0, "measured draw", 0))
+    supernet, (images, labels) = measured.bilevel.supernet, measured.batch
+    leaf = draws.clone().requires_grad_()
+    losses = torch.stack([F.cross_entropy(supernet(images, draw), labels) for draw in leaf])
+    (at_draws,) = torch.autograd.grad(losses.sum(), leaf)
+    for i in range(3):
+        group = slice(4 * i, 4 * i + 4)
+        expected = estimator.gradient(
+            measured.logits.double(), draws[group], losses[group], measured.mean, at_draws[group]
+        )
+        torch.testing.assert_close(estimates[i], expected, rtol=1e-3, atol=1e-6)

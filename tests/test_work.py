@@ -61,6 +61,8 @@ def rounds(trained, evaluated=0):
         ({"order": 2}, rounds(5)),
         ({"estimator": "reinforce_loo"}, rounds(1, 4)),
         ({"estimator": "reinforce_loo", "draw_per": "image"}, rounds(1, 1)),
+        ({"estimator": "reinforce_critic"}, rounds(1, 4)),
+        ({"estimator": "double_cv"}, rounds(5)),
         ({"policy": Three()}, rounds(4)),
         ({"evaluate_every": 1, "measure_every": 1}, rounds(2)),
     ],

@@ -56,15 +56,20 @@ class GradientMeasure:
             `loss`, its mean over the architectures; `norm` of the gradient; `reference`, "enumeration"
             or "reinforce_loo", with its relative standard error `reference_error`; and `estimators`: by
             name tau, bias, std, rmse, cosine, length and draw_cosine as in `estimators.compare`, in units
-            of the norm. Where the reference is too noisy there are no estimators.
+            of the norm. An estimator that learns is that of the search, with what it remembers, or left out.
+            Where the reference is too noisy there are no estimators.
         """
         square = float(self.gradient.square().sum() - self.noise)
         error = float(self.noise) ** 0.5 / square**0.5 if square > 0 else float("inf")
         usable = square > 0 and error < _TOO_NOISY
         found = {}
+        own = self.bilevel.architecture.estimator
         for name in estimators.names() if usable else ():
             family = estimators.family(name)
-            found[name] = self.compare(family(family.default_schedule(progress)))
+            if not family.learns:
+                found[name] = self.compare(family(family.default_schedule(progress)))
+            elif name == own.name:
+                found[name] = self.compare(own)
         return {
             "loss": float(self.mean),
             "norm": max(square, 0.0) ** 0.5,
@@ -91,11 +96,17 @@ class GradientMeasure:
         leaf = self.logits.repeat(count * n, 1, 1).requires_grad_()
         draws = estimator(leaf, rng)
         if estimator.signal == "loss":
-            losses = self._losses(draws)
-            draws, losses = (x.view(count, n, *x.shape[1:]).transpose(0, 1) for x in (draws, losses))
-            return estimator.gradient(self.logits.double(), draws, losses, self.mean)
-        evaluate = self._evaluate_once if estimator.discrete else self._evaluate
-        at_draws = torch.stack([evaluate(draw)[1] for draw in draws.detach()])
+            signals = [draws.detach(), self._losses(draws)]
+        else:
+            evaluate = self._evaluate_once if estimator.discrete else self._evaluate
+            evaluated = [evaluate(draw) for draw in draws.detach()]
+            at_draws = torch.stack([at_draw for _, at_draw in evaluated])
+            losses = torch.tensor([loss for loss, _ in evaluated], dtype=torch.float64)
+            signals = [draws.detach(), losses, at_draws]
+        if estimator.signal != "gradient":
+            signals = [x.view(count, n, *x.shape[1:]).transpose(0, 1) for x in signals]
+            drawn, losses, *slopes = signals
+            return estimator.gradient(self.logits.double(), drawn, losses, self.mean, *slopes)
         return torch.autograd.grad(draws, leaf, at_draws)[0].double()
 
     def _enumerate(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import estimators
 import search_spaces
-from estimators import Estimator, Schedule
+from estimators import CategoricalEstimator, Estimator, Schedule
 from nas.bilevel.policies import POLICIES, Policy
 from nas.bilevel.rule import Rule
 from nas.bilevel.rules import RULES
@@ -150,6 +150,7 @@ def check(options: SearchOptions, estimator: Estimator) -> None:
             ("`order=2`", options.order == 2),
             (edge_gradient, options.edge_gradient in ("compiled", "surrogate")),
             (f"`estimator={name}`, which draws nothing,", not estimator.stochastic),
+            (f"`estimator={name}`, which differentiates each draw,", estimator.signal == "both"),
         ),
         "rank": (
             ("`order=2`", options.order == 2),
@@ -160,7 +161,25 @@ def check(options: SearchOptions, estimator: Estimator) -> None:
     for what, wrong in unfit.get(options.draw_per, ()):
         if wrong:
             raise InputError(f"{what} does not go with `draw_per={options.draw_per}`: drop one of the two")
-    if options.order == 2 and estimator.signal == "loss":
+    values = estimator.signal == "loss"  # without a gradient
+    if options.architecture_loss == "error" and not values:
+        raise InputError(
+            f"`architecture_loss=error` needs an estimator that makes do with values, such as "
+            f"reinforce_loo or reinforce_critic, not '{name}'"
+        )
+    if options.architecture_loss == "error" and options.measure_every:
+        raise InputError(
+            "`measure_every` measures the gradient of the loss, not of `architecture_loss=error`"
+        )
+    if options.coupling == "systematic":
+        if not isinstance(estimator, CategoricalEstimator):
+            raise InputError(
+                f"`coupling=systematic` needs an estimator that averages over single draws of the "
+                f"probabilities, such as reinmax, not '{name}'"
+            )
+        if (options.draws or estimator.default_draws) < 2 and options.draw_per != "image":
+            raise InputError("`coupling=systematic` needs `draws` of at least 2")
+    if options.order == 2 and values:
         raise InputError(f"`order=2` needs an estimator that differentiates, not '{name}'")
     if options.draws is not None and options.draws < estimator.fewest_draws:
         raise InputError(f"`draws` is {options.draws}, '{name}' needs at least {estimator.fewest_draws}")

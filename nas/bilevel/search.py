@@ -113,6 +113,8 @@ class Search:
             policy=parts.policy,
             draws=options.draws,
             draw_per=options.draw_per,
+            coupling=options.coupling,
+            architecture_loss=options.architecture_loss,
             order=options.order,
             clip=options.clip,
             architecture_clip=options.arch_clip,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from estimators import CategoricalEstimator
 from nas import distributed
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.policies import DrawPolicy, Policy
@@ -29,8 +30,8 @@ from search_spaces.mixed_edge import Draw
 
 
 class _Evaluated(NamedTuple):
-    """A pass on the validation batch: its result, the loss of each draw in it (N,), and the gradient at
-    the draws unless the estimator makes do with the loss."""
+    """A pass on the validation batch: its result, what is minimised for each draw in it (N,), and the
+    gradient at the draws unless the estimator makes do with values."""
 
     result: StepResult
     losses: Tensor
@@ -53,6 +54,9 @@ class Bilevel:
             of the batch, all in one pass over all candidates. The images share only the normalisation
             statistics. The mean is the same; the variance is less where the images agree, and more where
             their gradients would cancel.
+        coupling: `independent` draws of a step, or `systematic` ones, which cover the probabilities evenly.
+        architecture_loss: what an architecture step minimises: the `loss` of the task, or its `error`, for
+            estimators that make do with values.
         order: 1, or 2 for the gradient through one unrolled weight step.
         clip, architecture_clip: largest norm of the gradient of the weights, of the logits; 0: any.
         precision: makes the context of forward passes; default: float32.
@@ -74,6 +78,8 @@ class Bilevel:
         policy: Policy | None = None,
         draws: int | None = None,
         draw_per: str = "step",
+        coupling: str = "independent",
+        architecture_loss: str = "loss",
         order: int = 1,
         clip: float = 0.0,
         architecture_clip: float = 0.0,
@@ -85,7 +91,7 @@ class Bilevel:
         self.parameters = [p for group in weight_optimizer.param_groups for p in group["params"]]
         self.terms, self.policy = tuple(terms), policy or DrawPolicy()
         self.draws, self.order = draws or architecture.estimator.default_draws, order
-        self.draw_per = draw_per
+        self.draw_per, self.coupling, self.architecture_loss = draw_per, coupling, architecture_loss
         self.clip, self.architecture_clip = clip, architecture_clip
         self.precision = precision or autocast("float32", torch.device("cpu"))
         self.unroll = unroll or unrolled_gradient
@@ -107,26 +113,30 @@ class Bilevel:
         per_image = self.draw_per == "image"
         count = len(valid[1]) * distributed.world() if per_image else self.draws
         masked = self.architecture.masked()
-        draws = estimator(masked.expand(count, *masked.shape), generator)
+        if self.coupling == "systematic":
+            assert isinstance(estimator, CategoricalEstimator)
+            draws = estimator.systematic(masked, count, generator)
+        else:
+            draws = estimator(masked.expand(count, *masked.shape), generator)
         mine = draws.tensor_split(distributed.world())[distributed.rank()] if per_image else draws
         parts = [mine.detach()] if per_image else list(mine.detach().unbind())
         passes = [self._evaluate(part, valid, train) for part in parts]
-        if estimator.signal == "loss":
+        if estimator.signal == "gradient":
+            (gradient,) = torch.autograd.grad(mine, logits, self._at_draws(passes, mine, progress))
+        else:
+            draws = draws.detach()
             losses = torch.cat([one.losses for one in passes])
             if (value := value_of_draw(self.terms, mine.detach(), progress)) is not None:
                 losses = losses + value.to(losses)
+            signals = [losses]
+            if estimator.signal == "both":
+                signals.append(self._at_draws(passes, mine, progress) * len(passes))
             if self.draw_per == "step":
-                distributed.average([losses])
+                distributed.average(signals)
             else:
-                losses = distributed.gather(losses)
-                draws = draws if per_image else distributed.gather(draws.detach())
-            gradient = estimator.gradient(masked.detach(), draws, losses)
-        else:
-            at_draws = torch.stack([one.at_draw for one in passes if one.at_draw is not None])
-            at_draws = at_draws.view_as(mine) / len(parts)
-            if (extra := gradient_of_draw(self.terms, mine, progress)) is not None:
-                at_draws = at_draws + extra
-            (gradient,) = torch.autograd.grad(mine, logits, at_draws)
+                draws = draws if per_image else distributed.gather(draws)
+                signals = [distributed.gather(signal) for signal in signals]
+            gradient = estimator.gradient(masked.detach(), draws, signals[0], None, *signals[1:])
         loss = torch.stack([one.result.loss for one in passes]).mean()
         correct = torch.stack([one.result.correct for one in passes]).sum()
         result = StepResult(loss, correct, len(passes) * len(valid[1])).over_ranks([gradient])
@@ -136,6 +146,13 @@ class Bilevel:
         logits.grad = gradient
         skipped = guarded_step(self.architecture_optimizer, result.loss, self.architecture_clip)
         return replace(result, skipped=skipped)
+
+    def _at_draws(self, passes: Sequence[_Evaluated], draws: Tensor, progress: float) -> Tensor:
+        """The gradient at draws (N, E, K) of the mean over them of the loss and the terms."""
+        slopes = torch.stack([one.at_draw for one in passes if one.at_draw is not None])
+        slopes = slopes.view_as(draws) / len(passes)
+        extra = gradient_of_draw(self.terms, draws, progress)
+        return slopes if extra is None else slopes + extra
 
     def _evaluate(self, draw: Tensor, valid: Batch, train: Batch) -> _Evaluated:
         """What a draw (E, K), or one per image (B, E, K), gives on `valid`."""
@@ -147,7 +164,9 @@ class Bilevel:
                 losses = self.task.loss(output, target, "none")
                 self.work.add(len(target))
             result = self._result(losses.mean(), output, target)
-            return _Evaluated(result, losses if per_image else result.loss.view(1), None)
+            if self.architecture_loss == "error":
+                losses = self.task.error(output, target).where(losses.isfinite(), torch.nan)
+            return _Evaluated(result, losses if per_image else losses.mean().view(1), None)
         leaf = draw.requires_grad_()
         if self.order == 2:
             rate = self.weight_optimizer.param_groups[0]["lr"]

@@ -14,11 +14,16 @@ INK, QUIET, FAINT = "#1f2933", "#66707d", "#e8ebef"
 
 _KNOWN: dict[str, str] = {
     # Estimators. Related ones have related hues: reds for ReinMax, greens for Gumbel-softmax, blues for
-    # straight-through, earth colours for the dense relaxations, greys and violet for the score function.
+    # straight-through, teal for denoising, earth colours for the dense relaxations, greys and violets for the
+    # score function.
     "reinmax": "#c2255c",
+    "reinmax_beta": "#7d1128",
     "reinmax_rao": "#f783ac",
+    "reinmax_cv": "#e05c45",
     "st": "#1c6fb4",
     "gst": "#74b9ef",
+    "redge": "#0d8f9c",
+    "reindge": "#70d0d6",
     "st_gumbel": "#18804f",
     "gumbel_rao": "#74cf96",
     "softmax": "#8d5f33",
@@ -26,6 +31,8 @@ _KNOWN: dict[str, str] = {
     "dirichlet": "#d3ac06",
     "reinforce": "#6b7684",
     "reinforce_loo": "#7a4bb5",
+    "double_cv": "#b9a0e6",
+    "reinforce_critic": "#3a0ca3",
     "random": "#b4bcc7",
     "exact": INK,
     # Operations. One hue per family (grey: no weights, orange: pooling, blue and green: convolutions,

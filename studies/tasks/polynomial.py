@@ -42,6 +42,7 @@ class Polynomial(Task):
     draws: int = 8
 
     family = "polynomial"
+    one_problem = True
     taus = (0.1, 0.3, 0.5, 1.0, 1.5)
     lrs = (0.03, 0.1, 0.3)
     heading = "Polynomials: final expected loss"
@@ -133,12 +134,15 @@ class Polynomial(Task):
         steps, curve = [0], [self.expected(logits)]
         for step in range(1, self.steps + 1):
             draws = estimator(logits.expand(self.draws, -1, -1), rng)
+            if estimator.signal == "both":
+                draws = draws.requires_grad_()
             losses = self.losses(draws)
             optimizer.zero_grad()
-            if estimator.signal == "loss":
-                logits.grad = estimator.gradient(logits, draws, losses)
-            else:
+            if estimator.signal == "gradient":
                 losses.mean().backward()
+            else:
+                slopes = torch.autograd.grad(losses.sum(), draws) if estimator.signal == "both" else ()
+                logits.grad = estimator.gradient(logits, draws, losses, None, *slopes)
             optimizer.step()
             if step in marks:
                 steps.append(step)

@@ -46,6 +46,7 @@ class Task(ABC):
     Attributes:
         family: name on the command line.
         taus, lrs: the grid; every estimator is given the temperatures in its range.
+        one_problem: whether all draws of a run are of one problem, whose past an estimator can learn from.
         heading, validated, figures, digits: for tables: what the results are, what the validation figure
             is, the keys of the results that are shown, and their decimals.
     """
@@ -53,6 +54,7 @@ class Task(ABC):
     family: ClassVar[str]
     taus: ClassVar[tuple[float, ...]] = (0.5, 1.0, 1.5)
     lrs: ClassVar[tuple[float, ...]]
+    one_problem: ClassVar[bool] = False
     heading: ClassVar[str]
     validated: ClassVar[str]
     figures: ClassVar[tuple[str, ...]]
@@ -96,6 +98,10 @@ class Task(ABC):
     def selection_seed(self, seed: int) -> int:
         """The seed of the runs to choose from: the first of those reported, since figures are on test."""
         return seed
+
+    def takes(self, estimator: str) -> bool:
+        """Whether an estimator fits the task."""
+        return self.one_problem or not estimators.family(estimator).learns
 
     def grid(self, estimator: str) -> list[Setting]:
         """The settings tried for an estimator."""

@@ -4,6 +4,7 @@ For every task and estimator a small grid of temperatures and learning rates is 
 setting with the best validation figure is run with several seeds, and these are reported on test. Every
 run is kept in the folder `cells` and is not repeated with the same settings.
 
+An estimator that learns from past draws fits polynomials only: elsewhere every draw is of another problem.
 Dense relaxations (softmax, concrete, Dirichlet) are left out: what they train takes mixtures, and is not
 the discrete model that is measured here.
 
@@ -36,6 +37,12 @@ FAMILIES = ("polynomial", "listops", "vae")
 def run(options: TasksOptions) -> None:
     """Do what the options ask for, and write report.html, results.csv and results.md. Raises InputError."""
     names, tasks = choose_estimators(options), choose_tasks(options)
+    for name in names if options.estimators else ():
+        if not any(task.takes(name) for task in tasks):
+            raise InputError(
+                f"the estimator '{name}' learns from past draws of one problem: leave it out, or add "
+                "polynomial to --tasks"
+            )
     folder = Path(options.out or "runs/ablation-tasks")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,26 +89,34 @@ def compare(
     Args:
         folder: of the trials.
     """
+    fitting = {task: [name for name in names if task.takes(name)] for task in tasks}
     grid = [
         Trial(task, setting, task.selection_seed(options.seed))
         for task in tasks
-        for name in names
+        for name in fitting[task]
         for setting in task.grid(name)
     ]
     found = _complete(grid, "grid", options, folder)
-    tried: dict[Task, dict[str, dict[Setting, Result]]] = {task: {n: {} for n in names} for task in tasks}
+    tried: dict[Task, dict[str, dict[Setting, Result]]] = {
+        task: {n: {} for n in fitting[task]} for task in tasks
+    }
     for trial in grid:
         tried[trial.task][trial.setting.estimator][trial.setting] = found[trial]
-    chosen = {task: {name: choose(tried[task][name]) for name in names} for task in tasks}
+    chosen = {task: {name: choose(results) for name, results in tried[task].items()} for task in tasks}
     seeds = range(options.seed, options.seed + options.seeds)
-    final = [Trial(task, chosen[task][name], seed) for task in tasks for name in names for seed in seeds]
+    final = [
+        Trial(task, chosen[task][name], seed) for task in tasks for name in fitting[task] for seed in seeds
+    ]
     found = _complete(final, "chosen settings", options, folder)
     return [
         Comparison(
             task,
             tried[task],
             chosen[task],
-            {name: {seed: found[Trial(task, chosen[task][name], seed)] for seed in seeds} for name in names},
+            {
+                name: {seed: found[Trial(task, setting, seed)] for seed in seeds}
+                for name, setting in chosen[task].items()
+            },
         )
         for task in tasks
     ]
