@@ -25,7 +25,7 @@ from nas.task import Task
 from recipes import InputError
 from recipes.registry import name_of
 from search_spaces import ABSENT
-from search_spaces.mixed_edge import Draw
+from search_spaces.mixed_edge import Choice, Draw, chosen_in, with_leaf
 
 
 class _Evaluated(NamedTuple):
@@ -109,10 +109,11 @@ class Bilevel:
         masked = self.architecture.masked()
         draws = estimator(masked.expand(count, *masked.shape), generator)
         mine = draws.tensor_split(distributed.world())[distributed.rank()] if per_image else draws
-        parts = [mine.detach()] if per_image else list(mine.detach().unbind())
-        passes = [self._evaluate(part, valid, train) for part in parts]
+        passes = [self._evaluate(choice, valid, train) for choice in self._choices(mine, valid[0].device)]
+        # What the host needs of all passes comes to it in one copy, the only one that it waits for.
         if estimator.signal == "loss":
-            losses = torch.cat([one.losses for one in passes])
+            losses = torch.cat([one.losses for one in passes]).to(masked.device)
+            loss = losses.mean()
             if (value := value_of_draw(self.terms, mine.detach(), progress)) is not None:
                 losses = losses + value.to(losses)
             if self.draw_per == "step":
@@ -122,12 +123,13 @@ class Bilevel:
                 draws = draws if per_image else distributed.gather(draws.detach())
             gradient = estimator.gradient(masked.detach(), draws, losses)
         else:
-            at_draws = torch.stack([one.at_draw for one in passes if one.at_draw is not None])
-            at_draws = at_draws.view_as(mine) / len(parts)
+            found = torch.stack([one.at_draw for one in passes if one.at_draw is not None]) / len(passes)
+            loss = torch.stack([one.result.loss for one in passes]).mean()
+            together = torch.cat([found.flatten(), loss.view(1)]).to(masked.device)
+            at_draws, loss = together[:-1].view_as(mine).to(mine.dtype), together[-1]
             if (extra := gradient_of_draw(self.terms, mine, progress)) is not None:
                 at_draws = at_draws + extra
             (gradient,) = torch.autograd.grad(mine, logits, at_draws)
-        loss = torch.stack([one.result.loss for one in passes]).mean()
         correct = torch.stack([one.result.correct for one in passes]).sum()
         result = StepResult(loss, correct, len(passes) * len(valid[1])).over_ranks([gradient])
         if self.terms:
@@ -137,34 +139,41 @@ class Bilevel:
         skipped = guarded_step(self.architecture_optimizer, result.loss, self.architecture_clip)
         return replace(result, skipped=skipped)
 
-    def _evaluate(self, draw: Tensor, valid: Batch, train: Batch) -> _Evaluated:
-        """What a draw (E, K), or one per image (B, E, K), gives on `valid`."""
+    def _choices(self, draws: Tensor, device: torch.device) -> list[Choice]:
+        """Draws (N, E, K) on the CPU, one for each pass or for each image of a single one, read there; their
+        weights are on `device`, where their gradients stay."""
+        weights = draws.detach().to(device, non_blocking=True)
+        if self.draw_per == "image":
+            return [Choice(weights, None)]
+        return [Choice(*pair) for pair in zip(weights.unbind(), map(chosen_in, draws.detach()), strict=True)]
+
+    def _evaluate(self, choice: Choice, valid: Batch, train: Batch) -> _Evaluated:
+        """What a draw, or one per image, gives on `valid`."""
         images, target = valid
-        per_image = draw.dim() == 3
+        per_image = self.draw_per == "image"
         if self.architecture.estimator.signal == "loss":
             with torch.no_grad(), self.precision():
-                output = self.supernet(images, draw if per_image else draw.argmax(-1).tolist())
+                output = self.supernet(images, choice if per_image else choice.chosen)
                 losses = self.task.loss(output, target, "none")
                 self.work.add(len(target))
             result = self._result(losses.mean(), output, target)
             return _Evaluated(result, losses if per_image else result.loss.view(1), None)
-        leaf = draw.requires_grad_()
         if self.order == 2:
             rate = self.weight_optimizer.param_groups[0]["lr"]
             with self.precision():
-                loss, output, at_draw = self.unroll(self.supernet, self.task.loss, leaf, valid, train, rate)
+                loss, output, at_draw = self.unroll(self.supernet, self.task.loss, choice, valid, train, rate)
             self.work.add(len(target) + 3 * len(train[1]))  # the mixed derivative costs two passes
         else:
-            loss, output, at_draw = self.gradient_at(leaf, valid)
+            loss, output, at_draw = self.gradient_at(choice, valid)
         return _Evaluated(self._result(loss, output, target), loss.detach().view(1), at_draw)
 
-    def gradient_at(self, draw: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def gradient_at(self, draw: Draw, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of a draw (E, K), or one per image (B, E, K), on `batch`, output (B, outputs), and the
-        exact gradient at the draw, of its shape; weights are held fixed."""
-        draw.requires_grad_()
+        exact gradient at the draw, of its shape and on the device; weights are held fixed."""
+        choice, leaf = with_leaf(draw, batch[0].device)
         with frozen(self.parameters):
-            loss, output = self.loss(draw, batch)
-            (at_draw,) = torch.autograd.grad(loss, draw)
+            loss, output = self.loss(choice, batch)
+            (at_draw,) = torch.autograd.grad(loss, leaf)
         return loss.detach(), output.detach(), at_draw
 
     def loss(self, draw: Draw, batch: Batch) -> tuple[Tensor, Tensor]:
