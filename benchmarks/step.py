@@ -21,7 +21,7 @@ from nas.genotypes import cells_of
 from nas.seeding import generator
 from recipes import SearchOptions, one_of
 from recipes.options import option
-from search_spaces.mixed_edge import Draw
+from search_spaces.mixed_edge import Choice, Draw
 
 SPACES = {"nasbench201": 5, "darts": 8}  # cells of the published searches
 DRAWS = 8
@@ -206,7 +206,8 @@ class EmptyNetwork(nn.Module):
 
     def forward(self, images: Tensor, draw: Draw) -> Tensor:
         """Logits (B, 10); differentiable in weight and draw."""
-        total = draw.sum() if isinstance(draw, Tensor) else 0.0
+        weights = draw.weights if isinstance(draw, Choice) else None
+        total = 0.0 if weights is None else weights.sum()
         return (self.weight + total).expand(len(images), 10)
 
 

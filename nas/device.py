@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,12 +27,25 @@ Precision = Callable[[], AbstractContextManager[Any]]
 def prepared(name: str, threads: int | None = None, deterministic: bool = False) -> Iterator[torch.device]:
     """The device `name` (auto, cpu, cuda, cuda:N), with torch set up as said until the block is left.
 
-    Threads, deterministic algorithms and the states of the global random generators are then what they were.
-    Raises InputError where there is no such device.
+    A CUDA device becomes the current one, before anything is done on another: what a rank does not place
+    itself, such as pinned memory, comes to its own device. There, float32 means float32, not TF32, and cudnn
+    chooses its algorithms by trying them, unless they have to be deterministic.
+
+    All this, threads and the states of the global random generators are then what they were. Raises
+    InputError where there is no such device.
     """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    warned, cudnn = torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.cudnn.deterministic
-    with kept_generators():
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    place = select(name)
+    current = torch.cuda.device(place) if place.type == "cuda" else nullcontext()
+    deterministic_kernels = deterministic or torch.backends.cudnn.deterministic
+    kernels = torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled,
+        benchmark=not deterministic_kernels,
+        deterministic=deterministic_kernels,
+        allow_tf32=False,
+    )
+    with current, kernels, _exact_products(), kept_generators():
         try:
             if threads is not None:
                 torch.set_num_threads(threads)
@@ -41,12 +54,21 @@ def prepared(name: str, threads: int | None = None, deterministic: bool = False)
             torch.use_deterministic_algorithms(
                 deterministic or before[1], warn_only=warned and not deterministic
             )
-            torch.backends.cudnn.deterministic = deterministic or cudnn
-            yield select(name)
+            yield place
         finally:
             torch.set_num_threads(before[0])
             torch.use_deterministic_algorithms(before[1], warn_only=warned)
-            torch.backends.cudnn.deterministic = cudnn
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Matrix products of float32 in float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def select(name: str) -> torch.device:

@@ -15,6 +15,7 @@ from torch import Tensor
 from search_spaces.split import Cache, Split
 
 Edge = tuple[int, int, Sequence[Split]]  # source, target, candidates
+RECOMPILE_LIMIT = 256  # kinds of cells, each with and without frozen weights
 
 
 def compiled_products(
@@ -33,14 +34,19 @@ def compiled_products(
     kept = [
         (source, target, [c for c in candidates if not c.is_zero]) for source, target, candidates in edges
     ]
-    found = iter(_compiled()(kept, values, filled).unbind())
+    # Past its limit dynamo would run the function as it is, without a word.
+    with torch._dynamo.config.patch(
+        recompile_limit=RECOMPILE_LIMIT,
+        accumulated_recompile_limit=RECOMPILE_LIMIT,
+        fail_on_recompile_limit_hit=True,
+    ):
+        found = iter(_compiled()(kept, values, filled).unbind())
     return [[None if c.is_zero else next(found) for c in candidates] for _, _, candidates in edges]
 
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
     """Compiled anew for every shape of a cell, with and without frozen weights."""
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(_all_products, dynamic=False)
 
 

@@ -237,7 +237,15 @@ class AuxiliaryHead(nn.Module):
 
 @torch.fx.wrap
 def _pooled(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 5, 3) if x.shape[2:] == (8, 8) else F.adaptive_avg_pool2d(x, 2)
+    if x.shape[2:] == (8, 8):
+        return F.avg_pool2d(x, 5, 3)
+    # What adaptive_avg_pool2d(x, 2) computes, whose backward pass is not deterministic on a GPU.
+    for dim in (2, 3):
+        size = x.shape[dim]
+        half = (size + 1) // 2  # with odd sizes both halves have the middle
+        parts = [x.narrow(dim, first, half).mean(dim, keepdim=True) for first in (0, size // 2)]
+        x = torch.cat(parts, dim)
+    return x
 
 
 class NasnetSkeleton(Skeleton):

@@ -18,6 +18,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search_spaces.short_cuts import allowed
+
 
 class DepthwiseConv2d(nn.Conv2d):
     """A convolution of every channel by itself that pads to keep the size, without bias.
@@ -78,7 +80,7 @@ def average3x3(x: Tensor, stride: int) -> Tensor:
 
 
 def _here(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+    return allowed(x) and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class _Average(torch.autograd.Function):

@@ -17,7 +17,6 @@ from search_spaces.split import Split
 
 EDGE_GRADIENTS = ("lean", "compiled", "dense", "surrogate")
 RECORDED = EDGE_GRADIENTS[:2]  # added by the cell, not by its edges
-Draw = Tensor | Sequence[int]
 
 
 class Choice(NamedTuple):
@@ -33,22 +32,40 @@ class Choice(NamedTuple):
     chosen: Sequence[int] | None
 
 
+Draw = Tensor | Sequence[int] | Choice
+
+
 def read_draw(draw: Draw, device: torch.device) -> Choice:
     """The choice in a draw.
 
     Args:
         draw: either indices into the candidates of every slot (only these are run, and nothing where
             that is ABSENT), or a tensor (E, K) of weights, or (B, E, K) with the weights of each image.
-            Keep the tensor on the CPU: the choice is read from it.
+            Keep the tensor on the CPU: the choice is read from it. A choice is returned as it is.
         device: where the features are.
     """
+    if isinstance(draw, Choice):
+        return draw
     if not isinstance(draw, Tensor):
         return Choice(None, draw)
     weights = draw.to(device, non_blocking=True)
     if draw.dim() == 3:
         return Choice(weights, None)
+    return Choice(weights, chosen_in(draw))
+
+
+def with_leaf(draw: Draw, device: torch.device) -> tuple[Choice, Tensor]:
+    """The choice in a draw that has weights, and its weights as a leaf that gets a gradient on `device`."""
+    choice = read_draw(draw, device)
+    assert choice.weights is not None
+    leaf = choice.weights.detach().requires_grad_()
+    return choice._replace(weights=leaf), leaf
+
+
+def chosen_in(draw: Tensor) -> list[int] | None:
+    """The candidate of every slot in a draw (E, K) on the CPU; None where not all its rows are one-hot."""
     one_hot = ((draw != 0).sum(-1) == 1) & (draw.amax(-1) == 1)
-    return Choice(weights, draw.argmax(-1).tolist() if all(one_hot.tolist()) else None)
+    return draw.argmax(-1).tolist() if all(one_hot.tolist()) else None
 
 
 class MixedEdge(nn.Module):

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from search_spaces.short_cuts import allowed
 from search_spaces.split import Cache, Split
 
 
@@ -73,7 +74,7 @@ def inner_product(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> of two tensors (B, C, H, W), on the CPU without a temporary."""
     if _plain(a, b):
         return torch.dot(_rows(a).view(-1), _rows(b).view(-1))
-    if a.device.type == "cpu" and a.dtype == b.dtype:
+    if allowed(a) and a.dtype == b.dtype:
         zeros = torch.zeros(a.shape[1])
         return _at_scale(a, b, zeros, torch.ones_like(zeros)).sum()
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
@@ -81,15 +82,17 @@ def inner_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def normalised_inner_product(grad: Tensor, z: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """<grad, norm(z)>, on the CPU without computing norm(z)."""
-    if z.device.type != "cpu":
-        return inner_product(grad, norm(z))
-    mean, variance = torch.batch_norm_update_stats(z, None, None, 0.0)
-    return _at_scale(grad.to(z.dtype), z, mean, (variance + norm.eps).rsqrt()).sum()
+    """<grad, norm(z)>, by the kernel that the chosen candidate gets its product from, in its precision."""
+    if allowed(z):  # without computing norm(z)
+        mean, variance = torch.batch_norm_update_stats(z, None, None, 0.0)
+        inverse = (variance + norm.eps).rsqrt()
+    else:
+        _, mean, inverse = torch.native_batch_norm(z, None, None, None, None, True, 0.0, norm.eps)
+    return _at_scale(grad.to(z.dtype), z, mean, inverse).sum()
 
 
 def _plain(a: Tensor, b: Tensor) -> bool:
-    return a.device.type == "cpu" and a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64)
+    return allowed(a) and a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64)
 
 
 def _at_scale(grad: Tensor, z: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:

@@ -148,4 +148,4 @@ class GradientMeasure:
     def _evaluate(self, draw: Tensor) -> tuple[float, Tensor]:
         """Loss of a draw (E, K), one-hot or a mixture, and the gradient at the draw (E, K)."""
         loss, _, at_draw = self.bilevel.gradient_at(draw.detach().clone(), self.batch)
-        return float(loss), at_draw
+        return float(loss), at_draw.to(draw.device)

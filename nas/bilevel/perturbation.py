@@ -14,7 +14,7 @@ from nas.bilevel.rule import MOST, Rule
 from nas.bilevel.view import SearchView
 from nas.seeding import generator, seed_everything
 from search_spaces import ABSENT, Genotype, SearchSpace
-from search_spaces.mixed_edge import Draw
+from search_spaces.mixed_edge import Choice, Draw
 
 
 class Perturbation(Rule):
@@ -128,6 +128,7 @@ class _Decided(Policy):
             if isinstance(path, Tensor):
                 paths.append(_with(path, self.decided))
             else:
+                assert not isinstance(path, Choice)
                 paths.append([self.decided.get(row, chosen) for row, chosen in enumerate(path)])
         return paths
 

@@ -26,7 +26,7 @@ from nas.task import Task
 from recipes import InputError
 from recipes.registry import name_of
 from search_spaces import ABSENT
-from search_spaces.mixed_edge import Draw
+from search_spaces.mixed_edge import Choice, Draw, chosen_in, with_leaf
 
 
 class _Evaluated(NamedTuple):
@@ -119,25 +119,23 @@ class Bilevel:
         else:
             draws = estimator(masked.expand(count, *masked.shape), generator)
         mine = draws.tensor_split(distributed.world())[distributed.rank()] if per_image else draws
-        parts = [mine.detach()] if per_image else list(mine.detach().unbind())
-        passes = [self._evaluate(part, valid, train) for part in parts]
+        passes = [self._evaluate(choice, valid, train) for choice in self._choices(mine, valid[0].device)]
+        loss, losses, slopes = self._fetch(passes, mine)
+        if estimator.signal != "loss" and (extra := gradient_of_draw(self.terms, mine, progress)) is not None:
+            slopes = slopes + extra
         if estimator.signal == "gradient":
-            (gradient,) = torch.autograd.grad(mine, logits, self._at_draws(passes, mine, progress))
+            (gradient,) = torch.autograd.grad(mine, logits, slopes)
         else:
             draws = draws.detach()
-            losses = torch.cat([one.losses for one in passes])
             if (value := value_of_draw(self.terms, mine.detach(), progress)) is not None:
                 losses = losses + value.to(losses)
-            signals = [losses]
-            if estimator.signal == "both":
-                signals.append(self._at_draws(passes, mine, progress) * len(passes))
+            signals = [losses] if estimator.signal == "loss" else [losses, slopes * len(passes)]
             if self.draw_per == "step":
                 distributed.average(signals)
             else:
                 draws = draws if per_image else distributed.gather(draws)
                 signals = [distributed.gather(signal) for signal in signals]
             gradient = estimator.gradient(masked.detach(), draws, signals[0], None, *signals[1:])
-        loss = torch.stack([one.result.loss for one in passes]).mean()
         correct = torch.stack([one.result.correct for one in passes]).sum()
         result = StepResult(loss, correct, len(passes) * len(valid[1])).over_ranks([gradient])
         if self.terms:
@@ -147,43 +145,57 @@ class Bilevel:
         skipped = guarded_step(self.architecture_optimizer, result.loss, self.architecture_clip)
         return replace(result, skipped=skipped)
 
-    def _at_draws(self, passes: Sequence[_Evaluated], draws: Tensor, progress: float) -> Tensor:
-        """The gradient at draws (N, E, K) of the mean over them of the loss and the terms."""
-        slopes = torch.stack([one.at_draw for one in passes if one.at_draw is not None])
-        slopes = slopes.view_as(draws) / len(passes)
-        extra = gradient_of_draw(self.terms, draws, progress)
-        return slopes if extra is None else slopes + extra
+    def _choices(self, draws: Tensor, device: torch.device) -> list[Choice]:
+        """Draws (N, E, K) on the CPU, one for each pass or for each image of a single one, read there; their
+        weights are on `device`, where their gradients stay."""
+        weights = draws.detach().to(device, non_blocking=True)
+        if self.draw_per == "image":
+            return [Choice(weights, None)]
+        return [Choice(*pair) for pair in zip(weights.unbind(), map(chosen_in, draws.detach()), strict=True)]
 
-    def _evaluate(self, draw: Tensor, valid: Batch, train: Batch) -> _Evaluated:
-        """What a draw (E, K), or one per image (B, E, K), gives on `valid`."""
+    def _fetch(self, passes: Sequence[_Evaluated], draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the host needs of all passes, in one copy, the only one that it waits for.
+
+        Returns:
+            Mean loss (), what is minimised for each draw (N,), and the gradient of its mean at the draws
+            (N, E, K), empty where there is none.
+        """
+        loss = torch.stack([one.result.loss for one in passes]).mean()
+        losses = torch.cat([one.losses for one in passes])
+        slopes = [one.at_draw.flatten() / len(passes) for one in passes if one.at_draw is not None]
+        together = torch.cat([loss.view(1), losses, *slopes]).to(draws.device)
+        values, rest = together[: 1 + len(losses)], together[1 + len(losses) :].to(draws.dtype)
+        return values[0], values[1:], rest.view_as(draws) if slopes else rest
+
+    def _evaluate(self, choice: Choice, valid: Batch, train: Batch) -> _Evaluated:
+        """What a draw, or one per image, gives on `valid`."""
         images, target = valid
-        per_image = draw.dim() == 3
+        per_image = self.draw_per == "image"
         if self.architecture.estimator.signal == "loss":
             with torch.no_grad(), self.precision():
-                output = self.supernet(images, draw if per_image else draw.argmax(-1).tolist())
+                output = self.supernet(images, choice if per_image else choice.chosen)
                 losses = self.task.loss(output, target, "none")
                 self.work.add(len(target))
             result = self._result(losses.mean(), output, target)
             if self.architecture_loss == "error":
                 losses = self.task.error(output, target).where(losses.isfinite(), torch.nan)
             return _Evaluated(result, losses if per_image else losses.mean().view(1), None)
-        leaf = draw.requires_grad_()
         if self.order == 2:
             rate = self.weight_optimizer.param_groups[0]["lr"]
             with self.precision():
-                loss, output, at_draw = self.unroll(self.supernet, self.task.loss, leaf, valid, train, rate)
+                loss, output, at_draw = self.unroll(self.supernet, self.task.loss, choice, valid, train, rate)
             self.work.add(len(target) + 3 * len(train[1]))  # the mixed derivative costs two passes
         else:
-            loss, output, at_draw = self.gradient_at(leaf, valid)
+            loss, output, at_draw = self.gradient_at(choice, valid)
         return _Evaluated(self._result(loss, output, target), loss.detach().view(1), at_draw)
 
-    def gradient_at(self, draw: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def gradient_at(self, draw: Draw, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of a draw (E, K), or one per image (B, E, K), on `batch`, output (B, outputs), and the
-        exact gradient at the draw, of its shape; weights are held fixed."""
-        draw.requires_grad_()
+        exact gradient at the draw, of its shape and on the device; weights are held fixed."""
+        choice, leaf = with_leaf(draw, batch[0].device)
         with frozen(self.parameters):
-            loss, output = self.loss(draw, batch)
-            (at_draw,) = torch.autograd.grad(loss, draw)
+            loss, output = self.loss(choice, batch)
+            (at_draw,) = torch.autograd.grad(loss, leaf)
         return loss.detach(), output.detach(), at_draw
 
     def loss(self, draw: Draw, batch: Batch) -> tuple[Tensor, Tensor]:

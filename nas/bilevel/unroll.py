@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from nas import distributed
 from nas.seeding import kept_generators
+from search_spaces.mixed_edge import Draw, with_leaf
 
 Batch = tuple[Tensor, Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-Unroll = Callable[[nn.Module, LossFunction, Tensor, Batch, Batch, float], tuple[Tensor, Tensor, Tensor]]
+Unroll = Callable[[nn.Module, LossFunction, Draw, Batch, Batch, float], tuple[Tensor, Tensor, Tensor]]
 """(supernet, loss, draw, valid, train, rate) to the loss (), the output (B, outputs) and the gradient (E,
 K)."""
 
@@ -34,7 +35,7 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 def unrolled_gradient(
     supernet: nn.Module,
     loss_of: LossFunction,
-    draw: Tensor,
+    draw: Draw,
     valid: Batch,
     train: Batch,
     rate: float,
@@ -47,7 +48,7 @@ def unrolled_gradient(
 
     Args:
         loss_of: (output, target) to the loss ().
-        draw: (E, K), a leaf that requires a gradient.
+        draw: (E, K), or what was read of it.
         rate: learning rate of the unrolled step.
         epsilon: length of the differences' step in weight space. Shorter steps are worse, not
             better, in a network of ReLUs: every kink on the way adds an error divided by the step.
@@ -60,13 +61,15 @@ def unrolled_gradient(
 
     seed = int(torch.randint(2**62, ()))
 
-    def at_train(draw: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    choice, leaf = with_leaf(draw, valid[0].device)
+
+    def at_train(draw: Draw, inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         with kept_generators():
             torch.manual_seed(seed)  # operations that are random draw the same in every pass
             loss = loss_of(supernet(train[0], draw), train[1])
             return torch.autograd.grad(loss, inputs, allow_unused=True)
 
-    gradients = at_train(draw.detach(), parameters)
+    gradients = at_train(choice._replace(weights=leaf.detach()), parameters)
     touched = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
     distributed.average([g for _, g in touched])
     saved = [p.detach().clone() for p, _ in touched]
@@ -78,38 +81,39 @@ def unrolled_gradient(
 
     try:
         move([g for _, g in touched], rate)
-        output = supernet(valid[0], draw)
+        output = supernet(valid[0], choice)
         loss = loss_of(output, valid[1])
-        direct, *vector = torch.autograd.grad(loss, [draw, *(p for p, _ in touched)])
+        direct, *vector = torch.autograd.grad(loss, [leaf, *(p for p, _ in touched)])
         distributed.average(vector)
         scale = epsilon / torch.stack([v.norm() for v in vector]).norm().clamp_min(1e-12)
         with frozen(supernet.parameters()):
             move(vector, -scale)
-            (above,) = at_train(draw, [draw])
+            (above,) = at_train(choice, [leaf])
             move(vector, scale)
-            (below,) = at_train(draw, [draw])
+            (below,) = at_train(choice, [leaf])
     finally:
         with torch.no_grad():
             for (p, _), value in zip(touched, saved, strict=True):
                 p.copy_(value)
     assert above is not None
     assert below is not None
-    implicit = (above - below) / (2 * scale).to(above.device)
+    implicit = (above - below) / (2 * scale)
     return loss.detach(), output.detach(), direct - rate * implicit
 
 
 def unrolled_gradient_exact(
-    supernet: nn.Module, loss_of: LossFunction, draw: Tensor, valid: Batch, train: Batch, rate: float
+    supernet: nn.Module, loss_of: LossFunction, draw: Draw, valid: Batch, train: Batch, rate: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `unrolled_gradient` approximates, by double backward; needs the dense edge gradient."""
     weights = {name: p for name, p in supernet.named_parameters() if p.requires_grad}
-    loss = loss_of(supernet(train[0], draw), train[1])
+    choice, leaf = with_leaf(draw, valid[0].device)
+    loss = loss_of(supernet(train[0], choice), train[1])
     gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True, allow_unused=True)
     moved = {
         name: p if g is None else p - rate * distributed.mean_with_graph(g)
         for (name, p), g in zip(weights.items(), gradients, strict=True)
     }
-    output = torch.func.functional_call(supernet, moved, (valid[0], draw))
+    output = torch.func.functional_call(supernet, moved, (valid[0], choice))
     loss = loss_of(output, valid[1])
-    (gradient,) = torch.autograd.grad(loss, draw)
+    (gradient,) = torch.autograd.grad(loss, leaf)
     return loss.detach(), output.detach(), gradient

@@ -149,7 +149,7 @@ class Batches:
         noise = _Noise(self.batch_size, self.part, rng)
         x = self._finish(_crop_and_flip(pixels, augmentation, noise))
         if augmentation.cutout:
-            x *= _cutout_mask(x, augmentation.cutout, noise).to(x.device)
+            x *= _cutout_mask(x, augmentation.cutout, self._move(noise.uniform(2)))
         return x, self._move(self.images.labels[indices])
 
     def _read(self, indices: Tensor) -> Tensor:
@@ -222,12 +222,12 @@ def _crop_and_flip(pixels: Tensor, augmentation: Augmentation, noise: _Noise) ->
     return windows.index_select(0, begin).view(b, h, w, c)
 
 
-def _cutout_mask(x: Tensor, side: int, noise: _Noise) -> Tensor:
-    """(B, C, H, W) in channels-last order, 0 in a square around a random pixel (DeVries & Taylor, arXiv
-    1708.04552)."""
+def _cutout_mask(x: Tensor, side: int, centres: Tensor) -> Tensor:
+    """(B, C, H, W) in channels-last order, 0 in a square around a pixel (DeVries & Taylor, arXiv 1708.04552);
+    `centres` (2, B, 1) are its row and column, in [0, 1)."""
     b, c, h, w = x.shape
     inside = []
-    for at, size, repeats in zip(noise.uniform(2), (h, w), (1, c), strict=True):
+    for at, size, repeats in zip(centres, (h, w), (1, c), strict=True):
         start = (at * size).long() - side // 2
         position = torch.arange(size, device=at.device).repeat_interleave(repeats)
         inside.append(((position >= start) & (position < start + side)).float())

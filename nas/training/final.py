@@ -85,6 +85,10 @@ class Training:
         if options.compile:
             device.require_compiler(place, "`compile`")
             self.forward = torch.compile(self.model)  # type: ignore[assignment]
+        # Walking through the modules at every step would take the host longer than a small step a GPU.
+        self.parameters = list(self.model.parameters())
+        self.statistics = [b for b in self.model.buffers() if b.is_floating_point()]
+        self.kept_buffers = KeptBuffers(self.model)
         self.precision = device.autocast(options.precision, place)
         self.optimizer = build_optimizer(self.model, options, place)
         self.rates = build_scheduler(self.optimizer, options)
@@ -158,7 +162,7 @@ class Training:
         target = labels
         if self.mixup is not None:
             images, target = self.mixup(images, labels)
-        with KeptBuffers(self.model) as kept:
+        with self.kept_buffers as kept:
             with self.precision():
                 output = self.forward(images)
                 output, auxiliary = output if isinstance(output, tuple) else (output, None)
@@ -169,8 +173,7 @@ class Training:
             self.optimizer.zero_grad(set_to_none=True)
             objective.backward()
             objective = objective.detach()
-            statistics = [b for b in self.model.buffers() if b.is_floating_point()]
-            shared = [*distributed.gradients(self.model.parameters()), *statistics, objective]
+            shared = [*distributed.gradients(self.parameters), *self.statistics, objective]
             result = StepResult(loss.detach(), self.task.correct(output, labels), len(labels))
             result = result.over_ranks(shared)
             skipped = guarded_step(self.optimizer, objective, options.clip)

@@ -1,0 +1,219 @@
+"""What steps ask of the host of a GPU, with the meta device in its place; see lane.py."""
+
+import itertools
+
+import pytest
+import torch
+from lane import META, Watch, WrongDeviceError, accelerator
+from torch import nn
+
+import estimators
+import search_spaces
+from nas import device as devices
+from nas.bilevel.architecture import Architecture
+from nas.bilevel.steps import Bilevel
+from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
+from nas.data import Augmentation, Batches, Delivery, Images
+from nas.task import Classification
+from search_spaces.mixed_edge import EDGE_GRADIENTS
+
+THE_READ = [("copy to the host", "nas/bilevel/steps.py architecture_step")]
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def batch():
+    return torch.empty(6, 1, 8, 8, device=META), torch.zeros(6, dtype=torch.long, device=META)
+
+
+def setup(space_name="micro", estimator="reinmax", edge_gradient="lean", precision="float32", **options):
+    space = search_spaces.get(space_name)
+    size = {"channels": 4, "cells": space.fewest_cells, "num_classes": 3, "in_channels": 1}
+    with torch.device(META):
+        supernet = space.supernet(**size, edge_gradient=edge_gradient)
+    supernet = devices.place(supernet, META)
+    weight_optimizer = torch.optim.SGD(supernet.parameters(), 0.1, 0.9, weight_decay=1e-4, nesterov=True)
+    weight_optimizer.param_groups[0]["fused"] = True  # as on CUDA
+    architecture = Architecture(space, estimators.get(estimator))
+    return Bilevel(
+        supernet,
+        architecture,
+        Classification(3),
+        weight_optimizer,
+        torch.optim.Adam([architecture.logits], 0.01),
+        clip=5.0,
+        architecture_clip=1.0,
+        precision=devices.autocast(precision, META),
+        unroll=unrolled_gradient_exact if edge_gradient == "dense" else unrolled_gradient,
+        **options,
+    )
+
+
+def waits_of_both_steps(bilevel):
+    """Of a weight step and of an architecture step."""
+    found = []
+    for step in (
+        lambda: bilevel.weight_step(batch(), rng(2)),
+        lambda: bilevel.architecture_step(batch(), batch(), rng(1)),
+    ):
+        with Watch() as watch:
+            step()
+        found.append(watch.waits)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _accelerator():
+    with accelerator():
+        yield
+
+
+@pytest.mark.parametrize("space", search_spaces.names())
+@pytest.mark.parametrize("edge_gradient", EDGE_GRADIENTS)
+def test_a_pair_of_steps_waits_once(space, edge_gradient):
+    """For the gradient of all draws together, and the loss with it; in either precision."""
+    small = search_spaces.get(space).num_slots < 10
+    combinations = list(itertools.product(("bfloat16", "float32"), (1, 2)))
+    for precision, draws in combinations if small else combinations[: 1 + (edge_gradient == "lean")]:
+        weight, architecture = waits_of_both_steps(setup(space, "reinmax", edge_gradient, precision, draws=draws))
+        assert weight == []
+        assert architecture == THE_READ
+
+
+@pytest.mark.parametrize("estimator", estimators.names())
+def test_with_every_estimator(estimator):
+    for edge_gradient, draws in itertools.product(("lean", "dense"), (None, 3)):
+        bilevel = setup("micro", estimator, edge_gradient, draws=draws)
+        if estimator == "reinforce":
+            bilevel.architecture.estimator.load_state({"baseline": 0.0})
+        assert waits_of_both_steps(bilevel) == [[], THE_READ]
+
+
+@pytest.mark.parametrize("estimator", ["reinmax", "reinforce_loo"])
+def test_with_a_draw_for_every_image(estimator):
+    assert waits_of_both_steps(setup(estimator=estimator, draw_per="image")) == [[], THE_READ]
+
+
+@pytest.mark.parametrize("edge_gradient", ["lean", "dense"])
+def test_of_second_order(edge_gradient):
+    assert waits_of_both_steps(setup(edge_gradient=edge_gradient, order=2)) == [[], THE_READ]
+
+
+def test_the_lane_sees_what_waits():
+    x = torch.ones(3, device=META)
+    with Watch() as watch:
+        x.sum().item()
+        x.nonzero()
+        x.cpu()
+        torch.ones(3).to(META)
+        torch.ones(3).to(META, non_blocking=True)  # goes on while it is copied
+        torch.ones(()).add(x)  # a number that the host has
+        with pytest.raises(WrongDeviceError):
+            x + torch.ones(3)
+    names = ["_local_scalar_dense", "nonzero", "copy to the host", "blocking copy to the device"]
+    assert [what for what, _ in watch.waits] == names
+    assert watch.launches["sum"] == watch.launches["add"] == 1
+
+
+def training(**options):
+    """A final training, with its network on the stand-in."""
+    from benchmarks import subjects
+    from nas.training.final import Training
+    from recipes import FinalOptions
+
+    sizes = {"channels": 4, "cells": 3, "batch_size": 4, "epochs": 2}
+    chosen = FinalOptions(genotype="darts_v2", **sizes, **options)
+    found = Training.of(chosen, {"dataset": subjects.random_images(16)})
+    found.model.train()
+    return found
+
+
+def on_meta(job):
+    """`job` with its network, and the lists made of it, on the stand-in."""
+    from nas.guard import KeptBuffers
+    from nas.training.timm_parts import build_optimizer
+
+    job.model = job.forward = devices.place(job.model, META)
+    job.parameters = list(job.model.parameters())
+    job.statistics = [b for b in job.model.buffers() if b.is_floating_point()]
+    job.kept_buffers = KeptBuffers(job.model)
+    job.optimizer = build_optimizer(job.model, job.options, torch.device("cpu"))
+    job.optimizer.param_groups[0]["fused"] = job.options.optimizer == "sgd"
+    job.precision = devices.autocast(job.options.precision, META)
+    return job
+
+
+OPTIONS = {
+    "plain": {},
+    "everything": {
+        "precision": "bfloat16", "drop_path": 0.2, "auxiliary_weight": 0.4, "clip": 5.0, "mixup": 0.2,
+        "label_smoothing": 0.1, "class_weights": "balanced", "ema_decay": 0.9,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_step_of_a_final_training_does_not_wait(name):
+    job = on_meta(training(**OPTIONS[name]))
+    if job.ema is not None:
+        job.ema = type(job.ema)(job.model, job.options.ema_decay)
+    images = torch.empty(4, 3, 32, 32, device=META), torch.zeros(4, dtype=torch.long, device=META)
+    job.step(*images)  # brings the weights of the classes to the device
+    with Watch() as watch:
+        result = job.step(*images)
+        job.mean.add(result)
+    assert watch.waits == []
+    assert watch.launches["_fused_sgd_"] == 1
+
+
+def test_an_optimizer_that_is_not_fused_waits_for_the_decision():
+    job = on_meta(training(optimizer="lamb"))
+    images = torch.empty(4, 3, 32, 32, device=META), torch.zeros(4, dtype=torch.long, device=META)
+    with Watch() as watch:
+        job.step(*images)
+    assert ("_local_scalar_dense", "nas/guard.py guarded_step") in watch.waits
+
+
+def test_steps_walk_through_the_modules_no_more(monkeypatch):
+    """What a step needs of the network is collected once."""
+    job = training()
+    batch = next(job.train.epoch(0))
+
+    def refuse(*_):
+        raise AssertionError("a walk through all modules")
+
+    monkeypatch.setattr(job.model, "buffers", refuse)
+    monkeypatch.setattr(job.model, "parameters", refuse)
+    monkeypatch.setattr(nn.Module, "named_modules", refuse)
+    job.step(*batch)
+
+
+class Noise(torch.Generator):
+    """A generator of the stand-in, which has none."""
+
+
+def pipeline(monkeypatch, resident, **options):
+    """Batches of 8 that come to the stand-in."""
+    real = {name: getattr(torch, name) for name in ("rand", "randint")}
+
+    def drawn(name):
+        def draw(*args, generator=None, device=None, **kwargs):
+            return real[name](*args, **kwargs, device=device)
+
+        return draw
+
+    class Generator:
+        def __init__(self, device="cpu"):
+            self.device = torch.device(device)
+
+        def manual_seed(self, seed):
+            return self
+
+    monkeypatch.setattr("nas.data.batches.torch.Generator", Generator)
+    for name in real:
+        monkeypatch.setattr(f"nas.data.batches.torch.{name}", drawn(name))
+    images = Images(torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.arange(20) % 2)
+    delivery = Delivery(META, [0.5] * 3, [0.5] * 3, resident=resident)
+    return Batches(images, 8, delivery, Augmentation(crop_padding=2, flip=True, **options))
