@@ -95,6 +95,19 @@ class ResidualReduction(nn.Module):
         return out
 
 
+class Residual(nn.Module):
+    """A branch beside the identity: x + branch(x). `drop_path` may drop the branch in training."""
+
+    def __init__(self, branch: nn.Sequential) -> None:
+        super().__init__()
+        self.branch = branch
+        self.drop_path: nn.Module = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.drop_path(self.branch(x))
+        return out
+
+
 class DropPath(nn.Module):
     """Drops its input per image with `probability`, scaled to keep the mean, in training only.
 
@@ -170,6 +183,13 @@ def _skip_connect(channels_in: int, channels_out: int, stride: int, norm: Norm) 
     return nn.Identity()
 
 
+def _identity(channels_in: int, channels_out: int, stride: int, norm: Norm) -> nn.Module:
+    if stride == 1 and channels_in == channels_out:
+        return nn.Identity()
+    conv = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+    return nn.Sequential(conv, norm(channels_out))
+
+
 def _pooling(
     channels_in: int, channels_out: int, stride: int, norm: Norm, layer: Callable[[int], nn.Module]
 ) -> nn.Module:
@@ -193,6 +213,7 @@ _OPERATIONS: Registry[Operation] = Registry(
     {
         "none": Operation(lambda _, channels, stride, norm: Zero(channels, stride), "none"),
         "skip_connect": Operation(_skip_connect, "skip"),
+        "identity": Operation(_identity, "skip"),
         "nor_conv_1x1": Operation(partial(_nor_conv, kernel=1), "convolution"),
         "nor_conv_3x3": Operation(partial(_nor_conv, kernel=3), "convolution"),
         "avg_pool_3x3": Operation(partial(_pooling, layer=AvgPool3x3), "pooling"),

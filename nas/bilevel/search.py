@@ -21,7 +21,7 @@ from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import draw_value, logits_value
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.data import Batches
-from nas.genotypes import cells_of
+from nas.genotypes import cells_of, planned_size_of
 from nas.runs.files import write_json
 from nas.runs.job import Outcome
 from nas.seeding import generator, seed_everything
@@ -77,6 +77,7 @@ class Search:
             num_classes=self.task.outputs,
             in_channels=dataset.in_channels,
             edge_gradient=options.edge_gradient,
+            planned_size=planned_size_of(self.space, options.planned_size, dataset),
         )
         if options.edge_gradient == "compiled":
             device.require_compiler(place, "`edge_gradient=compiled`")
