@@ -80,7 +80,9 @@ def cells_of(space: SearchSpace, cells: int | None) -> int:
     network of so many."""
     fewest, most = space.fewest_cells, space.most_cells
     if cells is not None and (cells < fewest or (most is not None and cells > most)):
-        expected = f"at least {fewest}" if most is None else f"{fewest} to {most}" if fewest < most else fewest
+        expected = (
+            f"at least {fewest}" if most is None else f"{fewest} to {most}" if fewest < most else fewest
+        )
         raise InputError(
             f"`cells` is {cells}, expected {expected} in the space '{space.name}' ({space.cells_help})"
         )
@@ -88,8 +90,8 @@ def cells_of(space: SearchSpace, cells: int | None) -> int:
 
 
 def planned_size_of(space: SearchSpace, planned_size: int | None, dataset: DataSet) -> int:
-    """Side in pixels of the images that stem and strides are meant for: `planned_size`, by default the shorter
-    side of those of the data set. Raises InputError where the space has one plan for all."""
+    """Side in pixels of the images that stem and strides are meant for: `planned_size`, by default the
+    shorter side of those of the data set. Raises InputError where the space has one plan for all."""
     if planned_size is None:
         return min(dataset.train.pixels.shape[-2:])
     if not space.plans_size:

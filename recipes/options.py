@@ -100,7 +100,7 @@ class RunOptions:
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: weigh classes in the training loss by the inverse of their number of images."""
     channels: int = option(16, at_least=1, at_most=4096)
-    """Channels of the first cells (C), or of the stem (mobile, nasbench_macro), which all others grow with."""
+    """Channels of the first cells (C), or of the stem, in units of which are all others (mobile)."""
     cells: int | None = option(None, at_least=1, at_most=1000)
     """Cells per stage (nasbench201, micro) or cells in all (darts); default: the fewest, 1 or 3."""
     planned_size: int | None = option(None, at_least=1, at_most=4096)

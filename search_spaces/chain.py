@@ -61,7 +61,7 @@ class ChainSpace(SearchSpace):
     """
 
     cells = most_cells = 1
-    cells_help = "has no say here: the blocks of a stage are decisions"
+    cells_help = "blocks are decisions"
     features = frozenset({"drop_path"})
 
     def __init__(
@@ -69,9 +69,7 @@ class ChainSpace(SearchSpace):
     ) -> None:
         self.name, self.channels = name, channels
         self.slots = tuple(
-            Slot(
-                f"stage {stage}", i, i + 1, tuple(others if i else first), f"stage {stage} block {i + 1}"
-            )
+            Slot(f"stage {stage}", i, i + 1, tuple(others if i else first), f"stage {stage} block {i + 1}")
             for stage, count in enumerate(blocks, start=1)
             for i in range(count)
         )

@@ -208,8 +208,8 @@ class NasnetCell(nn.Module):
 class AuxiliaryHead(nn.Module):
     """Classifier on the rectified features at 2/3 of the depth, used in training only.
 
-    For 8x8 features, those of CIFAR, and 7x7, those of ImageNet, the pooling is that of DARTS; other sizes are
-    pooled to its 2x2 too.
+    For 8x8 features, those of CIFAR, and 7x7, those of ImageNet, the pooling is that of DARTS; other sizes
+    are pooled to its 2x2 too.
     """
 
     def __init__(self, channels: int, num_classes: int, norm: Norm) -> None:
@@ -231,7 +231,7 @@ class AuxiliaryHead(nn.Module):
 
 @torch.fx.wrap
 def _pooled(x: Tensor) -> Tensor:
-    stride = {(8, 8): 3, (7, 7): 2}.get(tuple(x.shape[2:]))
+    stride = {(8, 8): 3, (7, 7): 2}.get((x.shape[2], x.shape[3]))
     return F.adaptive_avg_pool2d(x, 2) if stride is None else F.avg_pool2d(x, 5, stride)
 
 
@@ -258,9 +258,7 @@ class NasnetSkeleton(Skeleton):
             self.stem_1 = nn.Sequential(*_halving(stem, stem, norm))
         else:
             stem = 3 * channels
-            self.stem = nn.Sequential(
-                nn.Conv2d(size.in_channels, stem, 3, padding=1, bias=False), norm(stem)
-            )
+            self.stem = nn.Sequential(nn.Conv2d(size.in_channels, stem, 3, padding=1, bias=False), norm(stem))
         self.drop_path = DropPath() if size.drop_path else None
         self.cells = nn.ModuleList()
         before, previous_reduction = (stem, stem), large

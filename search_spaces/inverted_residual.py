@@ -95,7 +95,11 @@ def separable(channels: int, norm: Norm, activation: str) -> nn.Module:
 
 
 BLOCKS = {
-    block.name: block for se in (False, True) for k in (3, 5, 7) for e in (3, 6) for block in (Block(k, e, se),)
+    block.name: block
+    for se in (False, True)
+    for k in (3, 5, 7)
+    for e in (3, 6)
+    for block in (Block(k, e, se),)
 }
 for _name, _block in BLOCKS.items():
     build = partial(inverted_residual, block=_block, activation="hard_swish")

@@ -1,9 +1,9 @@
-"""The space `mobile`: inverted residual blocks for pictures of 32 to 224 pixels; what is found in it is a network
-of timm's EfficientNet family.
+"""The space `mobile`: inverted residual blocks for images of 32 to 224 pixels. Its networks are of timm's
+EfficientNet family.
 
-Stem, first block and widths are those of MobileNetV3-Large (Howard et al., 2019, arXiv 1905.02244), stages of up
-to four blocks those of OFA (Cai et al., 2020, arXiv 1908.09791), and the layers after the last block those of
-EfficientNet.
+Stem, first block and widths are those of MobileNetV3-Large (Howard et al., 2019, arXiv 1905.02244), stages of
+up to four blocks those of OFA (Cai et al., 2020, arXiv 1908.09791), and the layers after the last block those
+of EfficientNet.
 """
 
 from __future__ import annotations

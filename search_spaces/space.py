@@ -196,8 +196,8 @@ class SearchSpace(ABC):
             cells: number of cells; see `cells_help`.
             auxiliary: add the auxiliary classifier, where the space has one.
             drop_path: build drop-path in; its probability starts at 0 (`set_drop_path`).
-            planned_size: side in pixels of the images that stem and strides are meant for, where the space has
-                plans for several; images of any size can be run.
+            planned_size: side in pixels of the images that stem and strides are meant for, where the space
+                has plans for several; images of any size can be run.
 
         Raises:
             GenotypeError: the genotype is not of this space.

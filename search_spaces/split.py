@@ -14,8 +14,8 @@ Cache = dict[tuple[object, ...], Tensor]  # outputs of shared layers for one inp
 
 @dataclass(frozen=True)
 class Split:
-    """An operation o(x) = norm(pointwise(body(shared(x)))), each part of which may be missing; plus x, where it
-    is residual.
+    """An operation o(x) = norm(pointwise(body(shared(x)))), each part of which may be missing; plus x, where
+    it is residual.
 
     Attributes:
         shared: the first layer if it has no weights, so that operations on the same input need it once;

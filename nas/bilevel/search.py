@@ -22,6 +22,7 @@ from nas.bilevel.terms import draw_value, logits_value
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.data import Batches
 from nas.genotypes import cells_of, planned_size_of
+from nas.large_images import warn_of_large_images
 from nas.runs.files import write_json
 from nas.runs.job import Outcome
 from nas.seeding import generator, seed_everything
@@ -47,6 +48,7 @@ class Search:
         supernet: on the device.
         bilevel: the two steps.
         train, valid: batches of the two parts of the training images.
+        warnings: what its user should know before it starts.
         counted: whether the images of all passes are known, which a version that began the search may not
             have counted.
     """
@@ -83,6 +85,8 @@ class Search:
             device.require_compiler(place, "`edge_gradient=compiled`")
         if options.sync_batch_norm:
             distributed.synchronise(supernet)
+        shape = dataset.train.pixels.shape[1:]
+        self.warnings = warn_of_large_images(self.space, supernet, shape, options.batch_size)
         self.supernet = device.place(supernet, place, options.channels_last)
         self.architecture = Architecture(self.space, parts.estimator)
         if options.prior:

@@ -20,6 +20,7 @@ from nas.data import Batches, DataSet
 from nas.genotypes import cells_of, planned_size_of, read_genotype
 from nas.given import build_task, load_data
 from nas.guard import KeptBuffers, guarded_step
+from nas.large_images import warn_of_large_images
 from nas.runs.job import Outcome
 from nas.seeding import seed_everything
 from nas.steps import Mean, StepResult, evaluate
@@ -81,6 +82,10 @@ class Training:
         self.mixup = build_mixup(options, task.outputs)
 
         self.model: Any = self.build()
+        self.warnings: list[str] = []
+        if isinstance(self.model, Skeleton):
+            shape = dataset.train.pixels.shape[1:]
+            self.warnings = warn_of_large_images(space, self.model, shape, options.batch_size)
         self.ema = ModelEmaV3(self.model, options.ema_decay) if options.ema_decay else None
         self.forward: nn.Module = self.model
         if options.compile:
