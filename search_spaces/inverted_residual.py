@@ -6,7 +6,6 @@ Sources: Sandler et al., 2018, "MobileNetV2", arXiv 1801.04381; squeeze-and-exci
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import NamedTuple
 
@@ -48,31 +47,23 @@ class Block(NamedTuple):
         kernel: side of the kernel of the depthwise convolution.
         expansion: channels between the 1x1 convolutions, in units of those of the input.
         squeeze: whether there is squeeze-and-excitation.
+        activation: one of ACTIVATIONS.
     """
 
     kernel: int
     expansion: int
     squeeze: bool = False
-
-    @property
-    def name(self) -> str:
-        """E.g. `ir_k3_e6`, or `ir_k3_e6_se`."""
-        return f"ir_k{self.kernel}_e{self.expansion}{'_se' * self.squeeze}"
-
-    @staticmethod
-    def read(name: str) -> Block | None:
-        """The block of that name; None where it is none."""
-        found = re.fullmatch(r"ir_k(\d+)_e(\d+)(_se)?", name)
-        return Block(int(found[1]), int(found[2]), found[3] is not None) if found else None
+    activation: str = "hard_swish"
 
 
 def inverted_residual(
-    channels_in: int, channels_out: int, stride: int, norm: Norm, block: Block, activation: str
+    channels_in: int, channels_out: int, stride: int, norm: Norm, block: Block
 ) -> nn.Module:
     """The block with these numbers of channels; residual where its input and output have the same shape."""
     wide = block.expansion * channels_in
-    act = ACTIVATIONS[activation]
-    squeeze = [SqueezeExcite(wide, max(1, round(SQUEEZE * channels_in)), activation)] if block.squeeze else []
+    act = ACTIVATIONS[block.activation]
+    narrow = max(1, round(SQUEEZE * channels_in))
+    squeeze = [SqueezeExcite(wide, narrow, block.activation)] if block.squeeze else []
     layers = nn.Sequential(
         nn.Conv2d(channels_in, wide, 1, bias=False),
         norm(wide),
@@ -94,13 +85,11 @@ def separable(channels: int, norm: Norm, activation: str) -> nn.Module:
     return Residual(nn.Sequential(DepthwiseConv2d(channels, 3), norm(channels), act(), conv, norm(channels)))
 
 
-BLOCKS = {
-    block.name: block
-    for se in (False, True)
-    for k in (3, 5, 7)
-    for e in (3, 6)
-    for block in (Block(k, e, se),)
-}
+BLOCKS: dict[str, Block] = {
+    f"ir_k{kernel}_e{expansion}{'_se' * squeeze}": Block(kernel, expansion, squeeze)
+    for squeeze in (False, True)
+    for kernel in (3, 5, 7)
+    for expansion in (3, 6)
+} | {"mb3_k3": Block(3, 3, activation="relu"), "mb6_k5": Block(5, 6, activation="relu")}
 for _name, _block in BLOCKS.items():
-    build = partial(inverted_residual, block=_block, activation="hard_swish")
-    operations.register(_name, build, "convolution")
+    operations.register(_name, partial(inverted_residual, block=_block), "convolution")

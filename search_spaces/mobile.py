@@ -32,7 +32,11 @@ class MobileSpace(ChainSpace):
     plans_size = True
 
     def __init__(self, name: str, squeeze: bool) -> None:
-        blocks = tuple(name for name, block in BLOCKS.items() if squeeze or not block.squeeze)
+        blocks = tuple(
+            name
+            for name, block in BLOCKS.items()
+            if block.activation == "hard_swish" and (squeeze or not block.squeeze)
+        )
         super().__init__(name, blocks, ("identity", *blocks), [4] * len(WIDTHS), channels=STEM)
 
     def layout(self, channels: int, planned_size: int) -> ChainLayout:
