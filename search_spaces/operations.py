@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recipes.registry import Registry
 from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d, halves
+from search_spaces.genotype import Genotype
 
 Norm = Callable[[int], nn.Module]
 
@@ -260,3 +261,8 @@ def build(name: str, channels_in: int, channels_out: int, stride: int, norm: Nor
 def family(name: str) -> str:
     """The family of the operation `name`, one of FAMILIES."""
     return _OPERATIONS.get(name).family
+
+
+def count(genotype: Genotype, of: str) -> dict[str, int]:
+    """Number of edges that hold an operation of the family `of`, per kind of cell."""
+    return {cell.name: sum(family(e.operation) == of for e in cell.edges) for cell in genotype.cells}

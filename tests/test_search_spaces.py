@@ -112,7 +112,7 @@ def operation_of(genotype, block):
     return genotype.cells[stage].edges[number].operation
 
 
-def copy_weights(supernet, network, genotype):
+def copy_weights(supernet, network, genotype=None):
     """Copy what both have; a mixed edge's chosen candidate sits under its own name."""
     source = dict(supernet.named_modules())
     for name, module in network.named_modules():

@@ -30,7 +30,7 @@ from nas.steps import Mean, Work, evaluate
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
 from recipes.registry import name_of
-from search_spaces import Genotype
+from search_spaces import Genotype, operations
 from search_spaces.cell import candidate_parameters
 
 
@@ -216,8 +216,8 @@ class Search:
             "derived_accuracy": score[1],
             "genotype": self.space.format(genotype),
             "entropy": self.architecture.entropy(),
-            "skip_connects": genotype.count("skip_connect"),
-            "nones": genotype.count("none"),
+            "skip_connects": operations.count(genotype, "skip"),
+            "nones": operations.count(genotype, "none"),
             "probabilities": [
                 [round(p, 6) for p in row[:width]]
                 for row, width in zip(log_p.exp().tolist(), widths, strict=True)
