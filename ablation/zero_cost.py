@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ablation.cell_file import add_rows, held, read_rows
 from nas import data, device
 from nas.data import Batches, DataSet
-from nas.genotypes import cells_of
+from nas.genotypes import cells_of, planned_size_of
 from nas.given import build_task, load_data
 from nas.runs.interruption import Interruption
 from nas.seeding import generator, seed_everything
@@ -128,6 +128,7 @@ def _score(
         "num_classes": task.outputs,
         "in_channels": dataset.in_channels,
     }
+    planned = planned_size_of(space, options.planned_size, dataset)
     batches = {name: _images(dataset, score.images, options, place) for name, score in scores.items()}
     setups = {name: _setup(size, *batch) for name, batch in batches.items()}
     known = _known(path, setups)
@@ -145,7 +146,8 @@ def _score(
                     raise InterruptionError("the scores so far are kept, the same command goes on")
                 start = time.perf_counter()
                 seed_everything(_SEED, "zero-cost")
-                network = device.place(space.network(cell, **size), place, options.channels_last)
+                network = space.network(cell, **size, planned_size=planned)
+                network = device.place(network, place, options.channels_last)
                 value = float(score.score(network, *batches[name], task))
                 known[name][text] = value, time.perf_counter() - start
                 file.add((name, setups[name], text, repr(value), f"{known[name][text][1]:.6f}"))

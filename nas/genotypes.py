@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import search_spaces
+from nas.data import DataSet
 from recipes import InputError, one_of
 from recipes.text_files import parse_json, read_text
 from search_spaces import Genotype, GenotypeError, SearchSpace
@@ -31,7 +32,8 @@ def read_genotype(text: str, space_name: str | None = None) -> Genotype:
         return _in_space(space, notation, space_name, f"the published cell '{text}'")
     if os.path.isfile(text):
         return _read_file(Path(text), space_name)
-    if not any(mark in text for mark in "|("):
+    recognised = any(search_spaces.get(name).recognises(text) for name in spaces)
+    if not recognised and not any(mark in text for mark in "|("):
         one_of("published cell or genotype file", text, PUBLISHED)
     return _parse(text, space_name)
 
@@ -74,11 +76,25 @@ def _read_file(path: Path, space_name: str | None) -> Genotype:
 
 
 def cells_of(space: SearchSpace, cells: int | None) -> int:
-    """Number of cells of a network: `cells`, by default the fewest. Raises InputError for fewer than
-    these."""
-    if cells is not None and cells < space.fewest_cells:
-        raise InputError(
-            f"`cells` is {cells}, expected at least {space.fewest_cells} in the space '{space.name}' "
-            f"({space.cells_help})"
+    """Number of cells of a network: `cells`, by default the fewest. Raises InputError where the space has no
+    network of so many."""
+    fewest, most = space.fewest_cells, space.most_cells
+    if cells is not None and (cells < fewest or (most is not None and cells > most)):
+        expected = (
+            f"at least {fewest}" if most is None else f"{fewest} to {most}" if fewest < most else fewest
         )
-    return cells or space.fewest_cells
+        raise InputError(
+            f"`cells` is {cells}, expected {expected} in the space '{space.name}' ({space.cells_help})"
+        )
+    return cells or fewest
+
+
+def planned_size_of(space: SearchSpace, planned_size: int | None, dataset: DataSet) -> int:
+    """Side in pixels of the images that stem and strides are meant for: `planned_size`, by default the
+    shorter side of those of the data set. Raises InputError where the space has one plan for all."""
+    if planned_size is None:
+        return min(dataset.train.pixels.shape[-2:])
+    if not space.plans_size:
+        able = [name for name in search_spaces.names() if search_spaces.get(name).plans_size]
+        raise InputError(f"`planned_size` is for the spaces {', '.join(able)}, this is '{space.name}'")
+    return planned_size

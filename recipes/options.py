@@ -100,9 +100,12 @@ class RunOptions:
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: weigh classes in the training loss by the inverse of their number of images."""
     channels: int = option(16, at_least=1, at_most=4096)
-    """Channels of the first cells (C)."""
+    """Channels of the first cells (C), or of the stem, in units of which are all others (mobile)."""
     cells: int | None = option(None, at_least=1, at_most=1000)
     """Cells per stage (nasbench201, micro) or cells in all (darts); default: the fewest, 1 or 3."""
+    planned_size: int | None = option(None, at_least=1, at_most=4096)
+    """Side in pixels of the images that the network is laid out for, its strides (mobile) or its stem (darts:
+    from 128 on that of the published ImageNet networks); default: that of the images."""
     lr: float = option(0.05, above=0)
     """Learning rate of the weights at the start."""
     lr_min: float = option(0.0, at_least=0)
@@ -153,7 +156,7 @@ class SearchOptions(RunOptions):
     epochs: int = option(60, at_least=1)
     """Passes over the training part of the images."""
     space: str = "nasbench201"
-    """Search space: nasbench201, micro, darts, s1, s2, s3 or s4."""
+    """Search space: nasbench201, micro, darts, s1, s2, s3, s4, mobile, mobile_se or nasbench_macro."""
     estimator: str = "reinmax"
     """Gradient estimator: reinmax, reinmax_beta, reinmax_rao, reinmax_cv, st, st_gumbel, gumbel_rao, gst,
     redge, reindge, softmax, concrete, dirichlet, reinforce, reinforce_loo, double_cv or reinforce_critic;

@@ -12,7 +12,9 @@ from search_spaces import operations
 from search_spaces.cell import Cell, CellPlan, EdgeFactory
 from search_spaces.darts import darts
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
+from search_spaces.mobile import mobile, mobile_se
 from search_spaces.nasbench201 import micro, nasbench201
+from search_spaces.nasbench_macro import nasbench_macro
 from search_spaces.robust_darts import s1, s2, s3, s4
 from search_spaces.skeleton import Size, Skeleton
 from search_spaces.slot import ABSENT, Slot, require_slots
@@ -38,7 +40,11 @@ __all__ = [
 ]
 
 _SPACES: Registry[SearchSpace] = Registry(
-    "search space", {space.name: space for space in (nasbench201, darts, micro, s1, s2, s3, s4)}
+    "search space",
+    {
+        space.name: space
+        for space in (nasbench201, darts, micro, s1, s2, s3, s4, mobile, mobile_se, nasbench_macro)
+    },
 )
 get, names = _SPACES.get, _SPACES.names
 

@@ -57,7 +57,7 @@ class DartsSpace(SearchSpace):
     channels, cells, fewest_cells = 36, 20, 3
     cells_help = "cells in all; two of them, at 1/3 and 2/3 of the depth, are reduction cells"
     features = frozenset({"auxiliary", "drop_path"})
-    pool_norm = True
+    pool_norm = plans_size = True
     inputs, nodes, edges_per_node = 2, 6, 2
     concat = tuple(range(inputs, nodes))
 
@@ -215,7 +215,8 @@ class NasnetCell(nn.Module):
 class AuxiliaryHead(nn.Module):
     """Classifier on the rectified features at 2/3 of the depth, used in training only.
 
-    For 8x8 features, those of CIFAR, it is that of DARTS; other sizes are pooled to its 2x2 too.
+    For 8x8 features, those of CIFAR, and 7x7, those of ImageNet, the pooling is that of DARTS; other sizes
+    are pooled to its 2x2 too.
     """
 
     def __init__(self, channels: int, num_classes: int, norm: Norm) -> None:
@@ -237,8 +238,8 @@ class AuxiliaryHead(nn.Module):
 
 @torch.fx.wrap
 def _pooled(x: Tensor) -> Tensor:
-    if x.shape[2:] == (8, 8):
-        return F.avg_pool2d(x, 5, 3)
+    if (stride := {(8, 8): 3, (7, 7): 2}.get((x.shape[2], x.shape[3]))) is not None:
+        return F.avg_pool2d(x, 5, stride)
     # What adaptive_avg_pool2d(x, 2) computes, whose backward pass is not deterministic on a GPU.
     for dim in (2, 3):
         size = x.shape[dim]
@@ -248,20 +249,33 @@ def _pooled(x: Tensor) -> Tensor:
     return x
 
 
+LARGE = 128  # pixels from which on images are reduced before the cells
+
+
 class NasnetSkeleton(Skeleton):
     """Stem, `cells` cells of which those at 1/3 and 2/3 of the depth halve the resolution and
-    double the channels, pooling, classifier."""
+    double the channels, pooling, classifier.
+
+    Planned for images of LARGE pixels or more, the stem is that of the published ImageNet networks: three
+    convolutions of stride 2, of which the first cell sees the second and the third.
+    """
 
     def __init__(self, plans: dict[str, CellPlan], factory: EdgeFactory, size: Size) -> None:
         super().__init__()
-        channels, cells = size.channels, size.cells
-        stem = 3 * channels
-        self.stem = nn.Sequential(
-            nn.Conv2d(size.in_channels, stem, 3, padding=1, bias=False), factory.frame_norm(stem)
-        )
+        channels, cells, norm = size.channels, size.cells, factory.frame_norm
+        self.stem_1: nn.Sequential | None = None
+        if large := size.planned_size >= LARGE:
+            stem, half = channels, channels // 2
+            self.stem = nn.Sequential(
+                *_halving(size.in_channels, half, norm), nn.ReLU(), *_halving(half, stem, norm)
+            )
+            self.stem_1 = nn.Sequential(*_halving(stem, stem, norm))
+        else:
+            stem = 3 * channels
+            self.stem = nn.Sequential(nn.Conv2d(size.in_channels, stem, 3, padding=1, bias=False), norm(stem))
         self.drop_path = DropPath() if size.drop_path else None
         self.cells = nn.ModuleList()
-        before, previous_reduction = (stem, stem), False
+        before, previous_reduction = (stem, stem), large
         self.auxiliary_at = 2 * cells // 3
         self.auxiliary: AuxiliaryHead | None = None
         for i in range(cells):
@@ -273,12 +287,14 @@ class NasnetSkeleton(Skeleton):
             )
             before, previous_reduction = (before[1], channels * len(plan.concat)), reduction
             if size.auxiliary and i == self.auxiliary_at:
-                self.auxiliary = AuxiliaryHead(before[1], size.num_classes, factory.frame_norm)
+                self.auxiliary = AuxiliaryHead(before[1], size.num_classes, norm)
         self.num_features = before[1]
         self.reset_classifier(size.num_classes)
 
     def features(self, x: Tensor, choice: Choice | None) -> tuple[Tensor, Tensor | None]:
         s0 = s1 = F.relu(self.stem(x))
+        if self.stem_1 is not None:
+            s1 = F.relu(self.stem_1(s0))
         logits = None
         for i, cell in enumerate(self.cells):
             out = cell(s0, s1, choice)
@@ -286,6 +302,11 @@ class NasnetSkeleton(Skeleton):
             if i == self.auxiliary_at and self.auxiliary is not None and self.training:
                 logits = self.auxiliary(F.relu(out))
         return s1, logits
+
+
+def _halving(channels_in: int, channels_out: int, norm: Norm) -> tuple[nn.Module, nn.Module]:
+    """Convolution of stride 2, normalisation."""
+    return nn.Conv2d(channels_in, channels_out, 3, 2, 1, bias=False), norm(channels_out)
 
 
 def _read_call(text: str) -> dict[str, ast.expr]:

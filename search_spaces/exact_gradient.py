@@ -34,7 +34,8 @@ class RecordedEdge(NamedTuple):
 @dataclass
 class _Record:
     """One pass of a cell: nodes so far, the gradients of the loss at them as far as backward has come, and
-    for chosen candidates their outputs (where these are kept) and their products."""
+    for chosen candidates their outputs (where these are kept) and their products. Outputs and products are
+    those of the branch of a residual candidate."""
 
     edges: Sequence[RecordedEdge]
     compiled: bool
@@ -72,7 +73,7 @@ class Recorder:
         # What the graph keeps anyway is not computed again.
         kept = {key: output.detach() for key, output in cache.items() if key[0] is torch.nn.ReLU}
         record.nodes[edge.source].cache.update(kept)
-        return y
+        return x + y if chosen.residual else y
 
     def node(self, index: int, total: Tensor) -> Tensor:
         """Record the value of a node; what this returns takes the place of it."""
@@ -142,6 +143,7 @@ class _Root(torch.autograd.Function):
             raise RuntimeError("the gradient of this draw was computed already: run the supernet again")
         with torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False):
             products = _products(record)
+            _add_residuals(products, record)
         zero = record.nodes[0].value.new_zeros((), dtype=ctx.dtype)
         rows, columns = ctx.shape
         flat = [products.get((row, k), zero).to(ctx.dtype) for row in range(rows) for k in range(columns)]
@@ -149,8 +151,19 @@ class _Root(torch.autograd.Function):
         return torch.stack(flat).view(rows, columns), None
 
 
+def _add_residuals(products: dict[tuple[int, int], Tensor], record: _Record) -> None:
+    """Add <dL/dy, x> to the products of candidates that add their input x, once computed for each edge."""
+    for edge in record.edges:
+        residual = [k for k, candidate in enumerate(edge.candidates) if candidate.residual]
+        if residual and edge.target in record.at_node:
+            alone = inner_product(record.at_node[edge.target].map, record.nodes[edge.source].value)
+            for k in residual:
+                products[edge.row, k] = products[edge.row, k] + alone
+
+
 def _products(record: _Record) -> dict[tuple[int, int], Tensor]:
-    """The inner product of every row and candidate that can be other than zero."""
+    """The inner product of every row and candidate that can be other than zero, without what residual ones
+    add."""
     products, at_node = record.products, record.at_node
     for index, output in record.outputs.items():
         edge = record.edges[index]

@@ -39,6 +39,13 @@ class Genotype:
         """Number of edges that hold `operation`, per kind of cell."""
         return {c.name: sum(e.operation == operation for e in c.edges) for c in self.cells}
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether all edges lead from a node to the next, in every kind of cell: a chain of blocks."""
+        places = ([(edge.source, edge.target) for edge in cell.edges] for cell in self.cells)
+        ordered = all(cell == [(i, i + 1) for i in range(len(cell))] for cell in places)
+        return ordered and not any(cell.concat for cell in self.cells)
+
     def to_json(self) -> dict[str, Any]:
         """The genotype as JSON-ready data."""
         return {

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recipes.registry import Registry
 from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d, halves
+from search_spaces.genotype import Genotype
 
 Norm = Callable[[int], nn.Module]
 
@@ -95,6 +96,19 @@ class ResidualReduction(nn.Module):
         return out
 
 
+class Residual(nn.Module):
+    """A branch beside the identity: x + branch(x). `drop_path` may drop the branch in training."""
+
+    def __init__(self, branch: nn.Sequential) -> None:
+        super().__init__()
+        self.branch = branch
+        self.drop_path: nn.Module = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.drop_path(self.branch(x))
+        return out
+
+
 class DropPath(nn.Module):
     """Drops its input per image with `probability`, scaled to keep the mean, in training only.
 
@@ -170,6 +184,13 @@ def _skip_connect(channels_in: int, channels_out: int, stride: int, norm: Norm) 
     return nn.Identity()
 
 
+def _identity(channels_in: int, channels_out: int, stride: int, norm: Norm) -> nn.Module:
+    if stride == 1 and channels_in == channels_out:
+        return nn.Identity()
+    conv = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+    return nn.Sequential(conv, norm(channels_out))
+
+
 def _pooling(
     channels_in: int, channels_out: int, stride: int, norm: Norm, layer: Callable[[int], nn.Module]
 ) -> nn.Module:
@@ -193,6 +214,7 @@ _OPERATIONS: Registry[Operation] = Registry(
     {
         "none": Operation(lambda _, channels, stride, norm: Zero(channels, stride), "none"),
         "skip_connect": Operation(_skip_connect, "skip"),
+        "identity": Operation(_identity, "skip"),
         "nor_conv_1x1": Operation(partial(_nor_conv, kernel=1), "convolution"),
         "nor_conv_3x3": Operation(partial(_nor_conv, kernel=3), "convolution"),
         "avg_pool_3x3": Operation(partial(_pooling, layer=AvgPool3x3), "pooling"),
@@ -239,3 +261,8 @@ def build(name: str, channels_in: int, channels_out: int, stride: int, norm: Nor
 def family(name: str) -> str:
     """The family of the operation `name`, one of FAMILIES."""
     return _OPERATIONS.get(name).family
+
+
+def count(genotype: Genotype, of: str) -> dict[str, int]:
+    """Number of edges that hold an operation of the family `of`, per kind of cell."""
+    return {cell.name: sum(family(e.operation) == of for e in cell.edges) for cell in genotype.cells}

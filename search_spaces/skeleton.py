@@ -21,6 +21,7 @@ class Size:
     in_channels: int
     auxiliary: bool = False
     drop_path: bool = False
+    planned_size: int = 32
 
 
 class Skeleton(nn.Module):

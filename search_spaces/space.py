@@ -36,7 +36,9 @@ class SearchSpace(ABC):
         slots: the decisions, in the order of the rows of the logits (E, K).
         channels, cells: default size of a network.
         fewest_cells: smallest value of `cells` with which every kind of cell occurs.
+        most_cells: largest value of `cells`; None: any.
         cells_help: what `cells` counts.
+        plans_size: whether stem and strides follow the size of the images (`planned_size`).
         concat: nodes that a cell concatenates; empty: its output is the last node.
         features: what derived networks can be built with: `auxiliary`, `drop_path`.
         pool_norm: whether pooling candidates are normalised in the supernet.
@@ -47,7 +49,9 @@ class SearchSpace(ABC):
     channels: int
     cells: int
     fewest_cells = 1
+    most_cells: int | None = None
     cells_help = "number of cells"
+    plans_size = False
     concat: tuple[int, ...] = ()
     features: frozenset[str] = frozenset()
     pool_norm = False
@@ -191,6 +195,7 @@ class SearchSpace(ABC):
         in_channels: int = 3,
         auxiliary: bool = False,
         drop_path: bool = False,
+        planned_size: int = 32,
     ) -> Skeleton:
         """The derived network of `genotype`.
 
@@ -199,6 +204,8 @@ class SearchSpace(ABC):
             cells: number of cells; see `cells_help`.
             auxiliary: add the auxiliary classifier, where the space has one.
             drop_path: build drop-path in; its probability starts at 0 (`set_drop_path`).
+            planned_size: side in pixels of the images that stem and strides are meant for, where the space
+                has plans for several; images of any size can be run.
 
         Raises:
             GenotypeError: the genotype is not of this space.
@@ -208,7 +215,13 @@ class SearchSpace(ABC):
             if wanted and feature not in self.features:
                 raise ValueError(f"networks of the space '{self.name}' have no {feature}")
         size = Size(
-            channels or self.channels, cells or self.cells, num_classes, in_channels, auxiliary, drop_path
+            channels or self.channels,
+            cells or self.cells,
+            num_classes,
+            in_channels,
+            auxiliary,
+            drop_path,
+            planned_size,
         )
         plans = self.plans(self.validate(genotype))
         return self.skeleton(plans, EdgeFactory(derived_norm, derived_norm), size)
@@ -221,6 +234,7 @@ class SearchSpace(ABC):
         num_classes: int = 10,
         in_channels: int = 3,
         edge_gradient: str = "lean",
+        planned_size: int = 32,
     ) -> Skeleton:
         """The supernet: the same skeleton with a mixed edge wherever an edge can be.
 
@@ -228,7 +242,13 @@ class SearchSpace(ABC):
             edge_gradient: one of EDGE_GRADIENTS; see `mixed_edge`.
         """
         factory = EdgeFactory(candidate_norm, supernet_norm, self.pool_norm)
-        size = Size(channels or self.channels, cells or self.cells, num_classes, in_channels)
+        size = Size(
+            channels or self.channels,
+            cells or self.cells,
+            num_classes,
+            in_channels,
+            planned_size=planned_size,
+        )
         network = self.skeleton(self.plans(), factory, size)
         network.is_supernet = True
         network.set_edge_gradient(edge_gradient)

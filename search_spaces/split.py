@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from search_spaces.operations import Zero
+from search_spaces.operations import Residual, Zero
 
 _SHARED = (nn.ReLU, nn.AvgPool2d, nn.MaxPool2d)
 Cache = dict[tuple[object, ...], Tensor]  # outputs of shared layers for one input, by their keys
@@ -14,7 +14,8 @@ Cache = dict[tuple[object, ...], Tensor]  # outputs of shared layers for one inp
 
 @dataclass(frozen=True)
 class Split:
-    """An operation o(x) = norm(pointwise(body(shared(x)))), each part of which may be missing.
+    """An operation o(x) = norm(pointwise(body(shared(x)))), each part of which may be missing; plus x, where
+    it is residual.
 
     Attributes:
         shared: the first layer if it has no weights, so that operations on the same input need it once;
@@ -22,6 +23,7 @@ class Split:
         pointwise: a 1x1 convolution right before `norm`.
         norm: the last layer if it only normalises, with the batch at hand.
         is_zero: whether this is the operation `none`.
+        residual: whether the input is added.
     """
 
     shared: nn.Module | None
@@ -30,11 +32,14 @@ class Split:
     pointwise: nn.Conv2d | None
     norm: nn.BatchNorm2d | None
     is_zero: bool = False
+    residual: bool = False
 
     @staticmethod
     def of(operation: nn.Module) -> Split:
         """The parts of a candidate operation."""
-        layers = list(operation) if type(operation) is nn.Sequential else [operation]
+        residual = type(operation) is Residual
+        branch = operation.branch if type(operation) is Residual else operation
+        layers = list(branch) if type(branch) is nn.Sequential else [branch]
         shared, norm, last = None, None, layers[-1]
         pointwise: nn.Conv2d | None = None
         if type(last) is nn.BatchNorm2d and not last.affine and last.running_mean is None:
@@ -45,7 +50,8 @@ class Split:
                 layers.pop()
         if layers and isinstance(layers[0], _SHARED) and not list(layers[0].parameters()):
             shared = layers.pop(0)
-        return Split(shared, layer_key(shared), tuple(layers), pointwise, norm, isinstance(operation, Zero))
+        zero = isinstance(operation, Zero)
+        return Split(shared, layer_key(shared), tuple(layers), pointwise, norm, zero, residual)
 
     def before_pointwise(self, x: Tensor, cache: Cache) -> Tensor:
         """body(shared(x)); `cache` holds the outputs of shared layers for x so far, and is added to."""
@@ -64,8 +70,9 @@ class Split:
 
     def __call__(self, x: Tensor, cache: Cache) -> Tensor:
         """The operation on x, see `before_pointwise`."""
-        x = self.before_norm(x, cache)
-        return x if self.norm is None else self.norm(x)
+        y = self.before_norm(x, cache)
+        y = y if self.norm is None else self.norm(y)
+        return x + y if self.residual else y
 
 
 def layer_key(layer: nn.Module | None) -> tuple[object, ...]:

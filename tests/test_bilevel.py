@@ -218,20 +218,21 @@ def test_clipping_bounds_the_gradient():
     assert torch.stack(norms).norm() <= 1.001e-3
 
 
-@pytest.mark.parametrize("space_name", search_spaces.names())
+@pytest.mark.parametrize("space_name", sorted({*search_spaces.names()} - {"mobile_se"}))
 @pytest.mark.parametrize("estimator", ["reinmax", "softmax"])
 def test_second_order_by_finite_differences_equals_double_backward(space_name, estimator, monkeypatch):
     """Lean central differences against exact double backward through the dense supernet.
 
-    With a smooth activation, as a second derivative does not exist at the kinks of a ReLU.
+    With smooth activations, as a second derivative does not exist at the kinks of a ReLU.
     """
     monkeypatch.setattr(F, "relu", lambda x, inplace=False: F.softplus(x))
+    monkeypatch.setattr(F, "hardswish", lambda x, inplace=False: F.silu(x))
     dtype, rate = torch.float64, 0.3
     valid, train = batch(1, dtype), batch(2, dtype)
     results = {}
     for mode, unroll in (("lean", unrolled_gradient), ("dense", unrolled_gradient_exact)):
         bilevel = setup(space_name, estimator, dtype, mode)
-        draw = bilevel.architecture.estimator(bilevel.architecture.logits, rng(5)).detach().requires_grad_()
+        draw = bilevel.architecture.estimator(bilevel.architecture.masked(), rng(5)).detach().requires_grad_()
         small = {"epsilon": 1e-5} if mode == "lean" else {}
         results[mode] = unroll(bilevel.supernet, F.cross_entropy, draw, valid, train, rate, **small)
     torch.testing.assert_close(results["lean"][0], results["dense"][0], rtol=1e-10, atol=1e-10)
@@ -239,7 +240,7 @@ def test_second_order_by_finite_differences_equals_double_backward(space_name, e
     assert (lean - dense).norm() / dense.norm() < 1e-4
 
     bilevel = setup(space_name, estimator, dtype)
-    draw = bilevel.architecture.estimator(bilevel.architecture.logits, rng(5)).detach().requires_grad_()
+    draw = bilevel.architecture.estimator(bilevel.architecture.masked(), rng(5)).detach().requires_grad_()
     loss = F.cross_entropy(bilevel.supernet(valid[0], draw), valid[1])
     (first_order,) = torch.autograd.grad(loss, draw)
     assert (first_order - dense).norm() / dense.norm() > 0.05  # the second order does matter

@@ -43,7 +43,7 @@ def channels_last(*shape):
     return torch.randn(*shape, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 3)])
 @pytest.mark.parametrize("size", [(8, 8), (9, 10), (7, 5), (3, 4)])
 def test_equals_plain_convolution(kernel, stride, dilation, size):

@@ -6,7 +6,7 @@ import random
 import re
 import shlex
 import threading
-from itertools import pairwise
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import search_spaces
-from nas.report import cell_picture, figures, labels, palette, plots
+from nas.report import cell_picture, chain_picture, figures, labels, palette, plots
 from nas.report import run_report as report
 from nas.report.tensorboard import Board
 from search_spaces import CellGenotype, Edge, Genotype
@@ -132,22 +132,30 @@ def test_names_from_outside_have_colours_of_their_own(monkeypatch):
         palette.register("mine", "red")
 
 
+@pytest.mark.parametrize("stages", [1, 3])
 @pytest.mark.parametrize("blocks", [1, 5, 21])
-def test_a_chain_is_wrapped_over_lines(blocks):
+def test_a_chain_is_wrapped_over_lines(blocks, stages):
     names = [f"mbconv_{3 + 2 * (i % 3)}x{3 + 2 * (i % 3)}_e6" for i in range(blocks)]
     edges = tuple(Edge(i, i + 1, name) for i, name in enumerate(names))
-    layouts = cell_picture.layouts_of(CellGenotype("chain", edges))
-    assert sum(len(layout.curves) for layout in layouts) == blocks
-    assert max(layout.width for layout in layouts) <= figures.WIDTH
-    figure = cell_picture.plot_cell(Genotype("mine", (CellGenotype("chain", edges),)))
+    genotype = Genotype("mine", tuple(CellGenotype(f"stage {s + 1}", edges) for s in range(stages)))
+    lines = chain_picture.lines_of(genotype)
+    assert [name for line in lines for name in line.operations] == names * stages
+    assert [line.stage for line in lines if line.stage] == [f"stage {s + 1}" for s in range(stages)]
+    figure = cell_picture.plot_cell(genotype)
+    assert figure.get_figwidth() <= figures.WIDTH
     svg = figures.to_svg(figure)
     assert svg.count(">input</text>") == svg.count(">output</text>") == 1
-    assert all(f">{i}</text>" in svg for i in range(blocks + 1))
-    for layout in layouts:
-        for curve, (x, _) in zip(layout.curves, layout.labels(), strict=True):
-            half = cell_picture.label_width(curve.edge.operation) / 2
-            assert layout.nodes[curve.edge.source][0] + 0.25 < x - half
-            assert x + half < layout.nodes[curve.edge.target][0] - 0.25
+    assert svg.count(">stage 1</text>") == (stages > 1)
+    assert all(svg.count(f">{name}</text>") == stages * names.count(name) for name in names)
+    figure.canvas.draw()
+    texts = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
+    assert not any(a.overlaps(b) for a, b in combinations(texts, 2))
+    for patch in figure.axes[0].patches:
+        frame = patch.get_window_extent()
+        inside = [text for text in texts if frame.overlaps(text)]
+        assert len(inside) == 1
+        assert frame.x0 < inside[0].x0
+        assert inside[0].x1 < frame.x1
 
 
 def several(rows):
@@ -248,7 +256,7 @@ def test_figures_of_a_search(epochs):
     assert all(f">{label}</text>" in svg for label in space.labels)
     assert all(svg.count(f">{operation}</text>") == 1 for operation in space.operations)
     assert len(svg) < 700_000
-    assert "derived cell" in figures.to_svg(plots.plot_curves(metrics))
+    assert ">derived " in figures.to_svg(plots.plot_curves(metrics))
     assert f">uniform {math.log(8):.2f}</text>" in figures.to_svg(plots.plot_entropy(metrics))
     skips = figures.to_svg(plots.plot_skips(metrics))
     assert "normal cell" in skips

@@ -94,7 +94,7 @@ def test_supernet_and_derived_network_compute_the_same(space):
     sizes = {"channels": 4, "cells": space.fewest_cells, "num_classes": 7, "in_channels": 1}
     supernet = space.supernet(**sizes)
     network = space.network(genotype, **sizes).train()
-    copy_weights(supernet, network)
+    copy_weights(supernet, network, genotype)
     x = torch.randn(5, 1, 9, 9)
     choice = space.choice(genotype)
     if space.pool_norm:  # the supernet alone normalises pooling candidates, by design of DARTS
@@ -106,13 +106,23 @@ def test_supernet_and_derived_network_compute_the_same(space):
     torch.testing.assert_close(supernet(x, choice), network(x), rtol=1e-5, atol=1e-5)
 
 
-def copy_weights(supernet, network):
+def operation_of(genotype, block):
+    """The operation of a block `blocks.STAGE.NUMBER` of a chain."""
+    stage, number = map(int, block.split(".")[1:])
+    return genotype.cells[stage].edges[number].operation
+
+
+def copy_weights(supernet, network, genotype=None):
     """Copy what both have; a mixed edge's chosen candidate sits under its own name."""
     source = dict(supernet.named_modules())
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
             twin = source.get(name)
-            if twin is None:  # .edges.i.j in the network is .edges.row.candidates.operation.j there
+            if twin is None and ".edges." not in name:  # an operation of a chain, in a cell of its own there
+                block = ".".join(name.split(".")[:3])
+                chosen = source[f"{block}.edges.0"].candidates[operation_of(genotype, block)]
+                twin = chosen.get_submodule(name.removeprefix(block).removeprefix("."))
+            elif twin is None:  # .edges.i.j in the network is .edges.row.candidates.operation.j there
                 prefix, _, rest = name.partition(".edges.")
                 position, _, inner = rest.partition(".")
                 cell = dict(network.named_modules())[prefix]

@@ -10,7 +10,7 @@ from typing import Any
 from nas import device
 from nas.bilevel.rule import MOST, Rule, pool
 from nas.bilevel.view import SearchView
-from nas.genotypes import cells_of
+from nas.genotypes import cells_of, planned_size_of
 from nas.seeding import seed_everything
 from nas.training.final import Training
 from nas.zero_cost import SCORES
@@ -158,6 +158,7 @@ def _network(search: SearchView, genotype: Genotype) -> Skeleton:
         cells=cells_of(search.space, search.options.cells),
         num_classes=search.task.outputs,
         in_channels=search.dataset.in_channels,
+        planned_size=planned_size_of(search.space, search.options.planned_size, search.dataset),
     )
 
 

@@ -11,7 +11,7 @@ from nas.bilevel.perturbation import Perturbation
 from nas.bilevel.rule import MOST, Rule, drawn, variants
 from nas.bilevel.view import SearchView
 from recipes.registry import Registry
-from search_spaces import Genotype
+from search_spaces import Genotype, operations
 
 
 class ArgMax(Rule):
@@ -116,13 +116,16 @@ RULES: Registry[type[Rule]] = Registry(
 
 
 def collapse_warnings(genotype: Genotype) -> list[str]:
-    """Warnings about a derived cell most of whose edges are skip-connects or nothing."""
-    warnings = []
-    for cell in genotype.cells:
-        idle = {o: sum(e.operation == o for e in cell.edges) for o in ("skip_connect", "none")}
-        if 2 * sum(idle.values()) > len(cell.edges):
-            warnings.append(
-                f"the search has collapsed: {idle['skip_connect']} skip_connect and {idle['none']} none "
-                f"on the {len(cell.edges)} edges of the cell '{cell.name}'"
-            )
-    return warnings
+    """Warnings about a derived cell most of whose edges are skip-connects or nothing, or about a chain most
+    of whose blocks are."""
+    skips, nones = (operations.count(genotype, family) for family in ("skip", "none"))
+    if genotype.is_chain:
+        idle, blocks = sum(skips.values()), sum(len(cell.edges) for cell in genotype.cells)
+        shallow = f"the network is shallow: {idle} of its {blocks} blocks are the identity"
+        return [shallow] if 2 * idle > blocks else []
+    return [
+        f"the search has collapsed: {skips[cell.name]} skip_connect and {nones[cell.name]} none "
+        f"on the {len(cell.edges)} edges of the cell '{cell.name}'"
+        for cell in genotype.cells
+        if 2 * (skips[cell.name] + nones[cell.name]) > len(cell.edges)
+    ]

@@ -21,7 +21,8 @@ from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import draw_value, logits_value
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.data import Batches
-from nas.genotypes import cells_of
+from nas.genotypes import cells_of, planned_size_of
+from nas.large_images import warn_of_large_images
 from nas.runs.files import write_json
 from nas.runs.job import Outcome
 from nas.seeding import generator, seed_everything
@@ -29,7 +30,7 @@ from nas.steps import Mean, Work, evaluate
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
 from recipes.registry import name_of
-from search_spaces import Genotype
+from search_spaces import Genotype, operations
 from search_spaces.cell import candidate_parameters
 from search_spaces.mixed_edge import Draw
 
@@ -48,6 +49,7 @@ class Search:
         supernet: on the device.
         bilevel: the two steps.
         train, valid: batches of the two parts of the training images.
+        warnings: what its user should know before it starts.
         counted: whether the images of all passes are known, which a version that began the search may not
             have counted.
     """
@@ -78,11 +80,14 @@ class Search:
             num_classes=self.task.outputs,
             in_channels=dataset.in_channels,
             edge_gradient=options.edge_gradient,
+            planned_size=planned_size_of(self.space, options.planned_size, dataset),
         )
         if options.edge_gradient == "compiled":
             device.require_compiler(place, "`edge_gradient=compiled`")
         if options.sync_batch_norm:
             distributed.synchronise(supernet)
+        shape = dataset.train.pixels.shape[1:]
+        self.warnings = warn_of_large_images(self.space, supernet, shape, options.batch_size)
         self.supernet = device.place(supernet, place, options.channels_last)
         self.architecture = Architecture(self.space, parts.estimator)
         if options.prior:
@@ -220,8 +225,8 @@ class Search:
             "derived_accuracy": score[1],
             "genotype": self.space.format(genotype),
             "entropy": self.architecture.entropy(),
-            "skip_connects": genotype.count("skip_connect"),
-            "nones": genotype.count("none"),
+            "skip_connects": operations.count(genotype, "skip"),
+            "nones": operations.count(genotype, "none"),
             "probabilities": [
                 [round(p, 6) for p in row[:width]]
                 for row, width in zip(log_p.exp().tolist(), widths, strict=True)

@@ -1,6 +1,6 @@
-"""The picture of an architecture: its cells, every edge with its operation.
+"""The picture of an architecture: its cells, every edge with its operation, or its chain of blocks.
 
-A cell whose edges follow one another, a chain, is wrapped over lines. Everything is laid out in inches.
+Everything is laid out in inches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path
 
-from nas.report.figures import WIDTH, new_figure, styled
+from nas.report.chain_picture import plot_chain
+from nas.report.figures import new_figure, styled
 from nas.report.palette import INK, QUIET, operation_colour
 from search_spaces import CellGenotype, Edge, Genotype
 
@@ -50,10 +51,6 @@ class CellLayout:
     below it, whichever crosses fewest others. Two inputs stand one above the other instead: edges
     from the upper one stay above the line, those from the lower one below it.
 
-    Args:
-        first: number of the first node, where the cell is a line of a longer chain.
-        last: whether the last node is the output.
-
     Attributes:
         nodes: centre of every node.
         output: centre of the box that concatenates nodes, or None.
@@ -61,16 +58,14 @@ class CellLayout:
         width, top, bottom: extent; the line of the nodes is at height 0.
     """
 
-    def __init__(self, cell: CellGenotype, first: int = 0, last: bool = True) -> None:
-        self.cell, self.first, self.last = cell, first, last
+    def __init__(self, cell: CellGenotype) -> None:
+        self.cell = cell
         nodes = 1 + max(max(edge.target for edge in cell.edges), *cell.concat, 0)
         self.inputs = min(edge.target for edge in cell.edges)
         self.stack = 0.0 if self.inputs == 1 else 0.42
         left = 0.2 + _BOX[0] / 2
         # Two edges slant towards the first node after stacked inputs: they need more room.
         before, spacing = (2.4, 2.4) if self.inputs == 1 else (2.0, 1.66)
-        if is_chain(cell):
-            before = spacing = chain_spacing(cell)
         self.nodes: list[Point] = [
             (left, self.stack * (1 if node == 0 else -1))
             if node < self.inputs
@@ -83,7 +78,7 @@ class CellLayout:
         self.sides = self._choose_sides()
         self.levels = self._stack_levels()
         self.curves = self._route()
-        margin = 0.16 if is_chain(cell) else 0.26
+        margin = 0.26
         self.top = max([self.stack + _BOX[1] / 2, *(self._height(e) for e in self._arcs(1))]) + margin
         lowest = max([self.stack + _BOX[1] / 2, *(self._height(e) for e in self._arcs(-1))])
         self.bus = -lowest - 0.32
@@ -184,43 +179,21 @@ def label_width(text: str) -> float:
     return (0.602 * len(text) + 0.9) * _LABEL_SIZE / 72
 
 
-def is_chain(cell: CellGenotype) -> bool:
-    """Whether the edges lead from each node to the next."""
-    places = [(edge.source, edge.target) for edge in cell.edges]
-    return not cell.concat and places == [(i, i + 1) for i in range(len(places))]
-
-
-def chain_spacing(cell: CellGenotype) -> float:
-    """Distance between the nodes of a chain: its longest label fits, with a bit of the edge at both ends."""
-    return max(1.5, _BOX[0] + 0.45 + max(label_width(edge.operation) for edge in cell.edges))
-
-
-def layouts_of(cell: CellGenotype) -> list[CellLayout]:
-    """The cell, or the lines of a chain; a line begins with the node that the one before ends with."""
-    if not is_chain(cell):
-        return [CellLayout(cell)]
-    most = max(1, int((WIDTH - 0.4 - _BOX[0]) / chain_spacing(cell)))
-    lines = []
-    for first in range(0, len(cell.edges), most):
-        edges = cell.edges[first : first + most]
-        moved = tuple(Edge(edge.source - first, edge.target - first, edge.operation) for edge in edges)
-        lines.append(CellLayout(CellGenotype(cell.name, moved), first, first + most >= len(cell.edges)))
-    return lines
-
-
 @styled
 def plot_cell(genotype: Genotype) -> Figure:
-    """The architecture: one panel per kind of cell, every edge with its operation."""
-    layouts = [layout for cell in genotype.cells for layout in layouts_of(cell)]
-    titles = [0.32 if len(genotype.cells) > 1 and not layout.first else 0.0 for layout in layouts]
-    heights = [layout.top - layout.bottom + title for layout, title in zip(layouts, titles, strict=True)]
+    """The architecture: one panel per kind of cell, every edge with its operation; or a chain."""
+    if genotype.is_chain:
+        return plot_chain(genotype)
+    layouts = [CellLayout(cell) for cell in genotype.cells]
+    title = 0.32 if len(genotype.cells) > 1 else 0.0
+    heights = [layout.top - layout.bottom + title for layout in layouts]
     width, height = max(layout.width for layout in layouts), sum(heights)
     figure = new_figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     y = height
-    for layout, title, panel in zip(layouts, titles, heights, strict=True):
+    for layout, panel in zip(layouts, heights, strict=True):
         if title:
             axes.text(0.2, y - 0.2, f"{layout.cell.name} cell", size=11, weight="bold", va="center")
         _plot_panel(axes, layout, y - title - layout.top)
@@ -237,11 +210,11 @@ def _plot_panel(axes: Axes, layout: CellLayout, line: float) -> None:
         _plot_curve(axes, curve, line)
     for node, (x, y) in enumerate(layout.nodes):
         caption = ""
-        if node + layout.first < layout.inputs:
+        if node < layout.inputs:
             caption = "input" if layout.inputs == 1 else ("cₖ₋₂", "cₖ₋₁")[node]
-        elif node == last and layout.last and layout.output is None:
+        elif node == last and layout.output is None:
             caption = "output"
-        _plot_node(axes, (x, y + line), str(node + layout.first), caption)
+        _plot_node(axes, (x, y + line), str(node), caption)
     if layout.output is not None:
         _plot_node(axes, (layout.output[0], layout.output[1] + line), "output", "concat")
     for curve, (x, y) in zip(layout.curves, layout.labels(), strict=True):

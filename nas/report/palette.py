@@ -48,6 +48,22 @@ _KNOWN: dict[str, str] = {
     "dil_conv_3x3": "#86a5ec",
     "dil_conv_5x5": "#3a52bd",
     "noise": "#b07cc6",
+    # Blocks: a hue for every kernel, the larger expansion darker, those with squeeze-and-excitation duller.
+    "identity": "#98a1ae",
+    "ir_k3_e3": "#a5d8ff",
+    "ir_k3_e6": "#1971c2",
+    "ir_k5_e3": "#96f2d7",
+    "ir_k5_e6": "#099268",
+    "ir_k7_e3": "#d0bfff",
+    "ir_k7_e6": "#6741d9",
+    "ir_k3_e3_se": "#9fb8cc",
+    "ir_k3_e6_se": "#3f5d78",
+    "ir_k5_e3_se": "#9dbfae",
+    "ir_k5_e6_se": "#3c6b57",
+    "ir_k7_e3_se": "#bcb0cf",
+    "ir_k7_e6_se": "#5c4b85",
+    "mb3_k3": "#4dabf7",
+    "mb6_k5": "#12805c",
 }
 # First and last hue, lightest and darkest, saturation of colours for other names.
 _FAMILIES = {
@@ -100,6 +116,12 @@ def _colour(name: str, family: str) -> str:
 
 def _rgb(colour: str) -> list[int]:
     return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def is_dark(colour: str) -> bool:
+    """Whether white text is read better on this colour than black."""
+    r, g, b = _rgb(colour)
+    return 0.3 * r + 0.59 * g + 0.11 * b < 140
 
 
 def readable(colour: str) -> str:

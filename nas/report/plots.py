@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -23,7 +24,7 @@ Metrics = Sequence[Mapping[str, Any]]
 _SERIES = {
     "train": ("train", "#8792a1"),
     "valid": ("validation", "#7a4bb5"),
-    "derived": ("derived cell", "#c2255c"),
+    "derived": ("derived", "#c2255c"),
     "test": ("test", "#c2255c"),
 }
 _DASHED = (0, (4, 2.5))
@@ -190,6 +191,25 @@ def plot_skips(metrics: Metrics) -> Figure:
         _plot_lines(axes, metrics, lines, 0, limits=(-0.25, max(2, most) + 0.25), steps=True)
         if axes is not grid.flat[-1]:
             axes.set_xlabel("")
+    return figure
+
+
+@styled
+def plot_depth(metrics: Metrics, blocks: Mapping[str, int]) -> Figure:
+    """Blocks of every stage of a chain that are more than the identity, over the epochs.
+
+    Args:
+        blocks: of every stage in all.
+    """
+    figure, grid = new_grid(1, 1, 1.77, left=0.36, right=1.35, top=0.36, bottom=0.47, width=WIDTH / 2)
+    epochs = [m["epoch"] for m in metrics]
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(blocks)))
+    lines = [
+        _Line(stage, to_hex(colour), epochs, [float(count - m["skip_connects"][stage]) for m in metrics])
+        for (stage, count), colour in zip(blocks.items(), colours, strict=True)
+    ]
+    grid[0, 0].set_title("depth: blocks other than the identity")
+    _plot_lines(grid[0, 0], metrics, lines, 0, limits=(-0.25, max(blocks.values()) + 0.25), steps=True)
     return figure
 
 

@@ -10,7 +10,7 @@ import search_spaces
 from nas.report import cell_picture, figures, page, plots
 from nas.report.page import Picture, Table, Tile
 from nas.runs.files import atomic_path, read_json, read_json_lines, write_text
-from search_spaces import Genotype, SearchSpace
+from search_spaces import Genotype, SearchSpace, operations
 
 # Recipes of the publications for their data, which a cell found there is to be retrained with.
 _FINAL_PRESETS = {"nasbench201": "nasbench201-200", "darts": "darts-600"}
@@ -31,7 +31,7 @@ def render_report(folder: Path, space: SearchSpace | None = None) -> None:
     genotype = space.validate(Genotype.from_json(genotype_json))
     text = space.format(genotype)
     search = result["kind"] == "search"
-    subject = f"{result['estimator']} in {space.name}" if search else f"{space.name} cell"
+    subject = f"{result['estimator']} in {space.name}" if search else f"{space.name} {_unit(genotype)}"
     tiles = _search_tiles(result, metrics, genotype) if search else _final_tiles(result)
     if skipped := result.get("skipped_steps", 0):
         tiles.append(Tile("Skipped steps", str(skipped), "", "loss or gradient not finite"))
@@ -43,7 +43,7 @@ def render_report(folder: Path, space: SearchSpace | None = None) -> None:
         tiles=tiles,
         pictures=[
             Picture("Architecture", cell_picture.plot_cell(genotype), wide=False),
-            *_pictures(metrics, result, space),
+            *_pictures(metrics, result, space, genotype),
         ],
         tables=_considered(result),
         texts={"Genotype": text, "Retrain it": retrain_command(config, result, text)},
@@ -91,11 +91,16 @@ def _quote(word: str) -> str:
 
 def _search_tiles(result: dict[str, Any], metrics: list[dict[str, Any]], genotype: Genotype) -> list[Tile]:
     edges = [edge for cell in genotype.cells for edge in cell.edges]
-    skips = sum(genotype.count("skip_connect").values())
+    skips = sum(operations.count(genotype, "skip").values())
+    depth = Tile("Skip connections", f"{skips}", f"of {len(edges)} edges")
+    if genotype.is_chain:
+        depth = Tile("Depth", f"{len(edges) - skips}", f"of {len(edges)} blocks", "others are the identity")
     epochs = f"{len(metrics)} epoch{'s'[: len(metrics) != 1]}"
     return [
-        Tile("Derived cell", *_percent(result["derived_accuracy"]), "validation, shared weights"),
-        Tile("Skip connections", f"{skips}", f"of {len(edges)} edges"),
+        Tile(
+            f"Derived {_unit(genotype)}", *_percent(result["derived_accuracy"]), "validation, shared weights"
+        ),
+        depth,
         Tile("Entropy", f"{metrics[-1]['entropy']:.2f}" if metrics else "–", "nats", "mean, last epoch"),
         Tile("Supernet", *_count(result["parameters"]), "parameters"),
         Tile("Search time", *_duration(result["total_seconds"]), epochs),
@@ -118,7 +123,14 @@ def _final_tiles(result: dict[str, Any]) -> list[Tile]:
     ]
 
 
-def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], space: SearchSpace) -> list[Picture]:
+def _unit(genotype: Genotype) -> str:
+    """What an architecture is called."""
+    return "network" if genotype.is_chain else "cell"
+
+
+def _pictures(
+    metrics: list[dict[str, Any]], result: dict[str, Any], space: SearchSpace, genotype: Genotype
+) -> list[Picture]:
     pictures = []
     if baseline := result.get("baseline"):
         figure = plots.plot_baseline(
@@ -138,21 +150,28 @@ def _pictures(metrics: list[dict[str, Any]], result: dict[str, Any], space: Sear
     moments, epochs = [m["probabilities"] for m in metrics], [m["epoch"] for m in metrics]
     probabilities = plots.plot_probabilities(space, moments, epochs)
     trained = (
-        "train: steps of the weights; validation: steps of the architecture; derived cell: the most probable "
+        "train: steps of the weights; validation: steps of the architecture; derived: the most probable "
         "architecture with the shared weights on the validation split."
     )
     share = "The share of every operation on every edge; edges are named source→target."
+    if genotype.is_chain:
+        share = "The share of every operation in every block."
     terms = []
     if metrics[-1].get("terms"):
         caption = "What the architecture step minimises beside the loss, weighted as it is there."
         terms = [Picture("Terms", plots.plot_terms(metrics), caption)]
     undecided = "How undecided the edges are: 0 when every edge has made its choice."
     skips = "Edges without weights; in a search that collapses they take over the derived cell."
+    ways = Picture("Skip connections", plots.plot_skips(metrics), skips, half=True)
+    if genotype.is_chain:
+        blocks = {cell.name: len(cell.edges) for cell in genotype.cells}
+        deep = "Blocks of each stage of the most probable network that are more than the identity."
+        ways = Picture("Depth", plots.plot_depth(metrics, blocks), deep, half=True)
     return [
         Picture("Curves", curves, trained),
         Picture("Probabilities", probabilities, share),
         Picture("Entropy", plots.plot_entropy(metrics), undecided, half=True),
-        Picture("Skip connections", plots.plot_skips(metrics), skips, half=True),
+        ways,
         *terms,
     ]
 

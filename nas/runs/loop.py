@@ -168,6 +168,9 @@ def _run(
         return ended
     with distributed.together():
         folder.create(job.device)
+    if distributed.rank() == 0:
+        for warning in job.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
     board = None
     if folder.writes:
         for file, content in job.documents.items():

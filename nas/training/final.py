@@ -17,14 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import search_spaces
 from nas import data, device, distributed
 from nas.data import Batches, DataSet
-from nas.genotypes import cells_of, read_genotype
+from nas.genotypes import cells_of, planned_size_of, read_genotype
 from nas.given import build_task, load_data
 from nas.guard import KeptBuffers, guarded_step
+from nas.large_images import warn_of_large_images
 from nas.runs.job import Outcome
 from nas.seeding import seed_everything
 from nas.steps import Mean, StepResult, evaluate
 from nas.task import Task
-from nas.training.model import save
+from nas.training.model import LARGEST, save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
 from recipes import FinalOptions, InputError
 from search_spaces import Genotype
@@ -72,6 +73,7 @@ class Training:
             "cells": cells_of(space, options.cells),
             "num_classes": task.outputs,
             "in_chans": dataset.in_channels,
+            "planned_size": planned_size_of(space, options.planned_size, dataset),
             "image_size": list(dataset.test.pixels.shape[-2:]),
             "classes": list(dataset.classes),
             "mean": delivery.mean,
@@ -80,6 +82,10 @@ class Training:
         self.mixup = build_mixup(options, task.outputs)
 
         self.model: Any = self.build()
+        self.warnings: list[str] = []
+        if isinstance(self.model, Skeleton):
+            shape = dataset.train.pixels.shape[1:]
+            self.warnings = warn_of_large_images(space, self.model, shape, options.batch_size)
         self.ema = ModelEmaV3(self.model, options.ema_decay) if options.ema_decay else None
         self.forward: nn.Module = self.model
         if options.compile:
@@ -123,7 +129,7 @@ class Training:
         model: Skeleton = timm.create_model(
             "nas_net",
             genotype=genotype,
-            **{k: self.description[k] for k in ("channels", "cells", "num_classes", "in_chans")},
+            **{name: self.description[name] for name in LARGEST},
             auxiliary=options.auxiliary_weight > 0,
             drop_path_rate=options.drop_path,
         )

@@ -19,7 +19,8 @@ from recipes.text_files import parse_json
 from search_spaces import Genotype
 from search_spaces.skeleton import Skeleton
 
-LARGEST = {"channels": 4096, "cells": 1000, "num_classes": 10**6, "in_chans": 10**6}  # of a file to be loaded
+# The size of a network, with the largest that a file to be loaded may have.
+LARGEST = {"channels": 4096, "cells": 1000, "num_classes": 10**6, "in_chans": 10**6, "planned_size": 4096}
 
 
 @register_model  # type: ignore[untyped-decorator]
@@ -33,6 +34,7 @@ def nas_net(
     in_chans: int = 3,
     auxiliary: bool = False,
     drop_path_rate: float = 0.0,
+    planned_size: int = 32,
     **kwargs: Any,
 ) -> Skeleton:
     """The network of a genotype: `timm.create_model("nas_net", genotype="darts_v2")`.
@@ -42,7 +44,8 @@ def nas_net(
         space: the genotype's search space (default: found from the genotype).
         channels, cells: size; default: that of the space's final network.
         auxiliary: add the auxiliary classifier (darts).
-        drop_path_rate: drop-path probability in training (darts).
+        drop_path_rate: drop-path probability in training (darts, mobile, nasbench_macro).
+        planned_size: side in pixels of the images that stem and strides are meant for (darts, mobile).
 
     Raises:
         InputError: the genotype cannot be read.
@@ -66,6 +69,7 @@ def nas_net(
         in_channels=in_chans,
         auxiliary=auxiliary,
         drop_path=drop_path_rate > 0,
+        planned_size=planned_size,
     )
     network.set_drop_path(drop_path_rate)
     return network
@@ -76,7 +80,8 @@ def save(path: Path | str, model: Skeleton, description: dict[str, Any]) -> None
 
     Args:
         description: JSON-ready: `genotype` (its `to_json`), `channels`, `cells`, `num_classes`,
-            `in_chans`, and what else a user should know (`mean`, `std`, `classes`, ...).
+            `in_chans`, `planned_size` (32 where it is missing), and what else a user should know (`mean`,
+            `std`, `classes`, ...).
     """
     weights = {
         name: tensor.contiguous()
@@ -99,7 +104,8 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Skeleton:
         with safe_open(path, framework="pt", device=str(device)) as file:
             description = parse_json(file.metadata()["nas"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        size = {key: description[key] for key in ("channels", "cells", "num_classes", "in_chans")}
+        size = {key: description[key] for key in LARGEST if key != "planned_size"}
+        size["planned_size"] = description.get("planned_size", 32)  # older files have none
         for key, value in size.items():
             if type(value) is not int or not 1 <= value <= LARGEST[key]:
                 raise ValueError(f"its {key} is not an integer from 1 to {LARGEST[key]}")
