@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from search_spaces import operations
 from search_spaces.cell import CellPlan, EdgeFactory, PlannedEdge
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.operations import candidate_norm, derived_norm, supernet_norm
@@ -38,6 +39,8 @@ class SearchSpace(ABC):
         fewest_cells: smallest value of `cells` with which every kind of cell occurs.
         cells_help: what `cells` counts.
         concat: nodes that a cell concatenates; empty: its output is the last node.
+        edges_per_node: edges that a derived cell keeps into each node, each with an operation other than
+            `none`; None: all.
         features: what derived networks can be built with: `auxiliary`, `drop_path`.
         pool_norm: whether pooling candidates are normalised in the supernet.
     """
@@ -49,6 +52,7 @@ class SearchSpace(ABC):
     fewest_cells = 1
     cells_help = "number of cells"
     concat: tuple[int, ...] = ()
+    edges_per_node: int | None = None
     features: frozenset[str] = frozenset()
     pool_norm = False
 
@@ -66,6 +70,11 @@ class SearchSpace(ABC):
     def labels(self) -> list[str]:
         """A readable label for every row of the logits."""
         return [slot.label for slot in self.slots]
+
+    def derivable(self, slot: Slot) -> list[str]:
+        """The candidates of a slot that a derived network can have."""
+        names = slot.candidates
+        return [n for n in names if self.edges_per_node is None or operations.family(n) != "none"]
 
     @cached_property
     def operations(self) -> tuple[str, ...]:
