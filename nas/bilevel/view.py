@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.bilevel.architecture import Architecture
+from nas.bilevel.budget import Budget
 from nas.data import Batches, DataSet
 from nas.steps import StepResult, Work
 from nas.task import Task
@@ -46,6 +47,7 @@ class SearchView(Protocol):
         space, architecture, supernet, dataset, task: what is searched.
         device: where.
         train, valid: batches of the two parts of the training images.
+        budget: what the derived network may cost; a rule selects nothing above it.
     """
 
     space: SearchSpace
@@ -56,6 +58,7 @@ class SearchView(Protocol):
     device: torch.device
     train: Batches
     valid: Batches
+    budget: Budget
 
     @property
     def options(self) -> SearchOptions:
