@@ -100,6 +100,10 @@ def test_a_space_with_rules_or_costs_of_its_own_is_refused():
 # The term
 
 
+def term_of(budget, estimator="reinmax"):
+    return BudgetTerm(budget, Architecture(budget.space, estimators.get(estimator)), 0.0, 10)
+
+
 def random_logits(space, seed=0, dtype=torch.float64):
     shape, generator = (space.num_slots, space.width), torch.Generator().manual_seed(seed)
     logits = torch.randn(shape, generator=generator, dtype=dtype)
@@ -110,7 +114,7 @@ def random_logits(space, seed=0, dtype=torch.float64):
 @pytest.mark.parametrize("estimator", ["reinmax", "dirichlet", "reinforce"])
 def test_the_expected_cost_is_the_mean_over_all_architectures(estimator):
     budget = budget_of("micro", parameters=6000, macs=50_000)
-    term = BudgetTerm(budget, estimators.get(estimator), 10)
+    term = term_of(budget, estimator)
     logits = random_logits(budget.space).requires_grad_()
     p = estimators.get(estimator).probabilities(logits.detach())
     mean = torch.zeros(2, dtype=torch.float64)
@@ -122,12 +126,12 @@ def test_the_expected_cost_is_the_mean_over_all_architectures(estimator):
 
 def test_the_gradient_of_the_expected_cost_is_that_of_softmax():
     budget = budget_of("s1", macs=50_000)
-    term = BudgetTerm(budget_of("nasbench201", macs=50_000), estimators.get("reinmax"), 10)
+    term = term_of(budget_of("nasbench201", macs=50_000))
     logits = random_logits(term.budget.space).requires_grad_()
     (found,) = torch.autograd.grad(term.expected(logits).sum(), logits)
     p, table = logits.detach().softmax(-1), term.budget.costs["macs"].table
     torch.testing.assert_close(found, p * (table - (p * table).sum(-1, keepdim=True)))
-    term = BudgetTerm(budget, estimators.get("reinmax"), 10)
+    term = term_of(budget)
     masked = random_logits(budget.space).requires_grad_()
     assert torch.autograd.grad(term.of_logits(masked, 0.5), masked)[0].isfinite().all()
 
@@ -136,7 +140,7 @@ def test_the_gradient_of_the_expected_cost_is_that_of_softmax():
 def test_where_two_edges_are_kept_the_expected_cost_is_that_of_derived_cells(name):
     budget = budget_of(name, macs=50_000)
     space, table = budget.space, budget.costs["macs"]
-    term = BudgetTerm(budget, estimators.get("reinmax"), 10)
+    term = term_of(budget)
     logits = random_logits(space)
     expected = float(table.fixed)
     for target, cell in itertools.product(range(2, 6), space.cell_names):
@@ -154,7 +158,7 @@ def test_multipliers_bring_a_search_that_wants_what_is_dear_to_its_limits(limits
     budget = budget_of("nasbench201", **limits)
     torch.manual_seed(0)
     architecture, steps = Architecture(budget.space, estimators.get("reinmax")), 300
-    term = BudgetTerm(budget, architecture.estimator, steps)
+    term = BudgetTerm(budget, architecture, 0.0, steps)
     optimizer = torch.optim.Adam([architecture.logits], 0.02, (0.5, 0.999))
     worth = torch.tensor([0.0, 0.05, 0.15, 0.3, 0.06])
     for step in range(steps):
@@ -165,12 +169,10 @@ def test_multipliers_bring_a_search_that_wants_what_is_dear_to_its_limits(limits
         optimizer.step()
         term.learn(architecture, step / steps)
         if step == int(0.74 * steps):
-            found = term.describe(architecture)
+            found = term.describe(architecture, step / steps)
             assert max(k["expected"] / k["limit"] for k in found.values()) == pytest.approx(1, abs=0.03)
             assert max(k["multiplier"] for k in found.values()) > 0.1
-    found = term.describe(
-        architecture
-    )  # the likeliest is within the limits, so that nothing presses any more
+    found = term.describe(architecture, 1.0)  # the likeliest is within the limits: nothing presses any more
     assert all(kind["expected"] <= 1.1 * kind["limit"] for kind in found.values())
     assert all(kind["likely"] <= kind["limit"] for kind in found.values())
     assert all(kind["derived"] <= kind["limit"] for kind in found.values())
@@ -181,7 +183,9 @@ def test_in_the_last_quarter_the_likeliest_architecture_counts():
     architecture = Architecture(budget.space, estimators.get("reinmax"), torch.zeros(3, 5))
     with torch.no_grad():
         architecture.logits[:, 3] = 0.01  # three 3 x 3 convolutions, though hardly
-    term = BudgetTerm(budget, architecture.estimator, 100)
+    term = BudgetTerm(budget, architecture, 0.0, 100)
+    begun = float(term.expected(architecture.logits.detach()))
+    assert [float(term.aim(t)) for t in (0, 0.25, 0.5, 1)] == [begun, (begun + 60_000) / 2, 60_000, 60_000]
     for progress, cost in ((0.5, float(term.expected(architecture.logits.detach()))), (0.75, None)):
         term.multipliers.fill_(1.0)
         term.learn(architecture, progress)
@@ -189,7 +193,7 @@ def test_in_the_last_quarter_the_likeliest_architecture_counts():
         moved = term.rate * max(-0.25, min(0.25, cost / 60_000 - 1))
         assert float(term.multipliers) == pytest.approx(1.0 + moved)
         assert moved > 0 or progress == 0.5
-    other = BudgetTerm(budget, architecture.estimator, 100)
+    other = BudgetTerm(budget, architecture, 0.0, 100)
     other.restore(json.loads(json.dumps(term.state())))
     assert torch.equal(other.multipliers, term.multipliers)
 

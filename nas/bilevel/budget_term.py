@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from estimators import Estimator
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget import Budget
 from nas.bilevel.terms import Term
@@ -20,10 +19,11 @@ from nas.bilevel.terms import Term
 class BudgetTerm(Term):
     """Draws the expected cost towards its limit, with multipliers that are learned.
 
-    With u = E[c] / B - 1, for every limit B, the term is that of the augmented Lagrangian: its gradient is
-    max(0, m + rho u) du. After each step the multiplier m ascends: m <- max(0, m + eta u), where u is cut off
-    at `FAR`, so that a search that begins far away does not overshoot. In the last quarter the u of this
-    ascent is that of the most probable architecture.
+    With u = E[c] / A - 1, the term is that of the augmented Lagrangian: its gradient is max(0, m + rho u) du.
+    After each step the multiplier m ascends: m <- max(0, m + eta u), where u is cut off at `FAR`. The aim A
+    goes down to the limit from the expected cost that the search begins with, linearly in the first half of
+    the architecture steps, so that the loss has a say in what becomes cheaper. In the last quarter of the
+    search the u of the ascent is that of the most probable architecture.
 
     The expectation is exact: E[c] = c_0 + sum over slots and candidates of p c, where the candidates of a
     derived network are drawn by the probabilities of the search; where only some edges into a node are kept
@@ -31,7 +31,8 @@ class BudgetTerm(Term):
 
     Args:
         budget: with limits.
-        estimator: knows the probabilities.
+        architecture: as the search begins.
+        begin: progress of the search at the first architecture step.
         steps: architecture steps of the whole search.
 
     Source: Nocedal & Wright, 2006, "Numerical Optimization", chapter 17 (the augmented Lagrangian); Luo et
@@ -44,8 +45,9 @@ class BudgetTerm(Term):
     FAR = 0.25
     LAST = 0.75  # of the search, from where on the arg-max counts
 
-    def __init__(self, budget: Budget, estimator: Estimator, steps: int) -> None:
-        self.budget, self.estimator, self.rate = budget, estimator, self.RATE / max(1, steps)
+    def __init__(self, budget: Budget, architecture: Architecture, begin: float, steps: int) -> None:
+        self.budget, self.estimator = budget, architecture.estimator
+        self.begin, self.rate = begin, self.RATE / max(1, steps)
         self.limits = torch.tensor(list(budget.limits.values()), dtype=torch.float64)
         self.multipliers = torch.zeros(len(self.limits), dtype=torch.float64)
         space = budget.space
@@ -54,6 +56,12 @@ class BudgetTerm(Term):
         count = space.edges_per_node
         into = [sum((s.cell, s.target) == (o.cell, o.target) for o in space.slots) for s in space.slots]
         self._kept = torch.tensor([min(1.0, (count or n) / n) for n in into], dtype=torch.float64)
+        self._first = self.expected(architecture.masked().detach())
+
+    def aim(self, progress: float) -> Tensor:
+        """(J,) float64, the expected cost that the search is to have by now."""
+        way = min(1.0, max(0.0, 2 * (progress - self.begin) / (1 - self.begin)))
+        return torch.maximum(self.limits, self._first + way * (self.limits - self._first))
 
     def expected(self, logits: Tensor) -> Tensor:
         """(J,) float64, the expected cost of each kind; has a graph to the logits (E, K), -inf where there is
@@ -67,7 +75,7 @@ class BudgetTerm(Term):
         return torch.stack([t.fixed + (p * t.table).sum() for t in tables])
 
     def of_logits(self, logits: Tensor, progress: float) -> Tensor:
-        wanted = self.multipliers + self.RHO * (self.expected(logits) / self.limits - 1)
+        wanted = self.multipliers + self.RHO * (self.expected(logits) / self.aim(progress) - 1)
         return (
             ((wanted.clamp_min(0).square() - self.multipliers.square()) / (2 * self.RHO))
             .sum()
@@ -80,7 +88,7 @@ class BudgetTerm(Term):
         if progress >= self.LAST:
             likely = self.budget.cost(self.budget.space.discretise(architecture.log_probabilities()))
             cost = torch.tensor([likely[kind] for kind in self.budget.limits], dtype=torch.float64)
-        violation = (cost / self.limits - 1).clamp(-self.FAR, self.FAR)
+        violation = (cost / self.aim(progress) - 1).clamp(-self.FAR, self.FAR)
         self.multipliers = (self.multipliers + self.rate * violation).clamp_min(0)
 
     def state(self) -> dict[str, Any]:
@@ -92,17 +100,18 @@ class BudgetTerm(Term):
             raise ValueError(f"there are {len(found)} multipliers, expected {len(self.multipliers)}")
         self.multipliers = found
 
-    def describe(self, architecture: Architecture) -> dict[str, dict[str, float]]:
-        """Limit, expected cost, cost of the most probable and of the derived architecture, and multiplier, by
-        kind."""
+    def describe(self, architecture: Architecture, progress: float) -> dict[str, dict[str, float]]:
+        """Limit, aim, expected cost, cost of the most probable and of the derived architecture, and
+        multiplier, by kind."""
         with torch.no_grad():
-            expected = self.expected(architecture.masked()).tolist()
+            expected, aims = self.expected(architecture.masked()).tolist(), self.aim(progress).tolist()
         log_p = architecture.log_probabilities()
         likely = self.budget.cost(self.budget.space.discretise(log_p))
         derived = self.budget.cost(self.budget.derive(log_p))
         return {
             kind: {
                 "limit": limit,
+                "aim": aims[j],
                 "expected": expected[j],
                 "likely": likely[kind],
                 "derived": derived[kind],

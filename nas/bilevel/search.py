@@ -111,7 +111,8 @@ class Search:
         terms = parts.terms
         if self.budget.limits:
             steps = (options.epochs - options.warmup) * self.steps
-            terms = (*terms, BudgetTerm(self.budget, parts.estimator, steps))
+            begin = options.warmup / options.epochs
+            terms = (*terms, BudgetTerm(self.budget, self.architecture, begin, steps))
         self.bilevel = Bilevel(
             self.supernet,
             self.architecture,
@@ -207,7 +208,7 @@ class Search:
             extra["terms"] = self.term_values(progress)
         for term in self.bilevel.terms:
             if isinstance(term, BudgetTerm):
-                extra["budget"] = term.describe(self.architecture)
+                extra["budget"] = term.describe(self.architecture, progress)
         widths = [len(slot.candidates) for slot in self.space.slots]
         return extra | {
             "epoch": epoch + 1,
