@@ -194,6 +194,8 @@ def search(
     """
     if isinstance(terms, str | Term):
         terms = (terms,)
+    if isinstance(options.get("budget"), str):
+        options["budget"] = (options["budget"],)
     named: dict[str, Any] = {"space": space, "estimator": estimator, "policy": policy, "derive": derive}
     named |= {"dataset": data, "terms": None if terms is None else tuple(terms), "task": task}
     chosen, given = _options(SearchOptions, named, options, callback)

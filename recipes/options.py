@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
+from recipes.budget import parse_budget, parse_budgets
 from recipes.errors import InputError
 
 Dataclass = TypeVar("Dataclass")
@@ -123,6 +124,10 @@ class RunOptions:
     cutout: int = option(0, at_least=0, at_most=4096)
     """Side in pixels of a random square that is blanked in training images; 0 turns it off."""
 
+    latency_table: str | None = None
+    """JSON file of `python -m nas.latency`, with the latencies of a machine: what networks are said to
+    take."""
+
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
     threads: int | None = option(None, at_least=1, at_most=1024)
@@ -219,6 +224,20 @@ class SearchOptions(RunOptions):
     decision; or halving:K, short trainings from scratch of K architectures, of which the better half is
     trained twice as long, and so on."""
 
+    budget: tuple[str, ...] = ()
+    """What the derived network may cost at most, several at once: parameters=1.5M macs=60M latency=12ms (the
+    latter with --latency-table). It is kept exactly, by whatever rule derives, in the size that the next
+    options say, by default in that of the search; give train_final.py the same --channels and --cells."""
+    budgets: str | None = None
+    """Several budgets of one kind for one search, e.g. macs=20M,40M,60M: an architecture for each, and what
+    they cost beside how accurate they are."""
+    budget_channels: int | None = option(None, at_least=1, at_most=4096)
+    """Channels of the network that the budgets speak of (default: --channels)."""
+    budget_cells: int | None = option(None, at_least=1, at_most=1000)
+    """Cells of the network that the budgets speak of (default: --cells)."""
+    budget_image_size: int | None = option(None, at_least=4, at_most=4096)
+    """Side in pixels of the images that the budgets speak of (default: those of the search)."""
+
     @property
     def warmup(self) -> int:
         """Number of warm-up epochs."""
@@ -279,8 +298,25 @@ def check(options: Options) -> Options:
     warmup = getattr(options, "warmup_epochs", None)
     if warmup is not None and warmup >= options.epochs:
         raise InputError(f"`warmup_epochs` is {warmup}, expected fewer than `epochs`, {options.epochs}")
+    if isinstance(options, SearchOptions):
+        _check_budgets(options)
     if options.resume and options.overwrite:
         raise InputError("`resume` and `overwrite` were both given: choose one")
     if options.resume and not options.out:
         raise InputError("`resume` needs `out`, the folder of the run to continue")
     return options
+
+
+def _check_budgets(options: SearchOptions) -> None:
+    """Raise InputError if the budgets cannot be read, or not without a table."""
+    kinds = [*parse_budget(options.budget)]
+    if options.budgets is not None:
+        kind, _ = parse_budgets(options.budgets)
+        if kind in kinds:
+            raise InputError(f"`budget` and `budgets` both limit {kind}: choose one")
+        kinds.append(kind)
+    if "latency" in kinds and options.latency_table is None:
+        raise InputError(
+            "a latency budget needs `latency_table`, the latencies of a machine: measure them with "
+            f"python -m nas.latency --space {options.space}"
+        )

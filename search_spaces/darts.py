@@ -16,7 +16,6 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces import operations
 from search_spaces.cell import Cell, CellPlan, EdgeFactory
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.mixed_edge import Choice
@@ -81,17 +80,10 @@ class DartsSpace(SearchSpace):
             into.setdefault((slot.cell, slot.target), []).append(slot)
         return into
 
-    def derivable(self, slot: Slot) -> list[str]:
-        return _derivable(slot)
-
-    def contested(self) -> list[tuple[list[int], int]]:
-        groups = ([self.row(s.cell, s.source, s.target) for s in slots] for slots in self._into.values())
-        return [(rows, self.edges_per_node) for rows in groups if len(rows) > self.edges_per_node]
-
     @property
     def size(self) -> int:
         sets = (combinations(slots, self.edges_per_node) for slots in self._into.values())
-        return prod(sum(_ways(slots) for slots in of_node) for of_node in sets)
+        return prod(sum(self._ways(slots) for slots in of_node) for of_node in sets)
 
     def recognises(self, text: str) -> bool:
         return text.lstrip().startswith("Genotype")
@@ -117,7 +109,7 @@ class DartsSpace(SearchSpace):
                     f"the source of pair {position} in '{name}' is not a node before node {target}, "
                     f"expected 0 to {target - 1}"
                 )
-            self._require_operation(operation, _derivable(self.slots[self.row(name, source, target)]))
+            self._require_operation(operation, self.derivable(self.slots[self.row(name, source, target)]))
             edges.append(Edge(source, target, operation))
         for target, pair in edges_by_target(edges).items():
             if len({edge.source for edge in pair}) != len(pair):
@@ -144,7 +136,7 @@ class DartsSpace(SearchSpace):
             for slot in slots:
                 row = rows[self.row(cell, slot.source, target)]
                 own = dict(zip(slot.candidates, row, strict=False))  # the row can be longer
-                best = max(_derivable(slot), key=own.__getitem__)
+                best = max(self.derivable(slot), key=own.__getitem__)
                 ranked.append((own[best], Edge(slot.source, target, best)))
             ranked.sort(key=lambda pair: -pair[0])
             best_edges = [edge for _, edge in ranked[: self.edges_per_node]]
@@ -154,30 +146,25 @@ class DartsSpace(SearchSpace):
     def random(self, rng: RandomSource) -> Genotype:
         cells: dict[str, list[Edge]] = {name: [] for name in self.cell_names}
         for (cell, target), slots in self._into.items():
-            most = max(_ways(chosen) for chosen in combinations(slots, self.edges_per_node))
+            most = max(self._ways(chosen) for chosen in combinations(slots, self.edges_per_node))
             while True:  # a pair of edges is accepted as often as there are ways to fill it
                 chosen = list(slots)
                 while len(chosen) > self.edges_per_node:
                     chosen.pop(int(rng.random() * len(chosen)))
-                if _ways(chosen) == most or rng.random() * most < _ways(chosen):
+                if self._ways(chosen) == most or rng.random() * most < self._ways(chosen):
                     break
-            cells[cell] += [Edge(slot.source, target, draw_one(_derivable(slot), rng)) for slot in chosen]
+            cells[cell] += [Edge(slot.source, target, draw_one(self.derivable(slot), rng)) for slot in chosen]
         return self._of_edges(cells)
 
     def _of_edges(self, cells: dict[str, list[Edge]]) -> Genotype:
         return Genotype(self.name, tuple(CellGenotype(n, tuple(e), self.concat) for n, e in cells.items()))
 
+    def _ways(self, slots: Sequence[Slot]) -> int:
+        """Number of ways to fill slots with something."""
+        return prod(len(self.derivable(slot)) for slot in slots)
+
     def skeleton(self, plans: dict[str, CellPlan], factory: EdgeFactory, size: Size) -> Skeleton:
         return NasnetSkeleton(plans, factory, size)
-
-
-def _derivable(slot: Slot) -> list[str]:
-    return [name for name in slot.candidates if operations.family(name) != "none"]
-
-
-def _ways(slots: Sequence[Slot]) -> int:
-    """Number of ways to fill slots with something."""
-    return prod(len(_derivable(slot)) for slot in slots)
 
 
 class NasnetCell(nn.Module):

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from search_spaces import operations
 from search_spaces.cell import CellPlan, EdgeFactory, PlannedEdge
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.operations import candidate_norm, derived_norm, supernet_norm
@@ -40,6 +41,8 @@ class SearchSpace(ABC):
         cells_help: what `cells` counts.
         plans_size: whether stem and strides follow the size of the images (`planned_size`).
         concat: nodes that a cell concatenates; empty: its output is the last node.
+        edges_per_node: edges that a derived cell keeps into each node, each with an operation other than
+            `none`; None: all.
         features: what derived networks can be built with: `auxiliary`, `drop_path`.
         pool_norm: whether pooling candidates are normalised in the supernet.
     """
@@ -53,6 +56,7 @@ class SearchSpace(ABC):
     cells_help = "number of cells"
     plans_size = False
     concat: tuple[int, ...] = ()
+    edges_per_node: int | None = None
     features: frozenset[str] = frozenset()
     pool_norm = False
 
@@ -70,6 +74,11 @@ class SearchSpace(ABC):
     def labels(self) -> list[str]:
         """A readable label for every row of the logits."""
         return [slot.label for slot in self.slots]
+
+    def derivable(self, slot: Slot) -> list[str]:
+        """The candidates of a slot that a derived network can have."""
+        names = slot.candidates
+        return [n for n in names if self.edges_per_node is None or operations.family(n) != "none"]
 
     @cached_property
     def operations(self) -> tuple[str, ...]:
@@ -95,13 +104,14 @@ class SearchSpace(ABC):
         mask = torch.arange(self.width) < counts.unsqueeze(1)
         return None if mask.all() else mask
 
-    def derivable(self, slot: Slot) -> Sequence[str]:
-        """The candidates of a slot that an architecture can hold."""
-        return slot.candidates
-
-    def contested(self) -> Sequence[tuple[Sequence[int], int]]:
-        """Rows of slots of which an architecture keeps only so many, for every such group."""
-        return ()
+    def contested(self) -> list[tuple[list[int], int]]:
+        """Rows of the slots into a node that has more of them than a derived network keeps, and how many it
+        keeps; for every such node."""
+        into: dict[tuple[str, int], list[int]] = {}
+        for row, slot in enumerate(self.slots):
+            into.setdefault((slot.cell, slot.target), []).append(row)
+        kept = self.edges_per_node
+        return [] if kept is None else [(rows, kept) for rows in into.values() if len(rows) > kept]
 
     @property
     def size(self) -> int:

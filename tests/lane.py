@@ -137,6 +137,10 @@ def accelerator():
         patches.enter_context(mock.patch("torch.get_autocast_dtype", about(dtype, 0)))
         patches.enter_context(mock.patch("torch.is_autocast_enabled", about(enabled, 1)))
         for kind in ("sgd", "adam"):
-            patches.enter_context(mock.patch(f"torch.optim.{kind}._device_dtype_check_for_fused", lambda *_: None))
-        patches.enter_context(mock.patch.object(compiled_products, "_compiled", lambda: compiled_products._all_products))
+            patches.enter_context(
+                mock.patch(f"torch.optim.{kind}._device_dtype_check_for_fused", lambda *_: None)
+            )
+        patches.enter_context(
+            mock.patch.object(compiled_products, "_compiled", lambda: compiled_products._all_products)
+        )
         yield

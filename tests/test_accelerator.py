@@ -77,7 +77,9 @@ def test_a_pair_of_steps_waits_once(space, edge_gradient):
     small = search_spaces.get(space).num_slots < 10
     combinations = list(itertools.product(("bfloat16", "float32"), (1, 2)))
     for precision, draws in combinations if small else combinations[: 1 + (edge_gradient == "lean")]:
-        weight, architecture = waits_of_both_steps(setup(space, "reinmax", edge_gradient, precision, draws=draws))
+        weight, architecture = waits_of_both_steps(
+            setup(space, "reinmax", edge_gradient, precision, draws=draws)
+        )
         assert weight == []
         assert architecture == THE_READ
 

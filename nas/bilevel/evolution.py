@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.bilevel.rule import MOST, Rule, gumbel
+from nas.bilevel.rule import MOST, Rule, gumbel, start, within
 from nas.bilevel.view import SearchView
 from nas.seeding import generator
 from search_spaces import Genotype
@@ -21,7 +21,8 @@ class Evolution(Rule):
     individual is one of the space, whatever the space demands of its architectures. The first ones are the
     arg-max and draws by the probabilities of the search. Each of the others descends from the ten most
     accurate so far: by turns it takes every slot from one of two of them, or is one of them with each slot
-    drawn anew with probability 0.1, and at least one slot. What occurs again is not scored again.
+    drawn anew with probability 0.1, and at least one slot. What occurs again, or is above the
+    budget, is not scored.
 
     Args:
         count: individuals in all.
@@ -49,13 +50,12 @@ class Evolution(Rule):
     def select(self, search: SearchView) -> Iterator[None]:
         for number in range(self.born, self.count):
             individual = self._individual(search, number)
-            genotype = search.space.discretise(individual)
-            text = search.space.format(genotype)
-            if text not in self.scores:
+            genotype = next(within(search, [search.space.discretise(individual)]), None)
+            if genotype is not None and (text := search.space.format(genotype)) not in self.scores:
                 self.scores[text] = search.score(genotype)
                 self.parents[text] = individual
                 best = sorted(self.parents, key=self._accuracy, reverse=True)[: self.PARENTS]
-                self.parents = {text: self.parents[text] for text in best}
+                self.parents = {name: self.parents[name] for name in best}
             self.born = number + 1
             yield
 
@@ -63,7 +63,7 @@ class Evolution(Rule):
         """The scores (E, K) of an individual: a function of its number and the parents."""
         log_p = search.architecture.log_probabilities()
         if number == 0:
-            return log_p
+            return start(search)
         draws = generator(search.options.seed, "evolution", number)
         if number < self.first:
             return log_p + gumbel(log_p, draws)

@@ -95,7 +95,8 @@ class Perturbation(Rule):
                 yield
 
     def selected(self, search: SearchView) -> Genotype:
-        return search.space.discretise(_with(torch.zeros_like(search.architecture.logits), self.decided))
+        scores = _with(torch.zeros_like(search.architecture.logits), self.decided)
+        return search.budget.derive(scores)
 
     def considered(self, search: SearchView) -> list[dict[str, Any]]:
         return [

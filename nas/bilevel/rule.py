@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from search_spaces import Genotype, SearchSpace
 from search_spaces.space import EnumerableSpace
 
 MOST = 100_000  # architectures that a rule looks at
+ATTEMPTS = 20  # draws for each that is wanted, where a budget rejects some
 
 
 class Rule(ABC):
@@ -52,12 +54,18 @@ class Rule(ABC):
             raise ValueError(f"the rule '{self.name}' has no state, got {sorted(state)}")
 
 
+def likeliest(search: SearchView) -> Genotype:
+    """The architecture within the budget that the log-probabilities speak for."""
+    return search.budget.derive(search.architecture.log_probabilities())
+
+
 def pool(search: SearchView, draws: int) -> list[Genotype]:
-    """The arg-max of a search, what differs from it in one slot, and draws; of those that compute the same
-    only the first."""
-    space, log_p = search.space, search.architecture.log_probabilities()
-    around = (v for slot in range(space.num_slots) for v in variants(space, log_p, slot))
-    cells = [space.discretise(scores) for scores in (log_p, *around)] + drawn(search, draws)
+    """The arg-max of a search, what differs from it in one slot, and draws, all within the budget; of those
+    that compute the same only the first."""
+    space = search.space
+    first, scores = likeliest(search), start(search)
+    around = (space.discretise(v) for slot in range(space.num_slots) for v in variants(space, scores, slot))
+    cells = [first, *within(search, around)] + (drawn(search, draws) if draws else [])
     if not isinstance(space, EnumerableSpace):
         return list(dict.fromkeys(cells))
     different: dict[str, Genotype] = {}
@@ -75,11 +83,30 @@ def variants(space: SearchSpace, logits: Tensor, slot: int) -> Iterator[Tensor]:
         yield changed
 
 
+def start(search: SearchView) -> Tensor:
+    """Scores (E, K) whose arg-max is the likeliest architecture within the budget: the log-probabilities,
+    unless their arg-max is another."""
+    log_p, first = search.architecture.log_probabilities(), likeliest(search)
+    return log_p if search.space.discretise(log_p) == first else search.budget.around(log_p, first)
+
+
+def within(search: SearchView, genotypes: Iterable[Genotype]) -> Iterator[Genotype]:
+    """Those of the architectures that are within the budget."""
+    fitted = (search.budget.fit(genotype) for genotype in genotypes)
+    return (genotype for genotype in fitted if genotype is not None)
+
+
 def drawn(search: SearchView, count: int) -> list[Genotype]:
-    """The different ones among `count` draws by the probabilities of a search, in their order."""
+    """The different ones among `count` draws by the probabilities of a search, in their order.
+
+    Draws above the budget are rejected; where `ATTEMPTS` times as many bring too few, there are fewer, and
+    the likeliest architecture where they bring none.
+    """
     draws = generator(search.options.seed, "derivation")
     log_p = search.architecture.log_probabilities()
-    return list(dict.fromkeys(sample(search.space, log_p, draws) for _ in range(count)))
+    attempts = (sample(search.space, log_p, draws) for _ in range(count * ATTEMPTS))
+    found = list(dict.fromkeys(itertools.islice(within(search, attempts), count)))
+    return found or [likeliest(search)]
 
 
 def sample(space: SearchSpace, log_p: Tensor, generator: torch.Generator) -> Genotype:

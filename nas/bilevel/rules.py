@@ -8,14 +8,14 @@ from typing import Any
 from nas.bilevel.evolution import Evolution
 from nas.bilevel.halving import Halving
 from nas.bilevel.perturbation import Perturbation
-from nas.bilevel.rule import MOST, Rule, drawn, variants
+from nas.bilevel.rule import MOST, Rule, drawn, likeliest, start, variants
 from nas.bilevel.view import SearchView
 from recipes.registry import Registry
 from search_spaces import Genotype, operations
 
 
 class ArgMax(Rule):
-    """The architecture that the log-probabilities speak for."""
+    """The architecture within the budget that the log-probabilities speak for."""
 
     name = "argmax"
 
@@ -23,7 +23,7 @@ class ArgMax(Rule):
         yield from ()
 
     def selected(self, search: SearchView) -> Genotype:
-        return search.space.discretise(search.architecture.log_probabilities())
+        return likeliest(search)
 
 
 class Sample(Rule):
@@ -79,11 +79,13 @@ class Ascent(Rule):
 
     def select(self, search: SearchView) -> Iterator[None]:
         space = search.space
-        logits = search.architecture.log_probabilities()
+        logits = start(search)
         slot, settled = 0, 0  # so many slots in a row have no better candidate
         while settled < space.num_slots:
-            line = [logits, *variants(space, logits, slot)]
-            texts = [space.format(space.discretise(one)) for one in line]
+            around = (logits, *variants(space, logits, slot))
+            fitted = [(one, search.budget.fit(space.discretise(one))) for one in around]
+            line = [one for one, genotype in fitted if genotype is not None]  # the first is always within
+            texts = [space.format(genotype) for _, genotype in fitted if genotype is not None]
             for text in texts:
                 if text not in self.scores:
                     self.scores[text] = search.score(space.parse(text))

@@ -13,7 +13,9 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor
 
 from nas import data, device, distributed
+from nas.bilevel import budget
 from nas.bilevel.architecture import Architecture
+from nas.bilevel.budget_term import BudgetTerm
 from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
 from nas.bilevel.rules import collapse_warnings
@@ -45,6 +47,8 @@ class Search:
 
     Attributes:
         space, dataset, task, rule: see SearchParts.
+        budget: what the derived network may cost.
+        budgets: for each of which an architecture is derived, ascending; empty: only for `budget`.
         architecture: the logits.
         supernet: on the device.
         bilevel: the two steps.
@@ -72,6 +76,8 @@ class Search:
         self.valid = Batches(
             valid, options.batch_size, delivery, data.Augmentation(), options.seed + 1, share
         )
+
+        self.budget, self.budgets = budget.build(self.space, options, dataset, self.task.outputs)
 
         seed_everything(options.seed, "initial weights")
         supernet = self.space.supernet(
@@ -108,13 +114,18 @@ class Search:
             self.rates = CosineLRScheduler(
                 self.weight_optimizer, t_initial=options.epochs, lr_min=options.lr_min
             )
+        terms = parts.terms
+        if self.budget.limits:
+            steps = (options.epochs - options.warmup) * self.steps
+            begin = options.warmup / options.epochs
+            terms = (*terms, BudgetTerm(self.budget, self.architecture, begin, steps))
         self.bilevel = Bilevel(
             self.supernet,
             self.architecture,
             self.task,
             self.weight_optimizer,
             self.architecture_optimizer,
-            terms=parts.terms,
+            terms=terms,
             policy=parts.policy,
             draws=options.draws,
             draw_per=options.draw_per,
@@ -126,7 +137,7 @@ class Search:
             precision=device.autocast(options.precision, place),
             unroll=unrolled_gradient_exact if options.edge_gradient == "dense" else unrolled_gradient,
         )
-        for term in parts.terms:
+        for term in terms:
             term.prepare(self)
 
     @classmethod
@@ -198,7 +209,7 @@ class Search:
         """The metrics line of an epoch whose steps are done."""
         options, progress = self.options, (epoch + 1) / self.options.epochs
         log_p = self.architecture.log_probabilities()
-        genotype = self.space.discretise(log_p)
+        genotype = self.budget.derive(log_p)
         train_loss, train_accuracy = self.train_mean.read()
         valid_loss, valid_accuracy = self.valid_mean.read()
         score: tuple[float, float] | tuple[None, None] = (None, None)
@@ -209,6 +220,9 @@ class Search:
             extra["gradient"] = self.measure(epoch)
         if self.bilevel.terms:
             extra["terms"] = self.term_values(progress)
+        for term in self.bilevel.terms:
+            if isinstance(term, BudgetTerm):
+                extra["budget"] = term.describe(self.architecture, progress)
         widths = [len(slot.candidates) for slot in self.space.slots]
         return extra | {
             "epoch": epoch + 1,
@@ -262,8 +276,8 @@ class Search:
         return epoch > self.options.warmup and self.architecture.entropy() < self.options.stop_entropy
 
     def would_find(self) -> Genotype:
-        """The architecture of the most probable candidates now."""
-        return self.space.discretise(self.architecture.log_probabilities())
+        """The architecture of the most probable candidates that are within the budget now."""
+        return self.budget.derive(self.architecture.log_probabilities())
 
     def weights(self) -> dict[str, Tensor]:
         """The shared weights by their names after `supernet.`, and `logits`, as they are: not copied."""
@@ -291,6 +305,7 @@ class Search:
             "train_mean": self.train_mean.state(),
             "valid_mean": self.valid_mean.state(),
             "rule": self.rule.state(),
+            "terms": [term.state() for term in self.bilevel.terms],
         } | ({"work": asdict(self.bilevel.work)} if self.counted else {})
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -305,6 +320,9 @@ class Search:
         self.bilevel.work = Work(**state.get("work", {}))
         if state.get("rule"):
             self.rule.restore(state["rule"])
+        if "terms" in state:  # not in checkpoints of older versions
+            for term, known in zip(self.bilevel.terms, state["terms"], strict=True):
+                term.restore(known)
 
     def summary(self, metrics: dict[str, Any]) -> str:
         """The current cell, for the progress bar."""
@@ -327,6 +345,11 @@ class Search:
                 "`search.space` parses, discretises and draws them"
             )
         genotype = self.space.validate(genotype)
+        if self.budget.fit(genotype) != genotype:
+            raise InputError(
+                f"the rule '{name_of(self.rule)}' selects an architecture above the budget, "
+                f"{self.space.format(genotype)}: `search.budget.fit` says which are within it"
+            )
         text = self.space.format(genotype)
         warnings = collapse_warnings(genotype)
         result = {
@@ -341,6 +364,12 @@ class Search:
             "parameters": sum(p.numel() for p in self.supernet.parameters()),
             "warnings": warnings,
         }
+        if self.budget.costs:
+            result["budget"] = {
+                "limits": dict(self.budget.limits),
+                "costs": self.budget.cost(genotype),
+                "size": asdict(self.budget.size),
+            }
         if considered := self.rule.considered(self):
             rows = [
                 {key: value if key == "genotype" else float(value) for key, value in row.items()}

@@ -143,6 +143,8 @@ class Bilevel:
             gradient = gradient if extra is None else gradient + extra
         logits.grad = gradient
         skipped = guarded_step(self.architecture_optimizer, result.loss, self.architecture_clip)
+        for term in self.terms:
+            term.learn(self.architecture, progress)
         return replace(result, skipped=skipped)
 
     def _choices(self, draws: Tensor, device: torch.device) -> list[Choice]:

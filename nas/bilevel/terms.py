@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from estimators import Schedule
+from nas.bilevel.architecture import Architecture
 from nas.bilevel.view import SearchView
 from recipes import InputError
 from recipes.registry import Registry, name_of
@@ -44,6 +45,18 @@ class Term(ABC):
     def of_draw(self, draw: Tensor, progress: float) -> Tensor | None:
         """The value (...), differentiable by the draw: (..., E, K), one-hot or a mixture, on the CPU."""
         return None
+
+    def learn(self, architecture: Architecture, progress: float) -> None:  # noqa: B027
+        """Adapt to the architecture after a step of it, on all ranks alike."""
+
+    def state(self) -> dict[str, Any]:
+        """What `learn` has brought, for a checkpoint: numbers and tensors."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state. Raises ValueError if it is not this term's."""
+        if state:
+            raise ValueError(f"the term '{self.name}' has no state, got {sorted(state)}")
 
 
 class BetaDecay(Term):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.bilevel.architecture import Architecture
+from nas.bilevel.budget import Budget
 from nas.bilevel.policies import Policy
 from nas.data import Batches, DataSet
 from nas.steps import StepResult, Work
@@ -51,6 +52,7 @@ class SearchView(Protocol):
         space, architecture, supernet, dataset, task: what is searched.
         device: where.
         train, valid: batches of the two parts of the training images.
+        budget: what the derived network may cost; a rule selects nothing above it.
     """
 
     space: SearchSpace
@@ -61,6 +63,7 @@ class SearchView(Protocol):
     device: torch.device
     train: Batches
     valid: Batches
+    budget: Budget
 
     @property
     def options(self) -> SearchOptions:

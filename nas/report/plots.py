@@ -119,7 +119,7 @@ def plot_heat_map(space: SearchSpace, probabilities: Sequence[Sequence[float]]) 
 # Curves over epochs
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """Values (N,) at epochs (N,), with the label at its end."""
 
     name: str
@@ -137,7 +137,7 @@ def plot_curves(metrics: Metrics) -> Figure:
     for axes, (suffix, title, digits) in zip(grid[0], measures, strict=True):
         lines = [_read(metrics, f"{key}_{suffix}", *_SERIES[key]) for key in _SERIES]
         axes.set_title(title)
-        _plot_lines(axes, metrics, lines, digits)
+        plot_lines(axes, metrics, lines, digits)
     return figure
 
 
@@ -150,9 +150,9 @@ def plot_entropy(metrics: Metrics) -> Figure:
     if metrics and metrics[-1].get("probabilities"):
         epochs = [line["epoch"] for line in metrics]
         uniform = float(np.mean([math.log(len(row)) for row in metrics[-1]["probabilities"]]))
-        lines.append(_Line("uniform", "#aab2bd", epochs, [uniform] * len(epochs), dashed=True))
+        lines.append(Line("uniform", "#aab2bd", epochs, [uniform] * len(epochs), dashed=True))
     most = max((value for line in lines for value in line.values), default=1.0)
-    _plot_lines(grid[0, 0], metrics, lines, 2, limits=(0, 1.08 * most or None))
+    plot_lines(grid[0, 0], metrics, lines, 2, limits=(0, 1.08 * most or None))
     return figure
 
 
@@ -165,7 +165,7 @@ def plot_terms(metrics: Metrics) -> Figure:
     for name in metrics[-1]["terms"]:
         rows = [{"epoch": line["epoch"], "value": line.get("terms", {}).get(name)} for line in metrics]
         lines.append(_read(rows, "value", name, name_colour(name)))
-    _plot_lines(grid[0, 0], metrics, lines, 3)
+    plot_lines(grid[0, 0], metrics, lines, 3)
     return figure
 
 
@@ -184,11 +184,11 @@ def plot_skips(metrics: Metrics) -> Figure:
     for axes, kind in zip(grid.flat, kinds, strict=False):
         epochs = [m["epoch"] for m in metrics]
         lines = [
-            _Line(name, operation_colour(name), epochs, [float(m[f][kind]) for m in metrics], name == "none")
+            Line(name, operation_colour(name), epochs, [float(m[f][kind]) for m in metrics], name == "none")
             for f, name in fields
         ]
         axes.set_title("edges of the derived cell" if len(kinds) == 1 else f"{kind} cell")
-        _plot_lines(axes, metrics, lines, 0, limits=(-0.25, max(2, most) + 0.25), steps=True)
+        plot_lines(axes, metrics, lines, 0, limits=(-0.25, max(2, most) + 0.25), steps=True)
         if axes is not grid.flat[-1]:
             axes.set_xlabel("")
     return figure
@@ -205,25 +205,25 @@ def plot_depth(metrics: Metrics, blocks: Mapping[str, int]) -> Figure:
     epochs = [m["epoch"] for m in metrics]
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(blocks)))
     lines = [
-        _Line(stage, to_hex(colour), epochs, [float(count - m["skip_connects"][stage]) for m in metrics])
+        Line(stage, to_hex(colour), epochs, [float(count - m["skip_connects"][stage]) for m in metrics])
         for (stage, count), colour in zip(blocks.items(), colours, strict=True)
     ]
     grid[0, 0].set_title("depth: blocks other than the identity")
-    _plot_lines(grid[0, 0], metrics, lines, 0, limits=(-0.25, max(blocks.values()) + 0.25), steps=True)
+    plot_lines(grid[0, 0], metrics, lines, 0, limits=(-0.25, max(blocks.values()) + 0.25), steps=True)
     return figure
 
 
-def _read(metrics: Metrics, field: str, name: str, colour: str) -> _Line:
+def _read(metrics: Metrics, field: str, name: str, colour: str) -> Line:
     """The finite values of a field."""
     known = [(m["epoch"], float(m[field])) for m in metrics if m.get(field) is not None]
     finite = [(epoch, value) for epoch, value in known if math.isfinite(value)]
-    return _Line(name, colour, [epoch for epoch, _ in finite], [value for _, value in finite])
+    return Line(name, colour, [epoch for epoch, _ in finite], [value for _, value in finite])
 
 
-def _plot_lines(
+def plot_lines(
     axes: Axes,
     metrics: Metrics,
-    lines: Sequence[_Line],
+    lines: Sequence[Line],
     digits: int,
     limits: tuple[float | None, float | None] = (None, None),
     steps: bool = False,

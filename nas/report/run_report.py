@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import search_spaces
-from nas.report import cell_picture, figures, page, plots
+from nas.report import budget_report, cell_picture, figures, page, plots
 from nas.report.page import Picture, Table, Tile
 from nas.runs.files import atomic_path, read_json, read_json_lines, write_text
 from search_spaces import Genotype, SearchSpace, operations
@@ -78,6 +78,8 @@ def retrain_command(config: dict[str, Any], result: dict[str, Any], genotype: st
             words = ["--preset", _FINAL_PRESETS[result["space"]], *words]
         if "data_root" in config:
             words += ["--data-root", config["data_root"]]
+        if size := result.get("budget", {}).get("size"):
+            words += ["--channels", str(size["channels"]), "--cells", str(size["cells"])]
         words += ["--seed", str(config["seed"])]
     if config.get("plugins"):
         words = ["--plugins", *config["plugins"], *words]
@@ -100,6 +102,7 @@ def _search_tiles(result: dict[str, Any], metrics: list[dict[str, Any]], genotyp
         Tile(
             f"Derived {_unit(genotype)}", *_percent(result["derived_accuracy"]), "validation, shared weights"
         ),
+        *budget_report.tiles(result),
         depth,
         Tile("Entropy", f"{metrics[-1]['entropy']:.2f}" if metrics else "–", "nats", "mean, last epoch"),
         Tile("Supernet", *_count(result["parameters"]), "parameters"),
@@ -157,7 +160,7 @@ def _pictures(
     if genotype.is_chain:
         share = "The share of every operation in every block."
     terms = []
-    if metrics[-1].get("terms"):
+    if set(metrics[-1].get("terms", ())) - {"budget"}:  # which has a picture of its own
         caption = "What the architecture step minimises beside the loss, weighted as it is there."
         terms = [Picture("Terms", plots.plot_terms(metrics), caption)]
     undecided = "How undecided the edges are: 0 when every edge has made its choice."
@@ -172,6 +175,7 @@ def _pictures(
         Picture("Probabilities", probabilities, share),
         Picture("Entropy", plots.plot_entropy(metrics), undecided, half=True),
         ways,
+        *budget_report.pictures(metrics),
         *terms,
     ]
 

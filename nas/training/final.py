@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import timm
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import search_spaces
 from nas import data, device, distributed
@@ -29,6 +27,7 @@ from nas.training.model import LARGEST, save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
 from recipes import FinalOptions, InputError
 from search_spaces import Genotype
+from search_spaces.cost import count_macs, count_parameters
 from search_spaces.skeleton import Skeleton
 
 
@@ -254,7 +253,6 @@ class Training:
         loss, accuracy = self.test_now()
         network = self.tested
         shape = (self.description["in_chans"], *self.description["image_size"])
-        counted = (p.numel() for n, p in network.named_parameters() if not n.startswith("auxiliary."))
         result = {
             "kind": "final",
             "space": self.genotype.space,
@@ -263,7 +261,7 @@ class Training:
             "genotype": self.text,
             "test_accuracy": accuracy,
             "test_loss": loss,
-            "parameters": sum(counted),
+            "parameters": count_parameters(network),
             "macs": count_macs(network, shape),
             "warnings": [],
         }
@@ -275,11 +273,3 @@ class Training:
         path = folder / "model.safetensors"
         save(path, self.tested, self.description | {"test_accuracy": outcome.result["test_accuracy"]})
         outcome.messages.append(f"network {path}")
-
-
-def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-accumulates of the convolutions and linear layers for one image (C, H, W)."""
-    shadow = copy.deepcopy(model).to("meta").eval()  # computes nothing, and knows no short cuts
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(torch.zeros(1, *shape, device="meta"))
-    return int(counter.get_total_flops()) // 2

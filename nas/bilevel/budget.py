@@ -1,0 +1,193 @@
+"""Budgets of the derived network: what it costs, whether that is within the limits, and the best one that
+is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nas.data import DataSet
+from nas.genotypes import cells_of
+from recipes import InputError, SearchOptions
+from recipes.budget import KINDS, format_cost, parse_budget, parse_budgets
+from search_spaces import Genotype, SearchSpace
+from search_spaces.cost import CostTable, NetworkSize, count_costs, count_macs, count_parameters
+from search_spaces.derivation import derive, fit, is_connected
+from search_spaces.slot import ABSENT
+
+_CHECKED = 2  # architectures whose networks are built to see whether a space is additive
+_ENDLESS = 2**62
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limits of a search, none by default.
+
+    Args:
+        space: what is searched.
+        size: of the network that the limits speak of.
+        costs: of all architectures, by kind; may be missing where there are no limits.
+        limits: by kind.
+    """
+
+    space: SearchSpace
+    size: NetworkSize
+    costs: Mapping[str, CostTable]
+    limits: Mapping[str, int]
+
+    def derive(self, scores: Tensor) -> Genotype:
+        """The architecture of the highest sum of scores (E, K) that is within the limits."""
+        best = self.space.discretise(scores)
+        if not self.limits:
+            return best
+        choice = self.space.choice(best)
+        if is_connected(self.space, choice) and self._holds(choice):
+            return best
+        found = derive(self.space, scores, *self._room())
+        if found is None:
+            raise InputError(self._unreachable())
+        return self._genotype(found)
+
+    def fit(self, genotype: Genotype) -> Genotype | None:
+        """The architecture if it is within the limits, or as soon as edges that lead nowhere are `none`; else
+        None."""
+        if not self.limits:
+            return genotype
+        choice = self.space.choice(genotype)
+        found = fit(self.space, choice, *self._room())
+        return genotype if found == choice else None if found is None else self._genotype(found)
+
+    def cost(self, genotype: Genotype) -> dict[str, int]:
+        """What the derived network costs, by kind."""
+        choice = self.space.choice(genotype)
+        return {kind: table.of(choice) for kind, table in self.costs.items()}
+
+    def only(self, kind: str, limit: int) -> Budget:
+        """The same with another limit of one kind."""
+        return replace(self, limits={**self.limits, kind: limit})
+
+    def around(self, scores: Tensor, genotype: Genotype) -> Tensor:
+        """The scores, with those of a genotype raised above all others: `discretise` then gives it back."""
+        raised = scores.clone()
+        above = float(scores.max() - scores.min()) + 1.0
+        for row, k in enumerate(self._taken(genotype)):
+            if k != ABSENT:
+                raised[row, k] += above
+        return raised
+
+    def require_reachable(self) -> None:
+        """Raise InputError where the space has rules or costs of its own that limits cannot know, or nothing
+        in it is within the limits."""
+        if not self.limits:
+            return
+        draws = torch.Generator().manual_seed(0)
+        for _ in range(_CHECKED):
+            scores = torch.randn(self.space.num_slots, self.space.width, generator=draws)
+            genotype = self.space.discretise(scores)
+            tables = [self.costs[kind].table for kind in self.limits]
+            found = derive(self.space, scores, tables, [_ENDLESS] * len(tables))
+            connected = is_connected(self.space, self.space.choice(genotype))
+            if connected and (found is None or self._genotype(found) != genotype):
+                raise InputError(
+                    f"the space '{self.space.name}' derives by rules of its own, which budgets do not know: "
+                    "drop `budget`"
+                )
+            with torch.device("meta"):
+                network = self.size.network(self.space, genotype)
+            counted = {
+                "parameters": count_parameters(network), "macs": count_macs(network, self.size.shape),
+            }  # fmt: skip
+            if counted != {kind: self.cost(genotype)[kind] for kind in counted}:
+                raise InputError(
+                    f"the networks of the space '{self.space.name}' do not cost the sum of their candidates: "
+                    "budgets do not fit it"
+                )
+        if derive(self.space, torch.zeros_like(scores), *self._room()) is None:
+            raise InputError(self._unreachable())
+
+    def reach(self, kind: str) -> tuple[int, int]:
+        """The least and the most that an architecture costs."""
+        table = self.costs[kind]
+        ends = []
+        for sign in (-1, 1):
+            choice = derive(self.space, sign * table.table.double(), [table.table], [_ENDLESS])
+            assert choice is not None
+            ends.append(table.of(choice))
+        return ends[0], ends[1]
+
+    def _unreachable(self) -> str:
+        size = self.size
+        place = f"channels={size.channels}, cells={size.cells}, images of {size.image_size[0]} pixels"
+        ranges = {kind: self.reach(kind) for kind in self.limits}
+        reaches = "; ".join(
+            f"{KINDS[kind]}: {format_cost(kind, low)} to {format_cost(kind, high)}"
+            for kind, (low, high) in ranges.items()
+        )
+        low = [kind for kind, limit in self.limits.items() if limit < ranges[kind][0]]
+        asked = " ".join(f"{kind}={format_cost(kind, limit)}" for kind, limit in self.limits.items())
+        what = "no architecture of" if low else "no single architecture of"
+        return (
+            f"`budget` {asked}: {what} the space '{self.space.name}' is within it; at {place} there is "
+            f"{reaches}: raise it, or make the network smaller"
+        )
+
+    def _room(self) -> tuple[list[Tensor], list[int]]:
+        """The tables that have limits, and what these leave to the candidates."""
+        tables = [self.costs[kind] for kind in self.limits]
+        room = [limit - t.fixed for t, limit in zip(tables, self.limits.values(), strict=True)]
+        return [table.table for table in tables], room
+
+    def _holds(self, choice: list[int]) -> bool:
+        return all(self.costs[kind].of(choice) <= limit for kind, limit in self.limits.items())
+
+    def _taken(self, genotype: Genotype) -> list[int]:
+        """The choice of a genotype, ABSENT where it has no edge."""
+        present = {(cell.name, e.source, e.target) for cell in genotype.cells for e in cell.edges}
+        return [
+            k if (slot.cell, slot.source, slot.target) in present else ABSENT
+            for slot, k in zip(self.space.slots, self.space.choice(genotype), strict=True)
+        ]
+
+    def _genotype(self, choice: list[int]) -> Genotype:
+        return self.space.genotype(
+            [
+                None if k == ABSENT else slot.candidates[k]
+                for slot, k in zip(self.space.slots, choice, strict=True)
+            ]
+        )
+
+
+def build(
+    space: SearchSpace, options: SearchOptions, dataset: DataSet, outputs: int
+) -> tuple[Budget, list[Budget]]:
+    """The budget of a search, and those that it derives an architecture for each of, ascending.
+
+    With several budgets of one kind the search keeps the largest. Raises InputError if nothing in the space
+    does.
+
+    Args:
+        outputs: of the networks.
+    """
+    limits = parse_budget(options.budget)
+    kind, several = parse_budgets(options.budgets) if options.budgets is not None else ("", [])
+    if several:
+        limits[kind] = several[-1]
+    height, width = dataset.test.pixels.shape[-2:]
+    image_size = (height, width) if options.budget_image_size is None else (options.budget_image_size,) * 2
+    size = NetworkSize(
+        options.budget_channels or options.channels,
+        cells_of(space, options.budget_cells or options.cells),
+        outputs,
+        dataset.in_channels,
+        image_size,
+    )
+    costs = count_costs(space, size) if limits else {}
+    budget = Budget(space, size, costs, limits)
+    budget.require_reachable()
+    budgets = [budget.only(kind, limit) for limit in several]
+    for one in budgets[:-1]:
+        one.require_reachable()
+    return budget, budgets
