@@ -13,6 +13,7 @@ from search_spaces.cell import Cell, CellPlan, EdgeFactory
 from search_spaces.darts import darts
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.nasbench201 import micro, nasbench201
+from search_spaces.nasnet import nasnet
 from search_spaces.robust_darts import s1, s2, s3, s4
 from search_spaces.skeleton import Size, Skeleton
 from search_spaces.slot import ABSENT, Slot, require_slots
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 _SPACES: Registry[SearchSpace] = Registry(
-    "search space", {space.name: space for space in (nasbench201, darts, micro, s1, s2, s3, s4)}
+    "search space", {space.name: space for space in (nasbench201, darts, micro, s1, s2, s3, s4, nasnet)}
 )
 get, names = _SPACES.get, _SPACES.names
 

@@ -24,7 +24,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     Args:
         channels: channels of input and output.
-        kernel: side of the kernel, 3 or 5.
+        kernel: side of the kernel, an odd number.
         stride, dilation: as in `nn.Conv2d`, of rows and columns alike.
     """
 
@@ -173,7 +173,8 @@ def _at_weight(x: Tensor, grad: Tensor, weight: Tensor, dilation: int) -> Tensor
         return _narrow(x, grad, weight, [half, half])
     for first in range(0, kernel, 3):  # columns first, first + 1 and first + 2 of the kernel
         left = half - first  # pixels of padding before the first that they read; negative: to skip
-        at_three = _narrow(F.pad(x, (left, 2 - left)), grad, weight[..., :3], [half, 0])
+        padded = F.pad(x, (max(left, 0), 2 - left))[..., max(-left, 0) :]
+        at_three = _narrow(padded, grad, weight[..., :3], [half, 0])
         columns.append(at_three[..., : kernel - first])
     return torch.cat(columns, -1)
 

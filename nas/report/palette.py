@@ -34,12 +34,17 @@ _KNOWN: dict[str, str] = {
     "skip_connect": "#7b8494",
     "avg_pool_3x3": "#f5b25c",
     "max_pool_3x3": "#d9691b",
+    "max_pool_5x5": "#a84c0f",
+    "max_pool_7x7": "#743308",
     "nor_conv_1x1": "#85c4ea",
     "nor_conv_3x3": "#1c6fb4",
     "sep_conv_3x3": "#6cc58d",
     "sep_conv_5x5": "#18804f",
+    "sep_conv_7x7": "#0c4a2d",
     "dil_conv_3x3": "#86a5ec",
     "dil_conv_5x5": "#3a52bd",
+    "conv_3x1_1x3": "#5cc6c8",
+    "conv_7x1_1x7": "#12767a",
     "noise": "#b07cc6",
 }
 # First and last hue, lightest and darkest, saturation of colours for other names.
