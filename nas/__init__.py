@@ -16,6 +16,7 @@ from nas.api import SearchResult, TrainResult, search, train  # noqa: E402
 from nas.bilevel.policies import POLICIES  # noqa: E402
 from nas.bilevel.rules import RULES  # noqa: E402
 from nas.bilevel.terms import TERMS  # noqa: E402
+from nas.conversion import convert  # noqa: E402
 from nas.training.model import load, nas_net, save  # noqa: E402
 from nas.zero_cost import SCORES  # noqa: E402
 from recipes import InputError  # noqa: E402
@@ -27,6 +28,7 @@ __all__ = [
     "InputError",
     "SearchResult",
     "TrainResult",
+    "convert",
     "load",
     "nas_net",
     "register_policy",

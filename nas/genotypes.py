@@ -1,78 +1,245 @@
-"""Finding the architecture that a user names."""
+"""Finding the architecture that a user names: in texts and files of this and other tools, in run folders."""
 
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
 
 import search_spaces
 from nas.data import DataSet
-from recipes import InputError, one_of
+from recipes import InputError, first_line, one_of
 from recipes.text_files import parse_json, read_text
 from search_spaces import Genotype, GenotypeError, SearchSpace
+from search_spaces.notations import benchmark, scan
+from search_spaces.written import Written
 from search_spaces.zoo import PUBLISHED
+
+_PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".tar", ".ckpt", ".bin", ".npy", ".npz")
+_FORMS = "a notation of one of"
+_MOST_PROBLEMS = 50  # that are counted when the space is sought that a text resembles
+
+
+class Reading(NamedTuple):
+    """An architecture, and what its reader should know."""
+
+    genotype: Genotype
+    notes: tuple[str, ...] = ()
 
 
 def read_genotype(text: str, space_name: str | None = None) -> Genotype:
-    """The genotype that `text` is: a file, the name of a published cell, or the notation itself.
+    """The genotype of `read_cell`."""
+    return read_cell(text, space_name).genotype
+
+
+def read_cell(text: str, space_name: str | None = None) -> Reading:
+    """The architecture that `text` is. Nothing is executed.
 
     Args:
-        text: path of a genotype.json or of a text file, a key of `search_spaces.zoo.PUBLISHED`, or the
-            notation of a space: an architecture string of NAS-Bench-201, `Genotype(normal=[...], ...)`.
+        text: path of a run folder or of a file in it, or of any text file; a key of
+            `search_spaces.zoo.PUBLISHED`; or what a tool prints (`search_spaces.notations.scan`), the last
+            architecture in it.
         space_name: the search space it has to belong to; None: found from the text.
 
     Raises:
         InputError: no such file, cell or notation, or another space than `space_name`.
     """
-    spaces = search_spaces.names()
     if space_name is not None:
-        one_of("search space", space_name, spaces)
-    if text in PUBLISHED:
-        space, notation, _ = PUBLISHED[text]
-        return _in_space(space, notation, space_name, f"the published cell '{text}'")
+        one_of("search space", space_name, search_spaces.names())
+    if (name := text.strip().lower().replace("-", "_")) in PUBLISHED:
+        space, notation, _ = PUBLISHED[name]
+        if space_name not in (None, space):
+            raise InputError(
+                f"the published cell '{name}' belongs to the space '{space}', but `space` is '{space_name}'"
+            )
+        return Reading(search_spaces.get(space).parse(notation))
+    if os.path.isdir(text):
+        return _read_folder(Path(text), space_name)
     if os.path.isfile(text):
         return _read_file(Path(text), space_name)
-    recognised = any(search_spaces.get(name).recognises(text) for name in spaces)
-    if not recognised and not any(mark in text for mark in "|("):
+    recognised = any(search_spaces.get(name).recognises(text) for name in search_spaces.names())
+    if not recognised and not any(mark in text for mark in "|([{") and not benchmark.INDEX.search(text):
         one_of("published cell or genotype file", text, PUBLISHED)
     return _parse(text, space_name)
 
 
-def _parse(text: str, space_name: str | None) -> Genotype:
-    """Read the notation of `space_name`, by default of the first space that can read the text."""
-    spaces = [search_spaces.get(name) for name in ([space_name] if space_name else search_spaces.names())]
-    known = ", ".join(search_spaces.names())
-    problems = []
-    for space in spaces:
-        if space_name or space.recognises(text):
+def _parse(text: str, space_name: str | None) -> Reading:
+    """Read a notation: of `space_name`, by default of the first space that holds what it says."""
+    own = [search_spaces.get(name) for name in ([space_name] if space_name else search_spaces.names())]
+    problem: GenotypeError | None = None
+    for space in own:
+        if space.recognises(text):
             try:
-                return space.parse(text)
+                return Reading(space.parse(text))
             except GenotypeError as error:
-                problems.append(str(error))
-    problems.append(f"malformed genotype {text[:100]!r}, expected the notation of one of: {known}")
-    raise InputError(problems[0])
-
-
-def _in_space(space: str, notation: str, wanted: str | None, what: str) -> Genotype:
-    if wanted not in (None, space):
-        raise InputError(f"{what} belongs to the space '{space}', but `space` is '{wanted}'")
-    return search_spaces.get(space).parse(notation)
-
-
-def _read_file(path: Path, space_name: str | None) -> Genotype:
+                problem = problem or error
     try:
-        content = read_text(path)
-        if not content.lstrip().startswith("{"):
-            return _parse(content.strip(), space_name)
-        genotype = Genotype.from_json(parse_json(content))
-        one_of("search space", genotype.space, search_spaces.names())
-        if space_name not in (None, genotype.space):
-            raise InputError(
-                f"genotype belongs to the space '{genotype.space}', but `space` is '{space_name}'"
+        found = scan.find(text)
+        if found is not None:
+            return Reading(_fit(found.written, space_name), found.notes)
+        if problem is None and (resembled := _resembled(text, space_name)) is not None:
+            resembled.parse(text)
+    except GenotypeError as error:
+        problem = error
+    known = ", ".join([space_name] if space_name else search_spaces.names())
+    if problem is None:
+        raise InputError(f"malformed genotype {text[:100]!r}, expected {_FORMS}: {known}")
+    raise InputError(f"{_place(text, problem.at)}{problem}")
+
+
+def _fit(written: Written, space_name: str | None) -> Genotype:
+    """What is written, in `space_name` or the first space that holds it. Raises GenotypeError of the space
+    that it resembles most: the one with the fewest objections."""
+    names = tuple(cell.name for cell in written)
+    spaces = [space for space in map(search_spaces.get, search_spaces.names()) if space.cell_names == names]
+    objections: dict[str, GenotypeError] = {}
+    holds, fewest, nearest = None, _MOST_PROBLEMS + 1, space_name
+    for space in spaces:
+        problems = list(islice(space.problems(written), _MOST_PROBLEMS))
+        if not problems and space_name in (None, space.name):
+            return space.validate(space.hold(written))
+        if not problems:
+            holds = holds or space.name
+            continue
+        objections[space.name] = problems[0]
+        if space_name is None and len(problems) < fewest:
+            fewest, nearest = len(problems), space.name
+    if nearest not in objections:
+        wanted = search_spaces.get(nearest or search_spaces.names()[0])
+        raise next(wanted.problems(written))
+    error = objections[nearest]
+    hint = f"; the space '{holds}' holds it: give that as `space`, or none" if holds else ""
+    raise GenotypeError(f"{error}{hint}", error.at, error.cut_off)
+
+
+def _resembled(text: str, space_name: str | None) -> SearchSpace | None:
+    """The space whose notation a text that is none resembles most."""
+    if space_name is not None:
+        return search_spaces.get(space_name)
+    if "genotype" in text.lower() or "normal" in text:
+        return search_spaces.get("darts")
+    if "|" in text or "~" in text:
+        return search_spaces.get("micro" if text.count("~") <= 4 and text.count("+") < 2 else "nasbench201")
+    return None
+
+
+def _place(text: str, at: int | None) -> str:
+    """Where an offset is, in words."""
+    if at is None or not text:
+        return ""
+    at = min(at, len(text))
+    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+    return f"line {line}, column {column}: " if "\n" in text else f"character {column}: "
+
+
+# Files
+
+
+def _read_file(path: Path, space_name: str | None, nested: bool = False) -> Reading:
+    try:
+        if path.suffix.lower() == ".safetensors":
+            return _of_json(_metadata(path)["genotype"], space_name)
+        if path.suffix.lower() in _PICKLED:
+            raise ValueError(
+                "a file of this kind could run code, and is not read: print its genotype, give that"
             )
-        return search_spaces.get(genotype.space).validate(genotype)
+        content = read_text(path)
+        if path.suffix.lower() == ".jsonl":
+            return _of_metrics(content, space_name or _space_of(path.parent))
+        if content.lstrip().startswith("{"):
+            data = _json_or_none(content)
+            if isinstance(data, dict) and "kind" in data and not nested:
+                return _of_run(data, space_name)
+            if isinstance(data, dict) and "cells" in data and "space" in data:
+                return _of_json(data, space_name)
+            if isinstance(data, dict) and scan.find(content) is None:
+                Genotype.from_json(data)  # says what is wrong
+        return _parse(content, space_name)
     except (OSError, ValueError, InputError) as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _json_or_none(content: str) -> Any:
+    try:
+        return parse_json(content)
+    except ValueError:
+        return None
+
+
+def _of_json(data: Any, space_name: str | None) -> Reading:
+    """The content of a genotype.json."""
+    genotype = Genotype.from_json(data)
+    one_of("search space", genotype.space, search_spaces.names())
+    if space_name not in (None, genotype.space):
+        raise InputError(f"genotype belongs to the space '{genotype.space}', but `space` is '{space_name}'")
+    return Reading(search_spaces.get(genotype.space).validate(genotype))
+
+
+def _of_run(data: dict[str, Any], space_name: str | None) -> Reading:
+    """The cell in a result.json, or in the config.json of a training."""
+    text, space = data.get("genotype"), data.get("space")
+    if not isinstance(text, str):
+        raise InputError("a configuration without `genotype`: give the run folder, or its genotype.json")
+    if not isinstance(space, str):
+        space = None
+    if space_name is not None and space not in (None, space_name):
+        raise InputError(f"its cell belongs to the space '{space[:60]}', but `space` is '{space_name}'")
+    if os.path.isfile(text):
+        return _read_file(Path(text), space_name or space, nested=True)
+    if os.path.isdir(text):
+        raise InputError(f"its cell is that of the folder {text}: give that")
+    return read_cell(text, space_name or space)
+
+
+def _of_metrics(content: str, space_name: str | None) -> Reading:
+    """The last cell in the metrics of a search."""
+    for line in reversed(content.splitlines()):
+        data = _json_or_none(line)
+        if isinstance(data, dict) and isinstance(text := data.get("genotype"), str):
+            genotype = _parse(text, space_name).genotype
+            return Reading(
+                genotype, (f"this is the cell that arg-max finds after epoch {data.get('epoch')}",)
+            )
+    raise InputError("no line has a genotype: expected the metrics.jsonl of a search")
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What `nas.save` says of a network."""
+    try:
+        with safe_open(path, framework="np") as file:
+            data = parse_json((file.metadata() or {})["nas"])
+        if not isinstance(data, dict) or "genotype" not in data:
+            raise ValueError("it names no genotype")
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"not a model.safetensors written by train_final.py ({first_line(error)})") from None
+    return data
+
+
+def _space_of(folder: Path) -> str | None:
+    """The space in the configuration of a run, where there is one."""
+    try:
+        data = parse_json(read_text(folder / "config.json"))
+    except (OSError, ValueError):
+        return None
+    space = data.get("space") if isinstance(data, dict) else None
+    return space if isinstance(space, str) else None
+
+
+def _read_folder(path: Path, space_name: str | None) -> Reading:
+    """The cell of a run: the one that it found or trains, or that of an unfinished search so far."""
+    if (path / "genotype.json").is_file():
+        return _read_file(path / "genotype.json", space_name)
+    if not (path / "metrics.jsonl").is_file():
+        raise InputError(
+            f"{path} holds no cell: expected the folder of a run, with genotype.json, or with metrics.jsonl "
+            "after its first epoch"
+        )
+    genotype, notes = _read_file(path / "metrics.jsonl", space_name)
+    unfinished = f"the search in {path} is unfinished (--resume --out {path} goes on)"
+    return Reading(genotype, (unfinished, *notes))
 
 
 def cells_of(space: SearchSpace, cells: int | None) -> int:

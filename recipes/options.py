@@ -251,7 +251,8 @@ class FinalOptions(RunOptions):
     kind: ClassVar[str] = "final"
 
     genotype: str | None = None
-    """Architecture: a genotype.json, the name of a published cell, or the genotype itself."""
+    """Architecture: a run folder or a file of it, the name of a published cell, or a genotype as this or
+    another tool prints it, in a text or in a file (docs/cells.md)."""
     space: str | None = None
     """Search space of the genotype (default: found from the genotype)."""
     optimizer: str = "sgd"

@@ -15,6 +15,7 @@ from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.mobile import mobile, mobile_se
 from search_spaces.nasbench201 import micro, nasbench201
 from search_spaces.nasbench_macro import nasbench_macro
+from search_spaces.nasnet import nasnet
 from search_spaces.robust_darts import s1, s2, s3, s4
 from search_spaces.skeleton import Size, Skeleton
 from search_spaces.slot import ABSENT, Slot, require_slots
@@ -43,7 +44,7 @@ _SPACES: Registry[SearchSpace] = Registry(
     "search space",
     {
         space.name: space
-        for space in (nasbench201, darts, micro, s1, s2, s3, s4, mobile, mobile_se, nasbench_macro)
+        for space in (nasbench201, darts, micro, s1, s2, s3, s4, mobile, mobile_se, nasbench_macro, nasnet)
     },
 )
 get, names = _SPACES.get, _SPACES.names

@@ -5,9 +5,7 @@ Source: Liu et al., 2019, "DARTS: Differentiable Architecture Search", arXiv 180
 
 from __future__ import annotations
 
-import ast
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import combinations
 from math import prod
@@ -16,20 +14,16 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search_spaces import operations
 from search_spaces.cell import Cell, CellPlan, EdgeFactory
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.mixed_edge import Choice
+from search_spaces.notations import genotype_call
 from search_spaces.operations import DropPath, FactorizedReduce, Norm, conv_norm
 from search_spaces.skeleton import Size, Skeleton
 from search_spaces.slot import Slot, cell_slots
 from search_spaces.space import RandomSource, SearchSpace, draw_one, edges_by_target
-
-_FORM = (
-    "Genotype(normal=[('operation', source), ...], normal_concat=range(2, 6), "
-    "reduce=[...], reduce_concat=range(2, 6))"
-)
-_LONGEST_TEXT = 10_000
-
+from search_spaces.written import Written, WrittenCell, WrittenEdge
 
 CANDIDATES = (
     "none",
@@ -89,44 +83,74 @@ class DartsSpace(SearchSpace):
         return text.lstrip().startswith("Genotype")
 
     def parse(self, text: str) -> Genotype:
-        fields = _read_call(text)
-        return Genotype(self.name, tuple(self._cell(name, fields) for name in self.cell_names))
+        return self.hold(genotype_call.parse(text))
 
-    def _cell(self, name: str, fields: dict[str, ast.expr]) -> CellGenotype:
-        pairs = _literal(fields[name])
-        intermediate = range(self.inputs, self.nodes)
-        expected = self.edges_per_node * len(intermediate)
-        if not isinstance(pairs, list | tuple) or len(pairs) != expected:
-            raise GenotypeError(f"'{name}' must be a list of {expected} (operation, source) pairs")
-        edges = []
-        for position, pair in enumerate(pairs):
-            target = self.inputs + position // self.edges_per_node
-            if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-                raise GenotypeError(f"item {position} of '{name}' is not an (operation, source) pair")
-            operation, source = pair
-            if type(source) is not int or not 0 <= source < target:
-                raise GenotypeError(
-                    f"the source of pair {position} in '{name}' is not a node before node {target}, "
-                    f"expected 0 to {target - 1}"
+    def _held(self, written: Written) -> Genotype:
+        return Genotype(
+            self.name,
+            tuple(
+                CellGenotype(
+                    cell.name,
+                    tuple(
+                        Edge(edge.source, edge.target, edge.operation)
+                        for edge in sorted(cell.edges, key=lambda e: e.target)
+                    ),
+                    tuple(sorted({e.target for e in cell.edges})) if cell.concat is None else cell.concat,
                 )
-            self._require_operation(operation, self.derivable(self.slots[self.row(name, source, target)]))
-            edges.append(Edge(source, target, operation))
-        for target, pair in edges_by_target(edges).items():
-            if len({edge.source for edge in pair}) != len(pair):
-                raise GenotypeError(f"both edges into node {target} of '{name}' have the same source")
-        concat = _concat(fields[f"{name}_concat"])
-        if not concat or not set(concat) <= set(intermediate) or len(set(concat)) != len(concat):
-            raise GenotypeError(
-                f"'{name}_concat' must name distinct nodes from {intermediate[0]} to {intermediate[-1]}"
+                for cell in written
+            ),
+        )
+
+    def _problems_of(self, cell: WrittenCell) -> Iterator[GenotypeError]:
+        name, intermediate = cell.name, range(self.inputs, self.nodes)
+        into = edges_by_target(cell.edges)
+        if set(into) != set(intermediate):
+            yield GenotypeError(
+                f"'{name}' has edges into the nodes {_listed(sorted(into))}, the {len(intermediate)} "
+                f"intermediate nodes of the space '{self.name}' are {intermediate[0]} to {intermediate[-1]}",
+                next((e.at for e in cell.edges if e.target not in intermediate), cell.at),
             )
-        return CellGenotype(name, tuple(edges), concat)
+        for target, edges in into.items():
+            for edge in edges:
+                yield from self._wrong_source(name, edge)
+                yield from self._unknown(edge, self._allowed(name, edge))
+            if len(edges) != self.edges_per_node:
+                yield GenotypeError(
+                    f"node {target} of '{name}' has {len(edges)} edges, the space '{self.name}' has "
+                    f"{self.edges_per_node} into every node",
+                    edges[0].at,
+                )
+            elif len({edge.source for edge in edges}) < len(edges):
+                others = [n for n in range(min(target, self.nodes)) if n != edges[0].source]
+                yield GenotypeError(
+                    f"both edges into node {target} of '{name}' have the same source {edges[0].source}: in "
+                    f"the space '{self.name}' one of them reads {_listed(others)}",
+                    edges[1].at,
+                )
+        yield from self._wrong_concat(cell, intermediate)
+
+    def _allowed(self, name: str, edge: WrittenEdge) -> Sequence[str]:
+        """The operations that may be between the nodes of an edge; all, where the space has no such edge."""
+        row = self._rows.get((name, edge.source, edge.target))
+        return _not_none(self.operations if row is None else self.slots[row].candidates)
+
+    def _wrong_source(self, name: str, edge: WrittenEdge) -> Iterator[GenotypeError]:
+        if not 0 <= edge.source < edge.target:
+            yield GenotypeError(
+                f"the source {edge.source} of '{edge.operation[:40]}' in '{name}' is not a node before node "
+                f"{edge.target}, expected 0 to {edge.target - 1}",
+                edge.at,
+            )
+
+    def _wrong_concat(self, cell: WrittenCell, nodes: Sequence[int]) -> Iterator[GenotypeError]:
+        concat = nodes if cell.concat is None else cell.concat
+        if not concat or not set(concat) <= set(nodes) or len(set(concat)) < len(concat):
+            yield GenotypeError(
+                f"'{cell.name}_concat' must name distinct nodes from {nodes[0]} to {nodes[-1]}", cell.at
+            )
 
     def format(self, genotype: Genotype) -> str:
-        parts = []
-        for cell in genotype.cells:
-            pairs = [(edge.operation, edge.source) for edge in sorted(cell.edges, key=lambda e: e.target)]
-            parts.append(f"{cell.name}={pairs}, {cell.name}_concat={_format_concat(cell.concat)}")
-        return f"Genotype({', '.join(parts)})"
+        return genotype_call.write(genotype)
 
     def discretise(self, scores: Tensor) -> Genotype:
         rows = scores.tolist()
@@ -165,6 +189,10 @@ class DartsSpace(SearchSpace):
 
     def skeleton(self, plans: dict[str, CellPlan], factory: EdgeFactory, size: Size) -> Skeleton:
         return NasnetSkeleton(plans, factory, size)
+
+
+def _not_none(names: Sequence[str]) -> list[str]:
+    return [name for name in names if operations.family(name) != "none"]
 
 
 class NasnetCell(nn.Module):
@@ -296,54 +324,9 @@ def _halving(channels_in: int, channels_out: int, norm: Norm) -> tuple[nn.Module
     return nn.Conv2d(channels_in, channels_out, 3, 2, 1, bias=False), norm(channels_out)
 
 
-def _read_call(text: str) -> dict[str, ast.expr]:
-    """Keyword arguments of `Genotype(...)`, unevaluated."""
-    names = ["normal", "normal_concat", "reduce", "reduce_concat"]
-    try:
-        if len(text) > _LONGEST_TEXT:
-            raise ValueError
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of doubtful numbers and escapes
-            call = ast.parse(text.strip(), mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args):
-            raise ValueError
-        fields = {str(keyword.arg): keyword.value for keyword in call.keywords}
-        if call.func.id != "Genotype" or sorted(fields) != names or len(call.keywords) != len(names):
-            raise ValueError
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise GenotypeError(
-            f"malformed genotype for the space 'darts': {text[:60]!r}, expected {_FORM}"
-        ) from None
-    return fields
-
-
-def _literal(node: ast.expr) -> object:
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        raise GenotypeError(f"malformed genotype for the space 'darts', expected {_FORM}") from None
-
-
-def _concat(node: ast.expr) -> tuple[int, ...]:
-    """Nodes written as a list, a tuple or range(a, b)."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        if node.keywords:
-            return ()
-        bounds = [_literal(argument) for argument in node.args]
-        ends = [b for b in bounds if isinstance(b, int) and 0 <= b <= 100]
-        if len(ends) == len(bounds) == 2:
-            return tuple(range(ends[0], ends[1]))
-        return ()
-    nodes = _literal(node)
-    if isinstance(nodes, list | tuple) and all(type(n) is int for n in nodes):
-        return tuple(sorted(nodes))
-    return ()
-
-
-def _format_concat(nodes: tuple[int, ...]) -> str:
-    if nodes and nodes == tuple(range(nodes[0], nodes[0] + len(nodes))):
-        return f"range({nodes[0]}, {nodes[-1] + 1})"
-    return str(list(nodes))
+def _listed(nodes: Sequence[int]) -> str:
+    """Nodes in words, the first few of many."""
+    return ", ".join(map(str, nodes[:8])) + (", ..." if len(nodes) > 8 else "")
 
 
 darts = DartsSpace("darts", CANDIDATES, CANDIDATES)

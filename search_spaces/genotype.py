@@ -7,7 +7,16 @@ from typing import Any
 
 
 class GenotypeError(ValueError):
-    """A genotype that is malformed or does not belong to the search space."""
+    """A genotype that is malformed or does not belong to the search space.
+
+    Attributes:
+        at: the offset in the text where that shows, where it is known.
+        cut_off: whether the text ends before the genotype does.
+    """
+
+    def __init__(self, message: str, at: int | None = None, cut_off: bool = False) -> None:
+        super().__init__(message)
+        self.at, self.cut_off = at, cut_off
 
 
 @dataclass(frozen=True)

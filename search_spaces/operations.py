@@ -176,6 +176,18 @@ def _nor_conv(channels_in: int, channels_out: int, stride: int, norm: Norm, kern
     return relu_conv_norm(channels_in, channels_out, kernel, stride, norm)
 
 
+def _two_convs(channels_in: int, channels_out: int, stride: int, norm: Norm, kernel: int) -> nn.Module:
+    """A convolution along rows, then one along columns."""
+    side = kernel // 2
+    along = nn.Conv2d(channels_in, channels_out, (1, kernel), (1, stride), (0, side), bias=False)
+    across = nn.Conv2d(channels_out, channels_out, (kernel, 1), (stride, 1), (side, 0), bias=False)
+    return nn.Sequential(nn.ReLU(), along, across, norm(channels_out))
+
+
+def _max_pool(stride: int, kernel: int) -> nn.Module:
+    return nn.MaxPool2d(kernel, stride, kernel // 2)
+
+
 def _skip_connect(channels_in: int, channels_out: int, stride: int, norm: Norm) -> nn.Module:
     if stride > 1:
         return nn.Sequential(nn.ReLU(), FactorizedReduce(channels_in, channels_out, norm))
@@ -218,13 +230,16 @@ _OPERATIONS: Registry[Operation] = Registry(
         "nor_conv_1x1": Operation(partial(_nor_conv, kernel=1), "convolution"),
         "nor_conv_3x3": Operation(partial(_nor_conv, kernel=3), "convolution"),
         "avg_pool_3x3": Operation(partial(_pooling, layer=AvgPool3x3), "pooling"),
-        "max_pool_3x3": Operation(
-            partial(_pooling, layer=lambda stride: nn.MaxPool2d(3, stride, 1)), "pooling"
-        ),
+        "max_pool_3x3": Operation(partial(_pooling, layer=partial(_max_pool, kernel=3)), "pooling"),
+        "max_pool_5x5": Operation(partial(_pooling, layer=partial(_max_pool, kernel=5)), "pooling"),
+        "max_pool_7x7": Operation(partial(_pooling, layer=partial(_max_pool, kernel=7)), "pooling"),
         "sep_conv_3x3": Operation(partial(_sep_conv, kernel=3), "convolution"),
         "sep_conv_5x5": Operation(partial(_sep_conv, kernel=5), "convolution"),
+        "sep_conv_7x7": Operation(partial(_sep_conv, kernel=7), "convolution"),
         "dil_conv_3x3": Operation(partial(_dil_conv, kernel=3), "convolution"),
         "dil_conv_5x5": Operation(partial(_dil_conv, kernel=5), "convolution"),
+        "conv_3x1_1x3": Operation(partial(_two_convs, kernel=3), "convolution"),
+        "conv_7x1_1x7": Operation(partial(_two_convs, kernel=7), "convolution"),
         "noise": Operation(lambda _, channels, stride, norm: Noise(channels, stride), "other"),
     },
 )

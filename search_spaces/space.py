@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from math import prod
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.operations import candidate_norm, derived_norm, supernet_norm
 from search_spaces.skeleton import Size, Skeleton
 from search_spaces.slot import ABSENT, Slot
+from search_spaces.written import Written, WrittenCell, WrittenEdge
 
 
 class RandomSource(Protocol):
@@ -166,6 +168,69 @@ class SearchSpace(ABC):
             self.name, tuple(CellGenotype(name, tuple(found), self.concat) for name, found in edges.items())
         )
 
+    def hold(self, written: Written) -> Genotype:
+        """The architecture that a text says, in whatever notation. Raises GenotypeError."""
+        for problem in self.problems(written):
+            raise problem
+        return self._held(written)
+
+    def problems(self, written: Written) -> Iterator[GenotypeError]:
+        """What keeps the architecture out of this space, each with its place in the text."""
+        if tuple(cell.name for cell in written) != self.cell_names:
+            yield GenotypeError(
+                f"the genotype has the cells {', '.join(repr(cell.name[:40]) for cell in written)}, those of "
+                f"the space '{self.name}' are {', '.join(map(repr, self.cell_names))}"
+            )
+            return
+        for cell in written:
+            yield from self._problems_of(cell)
+
+    def _held(self, written: Written) -> Genotype:
+        """The architecture of cells without problems."""
+        chosen: list[str | None] = ["none"] * self.num_slots
+        for cell in written:
+            for edge in cell.edges:
+                chosen[self.row(cell.name, edge.source, edge.target)] = edge.operation
+        return self.genotype(chosen)
+
+    def _problems_of(self, cell: WrittenCell) -> Iterator[GenotypeError]:
+        """Here: every slot has one edge; one that is not mentioned holds `none`."""
+        seen = set()
+        for edge in cell.edges:
+            place = (edge.source, edge.target)
+            row = self._rows.get((cell.name, *place))
+            if row is None:
+                yield GenotypeError(
+                    f"the space '{self.name}' has no edge from node {edge.source} to node {edge.target}: its "
+                    f"edges are {', '.join(f'{s.source}→{s.target}' for s in self._slots_of(cell.name))}",
+                    edge.at,
+                )
+                continue
+            if place in seen:
+                yield GenotypeError(
+                    f"the edge from node {edge.source} to node {edge.target} is given twice: the space "
+                    f"'{self.name}' has one operation on every edge",
+                    edge.at,
+                )
+            seen.add(place)
+            yield from self._unknown(edge, self.slots[row].candidates)
+        for slot in self._slots_of(cell.name):
+            if (slot.source, slot.target) not in seen and "none" not in slot.candidates:
+                yield GenotypeError(
+                    f"there is no edge from node {slot.source} to node {slot.target}, the space "
+                    f"'{self.name}' needs one of {', '.join(slot.candidates)}",
+                    cell.at,
+                )
+
+    def _unknown(self, edge: WrittenEdge, allowed: Sequence[str]) -> Iterator[GenotypeError]:
+        try:
+            self._require_operation(edge.operation, allowed)
+        except GenotypeError as error:
+            yield GenotypeError(str(error), edge.at)
+
+    def _slots_of(self, cell: str) -> list[Slot]:
+        return [slot for slot in self.slots if slot.cell == cell]
+
     def validate(self, genotype: Genotype) -> Genotype:
         """Return `genotype` if it belongs to this space; raises GenotypeError otherwise."""
         if genotype.space != self.name:
@@ -285,9 +350,10 @@ class SearchSpace(ABC):
 
     def _require_operation(self, name: str, allowed: Sequence[str]) -> str:
         if name not in allowed:
+            near = difflib.get_close_matches(name[:60], allowed, n=2, cutoff=0.5)
             raise GenotypeError(
-                f"unknown operation {name[:60]!r} for the space '{self.name}', "
-                f"expected one of {', '.join(allowed)}"
+                f"unknown operation {name[:60]!r} for the space '{self.name}', expected one of "
+                f"{', '.join(allowed)}" + (f"; nearest: {' or '.join(near)}" if near else "")
             )
         return name
 
@@ -306,9 +372,12 @@ def draw_one(names: Sequence[str], rng: RandomSource) -> str:
     return names[int(rng.random() * len(names))]
 
 
-def edges_by_target(edges: Sequence[Edge]) -> dict[int, list[Edge]]:
+AnEdge = TypeVar("AnEdge", Edge, WrittenEdge)
+
+
+def edges_by_target(edges: Sequence[AnEdge]) -> dict[int, list[AnEdge]]:
     """Edges grouped by the node they lead to."""
-    groups: dict[int, list[Edge]] = {}
+    groups: dict[int, list[AnEdge]] = {}
     for edge in edges:
         groups.setdefault(edge.target, []).append(edge)
     return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 import search_spaces
 from nas import data, device, distributed
 from nas.data import Batches, DataSet
-from nas.genotypes import cells_of, planned_size_of, read_genotype
+from nas.genotypes import cells_of, planned_size_of, read_cell
 from nas.given import build_task, load_data
 from nas.guard import KeptBuffers, guarded_step
 from nas.large_images import warn_of_large_images
@@ -111,7 +112,11 @@ class Training:
             raise InputError(
                 "`genotype` is missing, expected a genotype.json, the name of a published cell or a genotype"
             )
-        genotype, given = read_genotype(options.genotype, options.space), given or {}
+        genotype, notes = read_cell(options.genotype, options.space)
+        if distributed.rank() == 0:
+            for note in notes:
+                print(f"note: {note}", file=sys.stderr)
+        given = given or {}
         dataset = load_data(options, given)
         stated = replace(options, dataset=dataset.name) if "dataset" in given else options
         task = build_task(options, dataset, given)
