@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from search_spaces import operations
 from search_spaces.cell import Cell, CellPlan, EdgeFactory
+from search_spaces.feature_maps import FeatureMaps, Stage
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.mixed_edge import Choice
 from search_spaces.operations import DropPath, FactorizedReduce, Norm, conv_norm
@@ -230,7 +231,8 @@ class AuxiliaryHead(nn.Module):
 
 @torch.fx.wrap
 def _pooled(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 5, 3) if x.shape[2:] == (8, 8) else F.adaptive_avg_pool2d(x, 2)
+    is_cifar = x.shape[2] == 8 and x.shape[3] == 8
+    return F.avg_pool2d(x, 5, 3) if is_cifar else F.adaptive_avg_pool2d(x, [2, 2])
 
 
 class NasnetSkeleton(Skeleton):
@@ -249,6 +251,8 @@ class NasnetSkeleton(Skeleton):
         before, previous_reduction = (stem, stem), False
         self.auxiliary_at = 2 * cells // 3
         self.auxiliary: AuxiliaryHead | None = None
+        maps: dict[int, Stage] = {}  # the last cell of every resolution
+        resolution = 1
         for i in range(cells):
             reduction = i in (cells // 3, 2 * cells // 3)
             channels *= 2 if reduction else 1
@@ -257,16 +261,23 @@ class NasnetSkeleton(Skeleton):
                 NasnetCell(plan, factory, before, channels, reduction, previous_reduction, self.drop_path)
             )
             before, previous_reduction = (before[1], channels * len(plan.concat)), reduction
+            resolution *= 2 if reduction else 1
+            maps[resolution] = Stage(f"cells.{i}", before[1], resolution)
             if size.auxiliary and i == self.auxiliary_at:
                 self.auxiliary = AuxiliaryHead(before[1], size.num_classes, factory.frame_norm)
+        self.stages = tuple(maps.values())
         self.num_features = before[1]
         self.reset_classifier(size.num_classes)
 
-    def features(self, x: Tensor, choice: Choice | None) -> tuple[Tensor, Tensor | None]:
+    def features(
+        self, x: Tensor, choice: Choice | None, seen: FeatureMaps | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         s0 = s1 = F.relu(self.stem(x))
         logits = None
         for i, cell in enumerate(self.cells):
             out = cell(s0, s1, choice)
+            if seen is not None and seen.add(i, out):
+                return out, None
             s0, s1 = s1, F.relu(out) if i + 1 < len(self.cells) else out
             if i == self.auxiliary_at and self.auxiliary is not None and self.training:
                 logits = self.auxiliary(F.relu(out))
