@@ -27,7 +27,7 @@ from nas.runs.run_folder import METRICS, NoFolder
 from nas.seeding import kept_generators
 from nas.task import Task
 from nas.training.final import Training
-from nas.training.model import save
+from nas.training.model import describe, save
 from recipes import FinalOptions, InputError, RunOptions, SearchOptions, one_of
 from recipes.config_file import check_types, require_same, starting_options
 from recipes.options import check
@@ -143,10 +143,8 @@ class TrainResult(Result):
     def model(self) -> Skeleton:
         """The network, in evaluation mode, with `description` as that of `nas.load`."""
         training: Training = self.ended.job
-        network: Any = training.tested
-        network.description = training.description | {"test_accuracy": self.accuracy}
-        found: Skeleton = network.eval()
-        return found
+        network = training.tested.eval()
+        return describe(network, training.description | {"test_accuracy": self.accuracy})
 
     @property
     def accuracy(self) -> float | None:

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import search_spaces
 from nas import data, device, distributed
 from nas.data import Batches, DataSet
+from nas.data.preprocessing import Preprocessing
 from nas.genotypes import cells_of, read_genotype
 from nas.given import build_task, load_data
 from nas.guard import KeptBuffers, guarded_step
@@ -65,17 +66,19 @@ class Training:
         self.steps = len(self.train)
         self.mean = Mean()  # of the current epoch
         self.test = Batches(dataset.test, options.batch_size, delivery)
+        rows, columns = dataset.test.pixels.shape[-2:]
+        preprocessing = Preprocessing(
+            (rows, columns), dataset.in_channels, tuple(delivery.mean), tuple(delivery.std)
+        )
         self.description: dict[str, Any] = {
             "genotype": self.genotype.to_json(),
             "text": self.text,
             "channels": options.channels,
             "cells": cells_of(space, options.cells),
             "num_classes": task.outputs,
-            "in_chans": dataset.in_channels,
-            "image_size": list(dataset.test.pixels.shape[-2:]),
             "classes": list(dataset.classes),
-            "mean": delivery.mean,
-            "std": delivery.std,
+            "dataset": dataset.name,
+            **preprocessing.to_json(),
         }
         self.mixup = build_mixup(options, task.outputs)
 
