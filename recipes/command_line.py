@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -166,6 +167,20 @@ def _description(options_class: type[Any]) -> str:
     """The first lines of --help, with what plugins have added to what the options can name."""
     added = [f"{kind} {', '.join(r.added())}" for kind, r in Registry.kinds.items() if r.added()]
     return f"{options_class.__doc__}" + (f" Added by plugins: {'; '.join(added)}." if added else "")
+
+
+def words(values: Mapping[str, Any]) -> list[str]:
+    """Options as they are written on a command line; None is left out."""
+    found = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            found.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, tuple | list):
+            found += [flag, *(shlex.quote(str(v)) for v in value)] if value else []
+        elif value is not None:
+            found += [flag, shlex.quote(str(value))]
+    return found
 
 
 def _joined(argv: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -219,6 +219,10 @@ class FinalOptions(RunOptions):
     """Architecture: a genotype.json, the name of a published cell, or the genotype itself."""
     space: str | None = None
     """Search space of the genotype (default: found from the genotype)."""
+    weights: str | None = None
+    """Start from the weights in this file, or from those of this training's folder, and train them on; without
+    --genotype their architecture and size, too. Of other weights, such as those with another head or a timm
+    model's, what fits by name and shape is taken, and the rest is listed."""
     optimizer: str = "sgd"
     """Any optimizer timm knows, e.g. sgd (Nesterov), momentum, adamw."""
     scheduler: str = "cosine"

@@ -39,6 +39,9 @@ class Skeleton(nn.Module):
     num_features: int
     num_classes: int
     classifier: nn.Module
+    description: dict[str, Any]  # of a saved network: what it is
+    pretrained_cfg: dict[str, Any]  # timm's, and its other name
+    default_cfg: dict[str, Any]
 
     def __init__(self) -> None:
         super().__init__()

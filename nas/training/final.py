@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from nas.steps import Mean, StepResult, evaluate
 from nas.task import Task
 from nas.training.model import save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
+from nas.training.weights import file_of, summary, take
 from recipes import FinalOptions, InputError
 from search_spaces import Genotype
 from search_spaces.skeleton import Skeleton
@@ -83,6 +85,9 @@ class Training:
         self.mixup = build_mixup(options, task.outputs)
 
         self.model: Any = self.build()
+        self.taken: str | None = None  # what weights were taken from a file
+        if options.weights is not None:
+            self.taken = self._start_from(file_of(options.weights))
         self.ema = ModelEmaV3(self.model, options.ema_decay) if options.ema_decay else None
         self.forward: nn.Module = self.model
         if options.compile:
@@ -129,6 +134,16 @@ class Training:
         if options.sync_batch_norm:
             distributed.synchronise(model)
         return device.place(model, self.device, options.channels_last)
+
+    def _start_from(self, path: Path) -> str:
+        """Take the weights in a file, and say so. Raises InputError."""
+        if self.options.out and Path(self.options.out).resolve() in path.resolve().parents:
+            raise InputError(f"`weights` lies in the folder of this run, {self.options.out}: give another `out`")
+        taken = take(self.model, path)
+        self.documents["weights.json"] = taken
+        if distributed.rank() == 0 and not self.options.resume and (taken["new"] or taken["unused"]):
+            print(f"note: {summary(taken)}", file=sys.stderr)
+        return summary(taken)
 
     @property
     def tested(self) -> Skeleton:
@@ -258,7 +273,7 @@ class Training:
             "warnings": [],
         }
         tested = f"test accuracy {accuracy:.2f} % (of the last epoch, {len(self.test.images)} images)"
-        return Outcome(self.genotype, result, [tested])
+        return Outcome(self.genotype, result, [tested] if self.taken is None else [self.taken, tested])
 
     def save(self, folder: Path, outcome: Outcome) -> None:
         """Write the network."""

@@ -105,14 +105,13 @@ def describe(network: Skeleton, description: dict[str, Any]) -> Skeleton:
     Raises:
         TypeError, ValueError: its preprocessing makes no sense.
     """
-    about: Any = network
-    about.description = description
+    network.description = description
     preprocessing = Preprocessing.of(description)
     if preprocessing is not None:
-        about.pretrained_cfg = about.pretrained_cfg | preprocessing.for_timm()
+        network.pretrained_cfg = network.pretrained_cfg | preprocessing.for_timm()
     if "classes" in description:
-        about.pretrained_cfg = about.pretrained_cfg | {"label_names": tuple(description["classes"])}
-    about.default_cfg = about.pretrained_cfg
+        network.pretrained_cfg = network.pretrained_cfg | {"label_names": tuple(description["classes"])}
+    network.default_cfg = network.pretrained_cfg
     return network
 
 
