@@ -39,7 +39,7 @@ def main(options_class: type[Options], job: Callable[[Options], None], argv: Seq
             raise
         job(options)
 
-    return _exit_code(do, "continue at the last checkpoint with --resume --out FOLDER")
+    return exit_code(do, "continue at the last checkpoint with --resume --out FOLDER")
 
 
 def main_of(
@@ -63,7 +63,7 @@ def main_of(
         import_plugins(options.plugins)
         job(options)
 
-    return _exit_code(do, "finished parts are kept, the same command goes on")
+    return exit_code(do, "finished parts are kept, the same command goes on")
 
 
 def main_alone(
@@ -71,15 +71,16 @@ def main_alone(
 ) -> int:
     """Parse `argv` by a dataclass that is no recipe, do `job`; the exit code is that of `main`."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    return _exit_code(
+    return exit_code(
         lambda: job(check_numbers(_parse_all(options_class, argv, options_class(), program))),
         "nothing is kept",
     )
 
 
-def _exit_code(do: Callable[[], None], advice: str) -> int:
+def exit_code(do: Callable[[], int | None], advice: str) -> int:
+    """Do something; its exit code, or that of the error that it ends in, as `main` gives them."""
     try:
-        do()
+        return do() or 0
     except InputError as error:
         print(f"error: {_with_flags(str(error))}", file=sys.stderr)
         return 2
@@ -89,7 +90,6 @@ def _exit_code(do: Callable[[], None], advice: str) -> int:
     except KeyboardInterrupt:
         print(f"interrupted: {advice}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _with_flags(message: str) -> str:

@@ -43,7 +43,5 @@ class PredictOptions:
     """File to write (default: the terminal)."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
-    batch_size: int = option(256, at_least=1)
-    """Pictures at a time."""
     threads: int | None = option(None, at_least=1, at_most=1024)
     """CPU threads (default: all cores)."""

@@ -232,7 +232,7 @@ class AuxiliaryHead(nn.Module):
 @torch.fx.wrap
 def _pooled(x: Tensor) -> Tensor:
     is_cifar = x.shape[2] == 8 and x.shape[3] == 8
-    return F.avg_pool2d(x, 5, 3) if is_cifar else F.adaptive_avg_pool2d(x, [2, 2])
+    return F.avg_pool2d(x, 5, 3) if is_cifar else F.adaptive_avg_pool2d(x, 2)
 
 
 class NasnetSkeleton(Skeleton):

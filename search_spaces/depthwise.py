@@ -39,8 +39,8 @@ class DepthwiseConv2d(nn.Conv2d):
         return depthwise(x, self.weight, self.stride[0], self.dilation[0])
 
 
-# The functions below that look at their input are single nodes to torch.fx, which cannot. TorchScript compiles
-# them, but for the blocks that begin with `if not torch.jit.is_scripting():`.
+# The functions below that look at their input are single nodes to torch.fx, which cannot. TorchScript
+# compiles them, but for the blocks that begin with `if not torch.jit.is_scripting():`.
 
 
 @torch.fx.wrap

@@ -29,9 +29,9 @@ class Size:
 class Skeleton(nn.Module):
     """Stem, cells, global average pooling and a linear classifier; the interface timm expects.
 
-    Subclasses set `num_features`, and `drop_path` where they build it in, and implement `features`. Those that
-    name their `stages` can serve as backbones: `features` then shows its third argument the output of every
-    block.
+    Subclasses set `num_features`, and `drop_path` where they build it in, and implement `features`. Those
+    that name their `stages` can serve as backbones: `features` then shows its third argument the output of
+    every block.
     """
 
     is_supernet = False
@@ -131,7 +131,7 @@ class Skeleton(nn.Module):
         return wanted
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What torch.jit.script compiles: the graph of the operations, since it knows no plans and choices."""
+        """What torch.jit.script compiles: the graph of the operations, as it knows no plans and choices."""
         if self.is_supernet:
             raise TypeError("a supernet is no program of TorchScript: derive a network")
         traced = torch.fx.symbolic_trace(self)

@@ -53,8 +53,12 @@ class Preprocessing:
         if "mean" not in description or "image_size" not in description:
             return None
         names = cls.__dataclass_fields__
-        fields = {key: value for key, value in description.items() if key in names}
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in description.items()
+            if key in names
+        }
+        return cls(**fields)
 
     def for_timm(self) -> dict[str, Any]:
         """As fields of timm's `pretrained_cfg`, from which timm builds the same transform."""

@@ -33,7 +33,7 @@ def card(facts: Mapping[str, Any], written: Mapping[str, Written]) -> str:
     rows, columns = p["image_size"]
     kind = {1: "grey", 3: "RGB"}.get(p["in_chans"], f"{p['in_chans']} channels")
     classes = facts["classes"]
-    listed = ", ".join(classes[:MANY]) + (f", ... (all in model.json)" if len(classes) > MANY else "")
+    listed = ", ".join(classes[:MANY]) + (", ... (all in model.json)" if len(classes) > MANY else "")
     accuracy = "not known" if facts["test_accuracy"] is None else f"{facts['test_accuracy']:.2f} %"
     of = f" of {facts['dataset']}" if facts["dataset"] else ""
     known = [
@@ -61,8 +61,9 @@ tags:
 
 ## Pictures
 
-`images` below are float32 of the shape (N, {p["in_chans"]}, {rows}, {columns}), {kind}: each picture is resized
-as a whole to {columns} x {rows} pixels (bicubic), divided by 255, and normalised by channel, (x - mean) / std, with
+`images` below are float32 of the shape (N, {p["in_chans"]}, {rows}, {columns}), {kind}: each picture is
+resized as a whole to {columns} x {rows} pixels (bicubic), divided by 255, and normalised by channel,
+(x - mean) / std, with
 
     mean = {p["mean"]}
     std = {p["std"]}
@@ -86,7 +87,8 @@ def _files(written: Mapping[str, Written]) -> str:
         checked = (
             "Not run after it was written: onnxruntime is not installed there."
             if one.difference is None
-            else f"Its outputs for {pictures} pictures differ from the network's by at most {one.difference:.2g}."
+            else f"Its outputs for {pictures} pictures differ from the network's by at most "
+            f"{one.difference:.2g}."
         )
         sections.append(f"`{'`, `'.join(one.files)}`: {checked}\n\n```python\n{one.use}\n```")
     return "\n\n".join(sections)

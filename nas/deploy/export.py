@@ -79,7 +79,9 @@ def _require_free(folder: Path, overwrite: bool) -> bool:
     if names and not earlier:
         raise InputError(f"{folder} is not empty and holds no export: give another `out`")
     if earlier and not overwrite:
-        raise InputError(f"{folder} holds an export already: give `overwrite` to replace it, or another `out`")
+        raise InputError(
+            f"{folder} holds an export already: give `overwrite` to replace it, or another `out`"
+        )
     return earlier
 
 

@@ -114,7 +114,7 @@ def torchscript(trained: Trained, folder: Path) -> Written:
                 raise InputError(f"torch offers no TorchScript here: {error}") from None
             raise
         torch.jit.save(script, path)
-        difference = _compare(trained, "torchscript", torch.jit.load(path))  # type: ignore[no-untyped-call]
+        difference = _compare(trained, "torchscript", torch.jit.load(path))
     use = """\
 import torch
 
@@ -138,8 +138,8 @@ logits = model(images)
 def timm(trained: Trained, folder: Path) -> Written:
     """A folder that timm.create_model reads where this package, which has the architecture, is imported."""
     weights = {name: tensor.contiguous() for name, tensor in trained.network.state_dict().items()}
-    kept = {k: v for k, v in trained.network.pretrained_cfg.items() if v is not None}
-    known = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "first_conv", "classifier")
+    config = trained.network.pretrained_cfg
+    kept = {name: config[name] for name in ("first_conv", "classifier")}
     write_json(
         folder / "config.json",
         {
@@ -152,7 +152,7 @@ def timm(trained: Trained, folder: Path) -> Written:
                 "space": trained.description["genotype"]["space"],
                 **size_of(trained.description),
             },
-            "pretrained_cfg": {k: kept[k] for k in known if k in kept} | {"num_classes": len(trained.classes)},
+            "pretrained_cfg": trained.preprocessing.for_timm() | kept | {"num_classes": len(trained.classes)},
         },
     )
     save_file(weights, folder / NETWORK, {"nas": json.dumps(trained.description)})
@@ -190,8 +190,8 @@ def _compare(trained: Trained, what: str, exported: Callable[[Tensor], Tensor]) 
             difference = (exported(x) - expected).abs().max().item()
             if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
                 raise InputError(
-                    f"the format {what} does not fit this network: its outputs differ by {difference:.3g} (an "
-                    "operation that is random or not known there); choose another"
+                    f"the format {what} does not fit this network: its outputs differ by {difference:.3g} "
+                    "(an operation that is random or not known there); choose another"
                 )
             largest = max(largest, difference)
     return largest

@@ -73,7 +73,7 @@ def of_path(text: str) -> Trained:
         InputError: there is none, or it does not say how its pictures are prepared.
     """
     if not text:
-        raise InputError("`model` is missing, expected the folder of a training or its model.safetensors")
+        raise InputError("no model is given, expected the folder of a training or its model.safetensors")
     path = file_of(text)
     network = load(path)
     folder, result, command = path.parent, {}, None

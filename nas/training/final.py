@@ -138,7 +138,9 @@ class Training:
     def _start_from(self, path: Path) -> str:
         """Take the weights in a file, and say so. Raises InputError."""
         if self.options.out and Path(self.options.out).resolve() in path.resolve().parents:
-            raise InputError(f"`weights` lies in the folder of this run, {self.options.out}: give another `out`")
+            raise InputError(
+                f"`weights` lies in the folder of this run, {self.options.out}: give another `out`"
+            )
         taken = take(self.model, path)
         self.documents["weights.json"] = taken
         if distributed.rank() == 0 and not self.options.resume and (taken["new"] or taken["unused"]):
