@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
                 return 2
             commands[name] = _Missing, None
-    return command_line.main_of("ablate.py", commands, argv)
+    called = "nas ablate" if sys.argv[0] == "nas ablate" else "ablate.py"
+    return command_line.main_of(called, commands, argv)
 
 
 def _late(module: str) -> Any:

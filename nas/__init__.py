@@ -17,6 +17,8 @@ from nas.bilevel.policies import POLICIES  # noqa: E402
 from nas.bilevel.rules import RULES  # noqa: E402
 from nas.bilevel.terms import TERMS  # noqa: E402
 from nas.conversion import convert  # noqa: E402
+from nas.deploy.export import export  # noqa: E402
+from nas.deploy.predict import Prediction, predict  # noqa: E402
 from nas.training.model import load, nas_net, save  # noqa: E402
 from nas.zero_cost import SCORES  # noqa: E402
 from recipes import InputError  # noqa: E402
@@ -26,11 +28,14 @@ register_zero_cost = SCORES.register
 
 __all__ = [
     "InputError",
+    "Prediction",
     "SearchResult",
     "TrainResult",
     "convert",
+    "export",
     "load",
     "nas_net",
+    "predict",
     "register_policy",
     "register_rule",
     "register_term",

@@ -27,7 +27,8 @@ from nas.runs.run_folder import METRICS, NoFolder
 from nas.seeding import kept_generators
 from nas.task import Task
 from nas.training.final import Training
-from nas.training.model import save
+from nas.training.model import describe, save
+from nas.training.weights import with_architecture
 from recipes import FinalOptions, InputError, RunOptions, SearchOptions, one_of
 from recipes.config_file import check_types, require_same, starting_options
 from recipes.options import check
@@ -143,10 +144,8 @@ class TrainResult(Result):
     def model(self) -> Skeleton:
         """The network, in evaluation mode, with `description` as that of `nas.load`."""
         training: Training = self.ended.job
-        network: Any = training.tested
-        network.description = training.description | {"test_accuracy": self.accuracy}
-        found: Skeleton = network.eval()
-        return found
+        network = training.tested.eval()
+        return describe(network, training.description | {"test_accuracy": self.accuracy})
 
     @property
     def accuracy(self) -> float | None:
@@ -214,11 +213,11 @@ def train(
     progress: bool | None = None,
     **options: Any,
 ) -> TrainResult:
-    """Train an architecture from scratch and test it.
+    """Train an architecture, from scratch or from saved `weights`, and test it.
 
     Args:
         genotype: a Genotype, the result of a search, or a text as for `--genotype` of train_final.py: a
-            notation, the name of a published cell, a file.
+            notation, the name of a published cell, a file; None: that of `weights`.
         data, task, callback, progress: see `search`.
         options: any other option of train_final.py by its name.
 
@@ -233,6 +232,7 @@ def train(
     if genotype is not None:
         options = {"genotype": genotype} | options
     chosen, given = _options(FinalOptions, {"dataset": data, "task": task}, options, callback)
+    chosen = with_architecture(chosen)
     ended = loop.run(
         chosen, partial(Training.of, chosen, given), objects=given, callback=callback, progress=progress
     )

@@ -22,7 +22,7 @@ def search(options: SearchOptions) -> None:
 
 def train(options: FinalOptions) -> None:
     """What train_final.py does; raises what `search` raises."""
-    genotype = options.genotype or ""
+    genotype = options.genotype or options.weights or ""
     short = genotype if re.fullmatch(r"\w{1,40}", genotype) else f"{zlib.crc32(genotype.encode()):08x}"
     _run(api.train, options, f"final-{short}")
 

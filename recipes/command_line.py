@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,7 @@ def main(options_class: type[Options], job: Callable[[Options], None], argv: Seq
             raise
         job(options)
 
-    return _exit_code(do, "continue at the last checkpoint with --resume --out FOLDER")
+    return exit_code(do, "continue at the last checkpoint with --resume --out FOLDER")
 
 
 def main_of(
@@ -62,7 +63,7 @@ def main_of(
         import_plugins(options.plugins)
         job(options)
 
-    return _exit_code(do, "finished parts are kept, the same command goes on")
+    return exit_code(do, "finished parts are kept, the same command goes on")
 
 
 def main_alone(
@@ -70,15 +71,16 @@ def main_alone(
 ) -> int:
     """Parse `argv` by a dataclass that is no recipe, do `job`; the exit code is that of `main`."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    return _exit_code(
+    return exit_code(
         lambda: job(check_numbers(_parse_all(options_class, argv, options_class(), program))),
         "nothing is kept",
     )
 
 
-def _exit_code(do: Callable[[], None], advice: str) -> int:
+def exit_code(do: Callable[[], int | None], advice: str) -> int:
+    """Do something; its exit code, or that of the error that it ends in, as `main` gives them."""
     try:
-        do()
+        return do() or 0
     except InputError as error:
         print(f"error: {_with_flags(str(error))}", file=sys.stderr)
         return 2
@@ -88,7 +90,6 @@ def _exit_code(do: Callable[[], None], advice: str) -> int:
     except KeyboardInterrupt:
         print(f"interrupted: {advice}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _with_flags(message: str) -> str:
@@ -166,6 +167,20 @@ def _description(options_class: type[Any]) -> str:
     """The first lines of --help, with what plugins have added to what the options can name."""
     added = [f"{kind} {', '.join(r.added())}" for kind, r in Registry.kinds.items() if r.added()]
     return f"{options_class.__doc__}" + (f" Added by plugins: {'; '.join(added)}." if added else "")
+
+
+def words(values: Mapping[str, Any]) -> list[str]:
+    """Options as they are written on a command line; None is left out."""
+    found = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            found.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, tuple | list):
+            found += [flag, *(shlex.quote(str(v)) for v in value)] if value else []
+        elif value is not None:
+            found += [flag, shlex.quote(str(value))]
+    return found
 
 
 def _joined(argv: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -128,9 +128,11 @@ def require_same(options: RunOptions, stored: Mapping[str, Any]) -> None:
     for field in dataclasses.fields(options):
         was, now = getattr(before, field.name), getattr(options, field.name)
         if field.name not in free(type(options)) and was != now:
+            longer = field.name == "epochs" and hasattr(options, "weights") and now > was
             raise InputError(
                 f"the run in {options.out} has another configuration: `{field.name}` was {was}, now {now}; "
                 "drop the option to continue it, or give a new `out`"
+                + (f", and `weights={options.out}` to train longer what was trained" if longer else "")
             )
 
 

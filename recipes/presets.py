@@ -1,4 +1,4 @@
-"""Named recipes: what differs from the defaults, which are the recipe `quick`."""
+"""Named recipes: what differs from the defaults, which are the recipe `quick`. `nas presets` lists them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from typing import Any
 
 from recipes.options import FinalOptions, RunOptions, SearchOptions
 
-# The defaults: a small network that finds its cell on a laptop in a minute.
 _QUICK: dict[str, Any] = {}
 
-# Liu et al., 2019, arXiv 1806.09055, appendix A.1.
 _DARTS_SEARCH: dict[str, Any] = {
     "space": "darts",
     "estimator": "softmax",
@@ -30,8 +28,6 @@ _DARTS_SEARCH: dict[str, Any] = {
 
 SEARCH: dict[str, dict[str, Any]] = {
     "quick": _QUICK,
-    # Dong & Yang, 2020, arXiv 2001.00326: GDAS in NAS-Bench-201, with the exact gradient;
-    # --edge-gradient surrogate makes it theirs, --estimator reinmax makes it ReinMax.
     "nasbench201-gdas": {
         "space": "nasbench201",
         "estimator": "st_gumbel",
@@ -49,7 +45,6 @@ SEARCH: dict[str, dict[str, Any]] = {
         "arch_clip": 0.0,
         "evaluate_every": 5,
     },
-    # Ours, see docs/search-quality.md. It makes the images of folder:PATH small, for two CPU cores.
     "nasbench201-halving": {
         "space": "nasbench201",
         "image_size": 16,
@@ -69,7 +64,6 @@ SEARCH: dict[str, dict[str, Any]] = {
 
 FINAL: dict[str, dict[str, Any]] = {
     "quick": _QUICK,
-    # Dong & Yang, 2020, arXiv 2001.00326: training of the benchmark's networks for 200 epochs.
     "nasbench201-200": {
         "space": "nasbench201",
         "epochs": 200,
@@ -83,7 +77,6 @@ FINAL: dict[str, dict[str, Any]] = {
         "clip": 0.0,
         "evaluate_every": 10,
     },
-    # Liu et al., 2019, arXiv 1806.09055, appendix A.2.
     "darts-600": {
         "space": "darts",
         "epochs": 600,
@@ -99,6 +92,18 @@ FINAL: dict[str, dict[str, Any]] = {
         "auxiliary_weight": 0.4,
         "evaluate_every": 10,
     },
+}
+
+ABOUT = {
+    "quick": "the defaults: a small network, trained or searched on a laptop in about a minute",
+    "nasbench201-gdas": "Dong & Yang, 2020, arXiv 2001.00326: GDAS in NAS-Bench-201, with the exact "
+    "gradient; --edge-gradient surrogate makes it theirs, --estimator reinmax makes it ReinMax",
+    "nasbench201-halving": "ours, docs/search-quality.md: a short search for two CPU cores that selects by "
+    "short trainings; it makes the images of folder:PATH small",
+    "darts-first-order": "Liu et al., 2019, arXiv 1806.09055, appendix A.1: the search of DARTS",
+    "darts-second-order": "the same with one unrolled weight step",
+    "nasbench201-200": "Dong & Yang, 2020, arXiv 2001.00326: the benchmark's training for 200 epochs",
+    "darts-600": "Liu et al., 2019, arXiv 1806.09055, appendix A.2: the training of DARTS on CIFAR-10",
 }
 
 # Of the networks whose accuracies the tables in nas/tables hold: few images and few channels, so that cells

@@ -15,6 +15,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from search_spaces import operations
+from search_spaces.depthwise import recorded
 from search_spaces.exact_gradient import RecordedEdge, Recorder
 from search_spaces.mixed_edge import RECORDED, Choice, MixedEdge
 from search_spaces.operations import DropPath, Norm, Zero
@@ -188,6 +189,13 @@ def dense_gradient(x: Tensor) -> Tensor:
 
     The gradient of a part of a concatenation is a slice, which the layers before it are slow to read.
     """
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if not recorded():
+            return _dense(x)
+    return x
+
+
+def _dense(x: Tensor) -> Tensor:
     return _DenseGradient.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from search_spaces.cell import Cell, CellPlan, EdgeFactory, PlannedEdge
+from search_spaces.feature_maps import FeatureMaps, Stage
 from search_spaces.inverted_residual import ACTIVATIONS, separable
 from search_spaces.mixed_edge import Choice
 from search_spaces.operations import DropPath, Residual
@@ -102,6 +103,7 @@ class ChainSkeleton(Skeleton):
         if layout.separable:
             self.stem.append(separable(channels, norm, layout.activation))
         self.blocks = nn.ModuleList()
+        maps, resolution = dict[int, Stage](), layout.stem_stride  # the last stage of every resolution
         for plan, (width, stride) in zip(plans.values(), layout.stages, strict=True):
             stage = nn.ModuleList()
             for i, block in enumerate(plan.chain()):
@@ -112,8 +114,10 @@ class ChainSkeleton(Skeleton):
                     stride=1 if i else stride,
                 )
                 stage.append(_block(block, edge))
+            channels, resolution = width, resolution * stride
+            maps[resolution] = Stage(f"blocks.{len(self.blocks)}", width, resolution)
             self.blocks.append(stage)
-            channels = width
+        self.stages = tuple(maps.values())
         self.num_features = layout.features
         self.last = nn.Sequential(
             nn.Conv2d(channels, layout.features, 1, bias=False), norm(layout.features), act()
@@ -125,11 +129,15 @@ class ChainSkeleton(Skeleton):
                     module.drop_path = self.drop_path
         self.reset_classifier(size.num_classes)
 
-    def features(self, x: Tensor, choice: Choice | None) -> tuple[Tensor, Tensor | None]:
+    def features(
+        self, x: Tensor, choice: Choice | None, seen: FeatureMaps | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         x = self.stem(x)
-        for stage in self.blocks:
+        for number, stage in enumerate(self.blocks):
             for block in stage:  # type: ignore[attr-defined]
                 x = block([x], choice) if isinstance(block, Cell) else block(x)
+            if seen is not None and seen.add(number, x):
+                return x, None
         return self.last(x), None
 
 

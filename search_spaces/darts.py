@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from search_spaces import operations
 from search_spaces.cell import Cell, CellPlan, EdgeFactory
+from search_spaces.feature_maps import FeatureMaps, Stage
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.mixed_edge import Choice
 from search_spaces.notations import genotype_call
@@ -253,8 +254,10 @@ class AuxiliaryHead(nn.Module):
 
 @torch.fx.wrap
 def _pooled(x: Tensor) -> Tensor:
-    if (stride := {(8, 8): 3, (7, 7): 2}.get((x.shape[2], x.shape[3]))) is not None:
-        return F.avg_pool2d(x, 5, stride)
+    if x.shape[2] == 8 and x.shape[3] == 8:
+        return F.avg_pool2d(x, 5, 3)
+    if x.shape[2] == 7 and x.shape[3] == 7:
+        return F.avg_pool2d(x, 5, 2)
     # What adaptive_avg_pool2d(x, 2) computes, whose backward pass is not deterministic on a GPU.
     for dim in (2, 3):
         size = x.shape[dim]
@@ -293,6 +296,8 @@ class NasnetSkeleton(Skeleton):
         before, previous_reduction = (stem, stem), large
         self.auxiliary_at = 2 * cells // 3
         self.auxiliary: AuxiliaryHead | None = None
+        maps: dict[int, Stage] = {}  # the last cell of every resolution
+        resolution = 8 if large else 1
         for i in range(cells):
             reduction = i in (cells // 3, 2 * cells // 3)
             channels *= 2 if reduction else 1
@@ -301,18 +306,25 @@ class NasnetSkeleton(Skeleton):
                 NasnetCell(plan, factory, before, channels, reduction, previous_reduction, self.drop_path)
             )
             before, previous_reduction = (before[1], channels * len(plan.concat)), reduction
+            resolution *= 2 if reduction else 1
+            maps[resolution] = Stage(f"cells.{i}", before[1], resolution)
             if size.auxiliary and i == self.auxiliary_at:
                 self.auxiliary = AuxiliaryHead(before[1], size.num_classes, norm)
+        self.stages = tuple(maps.values())
         self.num_features = before[1]
         self.reset_classifier(size.num_classes)
 
-    def features(self, x: Tensor, choice: Choice | None) -> tuple[Tensor, Tensor | None]:
+    def features(
+        self, x: Tensor, choice: Choice | None, seen: FeatureMaps | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         s0 = s1 = F.relu(self.stem(x))
         if self.stem_1 is not None:
             s1 = F.relu(self.stem_1(s0))
         logits = None
         for i, cell in enumerate(self.cells):
             out = cell(s0, s1, choice)
+            if seen is not None and seen.add(i, out):
+                return out, None
             s0, s1 = s1, F.relu(out) if i + 1 < len(self.cells) else out
             if i == self.auxiliary_at and self.auxiliary is not None and self.training:
                 logits = self.auxiliary(F.relu(out))

@@ -6,6 +6,8 @@ from the fast kernels: that of the input is a convolution with the mirrored kern
 into columns, three at a time, of which each set is the gradient of a narrower kernel on a shifted input.
 Stride 2 with dilation 2 reads every second pixel only, whose own map needs neither.
 An average over 3x3 pixels is such a convolution too, and faster than a pooling in channels-last order.
+
+A program that is recorded to run elsewhere (torch.jit, torch.export) gets torch's own layers instead.
 """
 
 from __future__ import annotations
@@ -39,15 +41,27 @@ class DepthwiseConv2d(nn.Conv2d):
         return depthwise(x, self.weight, self.stride[0], self.dilation[0])
 
 
-# The functions below that look at their input are single nodes to torch.fx, which cannot.
+# The functions below that look at their input are single nodes to torch.fx, which cannot. TorchScript
+# compiles them, but for the blocks that begin with `if not torch.jit.is_scripting():`.
 
 
 @torch.fx.wrap
 def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     """x (B, C, H, W) convolved channel by channel with `weight` (C, 1, k, k), padded to keep the size."""
-    slow = (weight.shape[-1] > 3 or dilation > 1) and (stride == 1 or stride == dilation == 2)
-    if not (slow and _here(x) and torch.is_grad_enabled()):
-        return F.conv2d(x, weight, None, stride, dilation * (weight.shape[-1] // 2), dilation, len(weight))
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if torch.is_grad_enabled() and _here(x) and _is_slow(weight, stride, dilation):
+            return _fast_depthwise(x, weight, stride, dilation)
+    padding = dilation * (weight.shape[-1] // 2)
+    return F.conv2d(x, weight, None, stride, padding, dilation, weight.shape[0])
+
+
+def _is_slow(weight: Tensor, stride: int, dilation: int) -> bool:
+    """Whether `_fast_depthwise` knows gradients that oneDNN is slow to compute."""
+    return (weight.shape[-1] > 3 or dilation > 1) and (stride == 1 or stride == dilation == 2)
+
+
+def _fast_depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """`depthwise` with gradients from oneDNN's fast kernels."""
     if stride == 2:
         (x,), dilation = every_second(x, 0), 1
     lower = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
@@ -74,13 +88,23 @@ class AvgPool3x3(nn.AvgPool2d):
 @torch.fx.wrap
 def average3x3(x: Tensor, stride: int) -> Tensor:
     """What `AvgPool3x3` computes."""
-    if stride == 1 and _here(x) and not torch.compiler.is_compiling():
-        return _Average.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if stride == 1 and _here(x) and not torch.compiler.is_compiling():
+            return _average(x)
     return F.avg_pool2d(x, 3, stride, padding=1, count_include_pad=False)
 
 
+def _average(x: Tensor) -> Tensor:
+    return _Average.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def recorded() -> bool:
+    """Whether a program is recorded that has to run without this code."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
 def _here(x: Tensor) -> bool:
-    return allowed(x) and x.is_contiguous(memory_format=torch.channels_last)
+    return not recorded() and allowed(x) and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class _Average(torch.autograd.Function):
@@ -114,17 +138,20 @@ def every_second(x: Tensor, *firsts: int) -> tuple[Tensor, ...]:
 
     The gradient of a slice would have another memory order than x.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or recorded():
         return tuple(x[:, :, f::2, f::2] for f in firsts)
     return _EverySecond.apply(x, *firsts)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @torch.fx.wrap
-def halves(x: Tensor) -> tuple[Tensor, ...]:
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     """Every second pixel of x (B, C, H, W), from the first and from the second on, padded to equal sizes."""
-    if x.shape[-1] % 2 or x.shape[-2] % 2:
-        x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
-    return every_second(x, 0, 1)
+    if torch.jit.is_tracing() or x.shape[-1] % 2 or x.shape[-2] % 2:  # tracing knows no numbers
+        x = F.pad(x, [0, x.shape[-1] % 2, 0, x.shape[-2] % 2])
+    if not torch.jit.is_scripting():
+        first, second = every_second(x, 0, 1)
+        return first, second
+    return x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]
 
 
 class _EverySecond(torch.autograd.Function):

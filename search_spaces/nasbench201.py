@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from search_spaces.cell import Cell, CellPlan, EdgeFactory
+from search_spaces.feature_maps import FeatureMaps, Stage
 from search_spaces.genotype import Genotype, GenotypeError
 from search_spaces.mixed_edge import Choice
 from search_spaces.operations import ResidualReduction
@@ -106,20 +107,26 @@ class StagedSkeleton(Skeleton):
             nn.Conv2d(size.in_channels, channels, 3, padding=1, bias=False), norm(channels)
         )
         blocks: list[nn.Module] = []
+        stages: list[Stage] = []
         for stage in range(3):
             c = channels * 2**stage
             if stage > 0:
                 blocks.append(ResidualReduction(c // 2, c, norm))
             blocks += [Cell(plan, lambda e, c=c: factory.edge(e, c, c, 1)) for _ in range(size.cells)]  # type: ignore[misc]
-        self.blocks = nn.ModuleList(blocks)
+            stages.append(Stage(f"blocks.{len(blocks) - 1}", c, 2**stage))
+        self.blocks, self.stages = nn.ModuleList(blocks), tuple(stages)
         self.num_features = channels * 4
         self.last = nn.Sequential(norm(self.num_features), nn.ReLU())
         self.reset_classifier(size.num_classes)
 
-    def features(self, x: Tensor, choice: Choice | None) -> tuple[Tensor, Tensor | None]:
+    def features(
+        self, x: Tensor, choice: Choice | None, seen: FeatureMaps | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         x = self.stem(x)
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             x = block([x], choice) if isinstance(block, Cell) else block(x)
+            if seen is not None and seen.add(i, x):
+                return x, None
         return self.last(x), None
 
 

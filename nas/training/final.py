@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import search_spaces
 from nas import data, device, distributed
 from nas.data import Batches, DataSet
+from nas.data.preprocessing import Preprocessing
 from nas.genotypes import cells_of, planned_size_of, read_cell
 from nas.given import build_task, load_data
 from nas.guard import KeptBuffers, guarded_step
@@ -26,6 +27,7 @@ from nas.steps import Mean, StepResult, evaluate
 from nas.task import Task
 from nas.training.model import LARGEST, save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
+from nas.training.weights import file_of, summary, take
 from recipes import FinalOptions, InputError
 from search_spaces import Genotype
 from search_spaces.cost import count_macs, count_parameters
@@ -66,18 +68,20 @@ class Training:
         self.steps = len(self.train)
         self.mean = Mean()  # of the current epoch
         self.test = Batches(dataset.test, options.batch_size, delivery)
+        rows, columns = dataset.test.pixels.shape[-2:]
+        preprocessing = Preprocessing(
+            (rows, columns), dataset.in_channels, tuple(delivery.mean), tuple(delivery.std)
+        )
         self.description: dict[str, Any] = {
             "genotype": self.genotype.to_json(),
             "text": self.text,
             "channels": options.channels,
             "cells": cells_of(space, options.cells),
             "num_classes": task.outputs,
-            "in_chans": dataset.in_channels,
             "planned_size": planned_size_of(space, options.planned_size, dataset),
-            "image_size": list(dataset.test.pixels.shape[-2:]),
             "classes": list(dataset.classes),
-            "mean": delivery.mean,
-            "std": delivery.std,
+            "dataset": dataset.name,
+            **preprocessing.to_json(),
         }
         self.mixup = build_mixup(options, task.outputs)
 
@@ -86,6 +90,9 @@ class Training:
         if isinstance(self.model, Skeleton):
             shape = dataset.train.pixels.shape[1:]
             self.warnings = warn_of_large_images(space, self.model, shape, options.batch_size)
+        self.taken: str | None = None  # what weights were taken from a file
+        if options.weights is not None:
+            self.taken = self._start_from(file_of(options.weights))
         self.ema = ModelEmaV3(self.model, options.ema_decay) if options.ema_decay else None
         self.forward: nn.Module = self.model
         if options.compile:
@@ -140,6 +147,18 @@ class Training:
         if options.sync_batch_norm:
             distributed.synchronise(model)
         return device.place(model, self.device, options.channels_last)
+
+    def _start_from(self, path: Path) -> str:
+        """Take the weights in a file, and say so. Raises InputError."""
+        if self.options.out and Path(self.options.out).resolve() in path.resolve().parents:
+            raise InputError(
+                f"`weights` lies in the folder of this run, {self.options.out}: give another `out`"
+            )
+        taken = take(self.model, path)
+        self.documents["weights.json"] = taken
+        if distributed.rank() == 0 and not self.options.resume and (taken["new"] or taken["unused"]):
+            print(f"note: {summary(taken)}", file=sys.stderr)
+        return summary(taken)
 
     @property
     def tested(self) -> Skeleton:
@@ -271,7 +290,7 @@ class Training:
             "warnings": [],
         }
         tested = f"test accuracy {accuracy:.2f} % (of the last epoch, {len(self.test.images)} images)"
-        return Outcome(self.genotype, result, [tested])
+        return Outcome(self.genotype, result, [tested] if self.taken is None else [self.taken, tested])
 
     def save(self, folder: Path, outcome: Outcome) -> None:
         """Write the network."""

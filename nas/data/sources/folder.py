@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nas.data.images import Augmentation, DataSet, Images, split
+from nas.data.preprocessing import Preprocessing
 from nas.runs.files import atomic_path, cache_folder
 from recipes import InputError, first_line
 
@@ -62,6 +63,42 @@ def _load(root: Path, size: int, test_fraction: float) -> DataSet:
     if len(part) == 0:
         raise InputError(f"data set folder '{root}' has too few images to set some aside for a test")
     return DataSet(name, images[rest], images[part], tuple(files), augmentation)
+
+
+def picture_files(path: Path) -> list[Path]:
+    """The image files in a folder, sorted, or the file that the path is. Raises InputError where there are
+    none."""
+    if not path.is_dir():
+        return [path]
+    try:
+        found = sorted(_image_files(path))
+    except OSError as error:
+        raise InputError(f"cannot read the folder {path}: {error}") from None
+    if not found:
+        raise InputError(f"the folder {path} has no images ({', '.join(IMAGE_ENDINGS)})")
+    return found
+
+
+def picture(path: Path, wanted: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The image in a file as those that a network was trained on, (C, H, W).
+
+    Raises:
+        InputError: it cannot be read, or the network was trained on what no file of this kind holds.
+    """
+    from PIL import Image
+
+    rows, columns = wanted.image_size
+    if rows != columns or wanted.in_chans not in (1, 3):
+        raise InputError(
+            f"the network was trained on images of {wanted.in_chans} channels and {rows} x {columns} pixels, "
+            "which were no files: call it with tensors"
+        )
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file")  # reading a pipe would wait for ever
+    image = _decode(path, rows)
+    if wanted.in_chans == 1:
+        return np.asarray(Image.fromarray(image).convert("L"))[None]
+    return image.transpose(2, 0, 1)
 
 
 def _class_folders(root: Path) -> dict[str, list[Path]]:

@@ -1,0 +1,1 @@
+"""A trained network outside a run: exported for other programs, and asked about pictures."""

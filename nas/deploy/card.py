@@ -1,0 +1,99 @@
+"""The card of an exported network: README.md for people, model.json for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nas.deploy.formats import COUNTS, Written
+from nas.deploy.trained import Trained
+
+MANY = 50  # classes that the card lists
+
+
+def about(trained: Trained, written: Mapping[str, Written]) -> dict[str, Any]:
+    """The content of model.json."""
+    return {
+        "name": trained.name,
+        "genotype": trained.description["text"],
+        "classes": trained.classes,
+        "preprocessing": trained.preprocessing.to_json(),
+        "dataset": trained.description.get("dataset"),
+        "test_accuracy": trained.description.get("test_accuracy"),
+        **trained.cost(),
+        **_latency(trained),
+        "command": trained.command,
+        "files": {name: list(one.files) for name, one in written.items()},
+    }
+
+
+def card(facts: Mapping[str, Any], written: Mapping[str, Written]) -> str:
+    """The text of README.md; `facts` are those of `about`."""
+    p = facts["preprocessing"]
+    rows, columns = p["image_size"]
+    kind = {1: "grey", 3: "RGB"}.get(p["in_chans"], f"{p['in_chans']} channels")
+    classes = facts["classes"]
+    listed = ", ".join(classes[:MANY]) + (", ... (all in model.json)" if len(classes) > MANY else "")
+    accuracy = "not known" if facts["test_accuracy"] is None else f"{facts['test_accuracy']:.2f} %"
+    of = f" of {facts['dataset']}" if facts["dataset"] else ""
+    known = [
+        ("test accuracy", f"{accuracy}, on the test images{of}"),
+        ("parameters", f"{facts['parameters']:,}"),
+        ("multiply-accumulates", f"{facts['macs']:,} for one picture"),
+        *((name.replace("_", " "), str(value)) for name, value in facts.items() if "latency" in name),
+        ("classes", f"{len(classes)}: {listed}"),
+        ("architecture", f"`{facts['genotype']}`"),
+    ]
+    table = "\n".join(f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in known)
+    command = f"    {facts['command']}" if facts["command"] else "A call of `nas.train` with data of its own."
+    return f"""\
+---
+library_name: timm
+tags:
+- image-classification
+---
+
+# {facts["name"]}
+
+| | |
+| --- | --- |
+{table}
+
+## Pictures
+
+`images` below are float32 of the shape (N, {p["in_chans"]}, {rows}, {columns}), {kind}: each picture is
+resized as a whole to {columns} x {rows} pixels (bicubic), divided by 255, and normalised by channel,
+(x - mean) / std, with
+
+    mean = {p["mean"]}
+    std = {p["std"]}
+
+Probabilities are the softmax of the outputs; `model.json` has classes and preprocessing for programs.
+
+## Files
+
+{_files(written)}
+
+## How it was trained
+
+{command}
+"""
+
+
+def _files(written: Mapping[str, Written]) -> str:
+    sections = []
+    for one in written.values():
+        pictures = " and ".join(map(str, COUNTS))
+        checked = (
+            "Not run after it was written: onnxruntime is not installed there."
+            if one.difference is None
+            else f"Its outputs for {pictures} pictures differ from the network's by at most "
+            f"{one.difference:.2g}."
+        )
+        sections.append(f"`{'`, `'.join(one.files)}`: {checked}\n\n```python\n{one.use}\n```")
+    return "\n\n".join(sections)
+
+
+def _latency(trained: Trained) -> dict[str, Any]:
+    """What the run measured of the time that a picture takes, if it did."""
+    return {name: value for name, value in trained.result.items() if "latency" in name}

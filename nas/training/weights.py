@@ -1,0 +1,151 @@
+"""Weights that a training starts from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+import search_spaces
+from nas.training.model import size_of
+from recipes import FinalOptions, InputError, first_line
+from recipes.text_files import parse_json
+from search_spaces import Genotype
+
+NETWORK = "model.safetensors"  # in the folder of a training
+
+
+def file_of(text: str) -> Path:
+    """The file with the network that `text` names: a file, or the folder of a training or of an export.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(text)
+    if path.is_dir():
+        found = path / NETWORK
+        if not found.is_file():
+            kind = "a search" if (path / "splits.json").exists() else "no finished training"
+            raise InputError(
+                f"{path} is the folder of {kind} and holds no {NETWORK}: give that of a training, or train "
+                "the genotype"
+            )
+        return found
+    if not path.is_file():
+        raise InputError(
+            f"there is no file or folder {path}, expected a {NETWORK} or the folder of a training"
+        )
+    return path
+
+
+def described(path: Path) -> dict[str, Any] | None:
+    """What `nas.save` wrote about the network in a file; None where something else has written it.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        description = parse_json(metadata["nas"]) if "nas" in metadata else None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"cannot read the weights {path}: {first_line(error)}") from None
+    return description if isinstance(description, dict) and "genotype" in description else None
+
+
+def with_architecture(options: FinalOptions) -> FinalOptions:
+    """The options with the architecture and size of the network that `weights` names, where they name no
+    genotype.
+
+    Raises:
+        InputError: the file does not say its architecture, or options contradict it.
+    """
+    if options.weights is None or options.genotype is not None:
+        return options
+    path = file_of(options.weights)
+    description = described(path)
+    if description is None:
+        raise InputError(f"{path} does not say which architecture its weights are of: give `genotype`, too")
+    try:
+        genotype = Genotype.from_json(description["genotype"])
+        size = size_of(description)
+        text = search_spaces.get(genotype.space).format(genotype)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the description in {path} is damaged: {first_line(error)}") from None
+    usual = FinalOptions()
+    taken: dict[str, Any] = {"space": genotype.space, **{k: size[k] for k in ("channels", "cells")}}
+    for name, value in taken.items():
+        if getattr(options, name) not in (value, getattr(usual, name)):
+            raise InputError(
+                f"`{name}` is {getattr(options, name)}, but the network in {path} has {value}: drop it, or "
+                "give `genotype`, too, for a network that takes what fits"
+            )
+    return replace(options, genotype=text, **taken)
+
+
+def take(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Give a network the weights in a file that fit: those of the same name and shape.
+
+    Args:
+        path: a safetensors file, or what torch.save has written of tensors alone, such as timm's checkpoints.
+
+    Returns:
+        JSON-ready: `file`, its `sha256`, the number of tensors `taken`, and those of the network that are
+        `new` and those of the file that are `unused`, with their shapes.
+
+    Raises:
+        InputError: the file cannot be read, or nothing in it fits.
+    """
+    found, own = read(path), model.state_dict()
+    fitting = {name: t for name, t in found.items() if name in own and own[name].shape == t.shape}
+    if not any(name in fitting for name, _ in model.named_parameters()):
+        raise InputError(
+            f"no weight in {path} has the name and shape of one of this network, e.g. {_some(found)}: the "
+            f"network has {_some(own)}"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return {
+        "file": str(path),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "taken": len(fitting),
+        "new": [_shaped(name, t) for name, t in own.items() if name not in fitting],
+        "unused": [_shaped(name, t) for name, t in found.items() if name not in fitting],
+    }
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file by name, on the CPU; nothing in it is executed. Raises InputError."""
+    try:
+        found = load_state_dict(str(path), device="cpu", weights_only=True)
+    except Exception as error:  # whatever a file that something else has written makes of torch.load
+        raise InputError(
+            f"cannot read the weights {path}: {first_line(error)}; expected a safetensors file, or a "
+            "state dict saved by torch"
+        ) from None
+    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+
+
+def summary(taken: Mapping[str, Any]) -> str:
+    """What `take` returned, in one line."""
+    line = f"weights {taken['file']}: {taken['taken']} tensors"
+    for name, what in (("new", "not in the file, trained from scratch"), ("unused", "in the file only")):
+        if names := taken[name]:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            line += f"; {what}: {', '.join(names[:4])}{more}"
+    return line
+
+
+def _shaped(name: str, tensor: Tensor) -> str:
+    return f"{name} {tuple(tensor.shape)}"
+
+
+def _some(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(_shaped(name, tensor) for name, tensor in list(tensors.items())[:2]) or "nothing"
