@@ -35,7 +35,7 @@ def warn_of_large_images(
     return [
         f"this network of the space '{space.name}' does not reduce large images: of {shape[1]} x {shape[2]} "
         f"pixels {height} x {width} are left in its last feature map. The forward pass of {batch_size} "
-        f"images takes {most} {macs / 1e9:,.0f} G multiply-adds and keeps {most} {memory / 1e9:,.1f} GB in "
+        f"images takes {most} {macs / 1e9:,.3g} G multiply-adds and keeps {most} {memory / 1e9:,.2g} GB in "
         "float32. Lower `image_size` or `batch_size`, or choose the space mobile"
     ]
 

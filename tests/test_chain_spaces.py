@@ -13,6 +13,7 @@ from small import batch, bilevel, rng
 import estimators
 import nas
 import search_spaces
+from nas import tables
 from nas.bilevel.steps import frozen
 from nas.training.final import count_macs
 from search_spaces.cell import EdgeFactory
@@ -291,3 +292,33 @@ def test_a_shallow_network_is_told():
     (warning,) = nas.bilevel.rules.collapse_warnings(MOBILE.genotype(first))
     assert warning == "the network is shallow: 15 of its 20 blocks are the identity"
     assert nas.bilevel.rules.collapse_warnings(MACRO.parse("22212202")) == []
+
+
+# Its table
+
+
+def write_table(path, header, row):
+    lines = [header, *(row(i, MACRO.format(genotype)) for i, genotype in enumerate(MACRO.all()))]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_table_with_deviations_and_costs_is_read(tmp_path):
+    path = write_table(
+        tmp_path / "t.csv",
+        "arch,cifar10,std,parameters,macs",
+        lambda i, text: f"{text},{i / 100},0.5,1,{10**9}",
+    )
+    known = tables.read(path, "nasbench_macro")
+    assert known.lookup(MACRO.parse("00000012")) == (0.05, 0.5, 6_557, 6_561)
+    assert known.optimum[0] == "22222222"
+    assert list(tables.read_all(path, "nasbench_macro")) == ["cifar10"]
+    several = write_table(tmp_path / "u.csv", "arch,std,a,b", lambda i, text: f"{text},0.5,1,2")
+    assert tables.read(several, "nasbench_macro", "b").lookup(MACRO.parse("00000012")).std is None
+
+
+def test_the_published_table_is_read(shared_data):
+    known = tables.read(shared_data / "nas_bench_macro_cifar10.csv.gz", "nasbench_macro")
+    assert known.optimum[0] == "22212202"
+    assert known.optimum[1].accuracy == pytest.approx(93.1267)
+    assert known.lookup(MACRO.parse("22222222")) == pytest.approx((92.9533, 0.0772, 21, 6_561))

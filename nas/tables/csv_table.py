@@ -18,6 +18,8 @@ from recipes import InputError
 from search_spaces.space import EnumerableSpace
 
 _NUMBER = re.compile(r"[0-9.eE+-]+")
+STD = "std"  # the column of deviations over seeds, where there is one column of accuracies
+_OTHERS = ("index", "arch", STD, "parameters", "macs")  # columns that hold no accuracies
 
 
 def columns(path: Path, space: EnumerableSpace, text: str) -> dict[str, Callable[[], Truth]]:
@@ -30,7 +32,7 @@ def columns(path: Path, space: EnumerableSpace, text: str) -> dict[str, Callable
         records = list(itertools.islice(filled, space.size + 1))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error}): correct it") from None
-    values = [name for name in names if name not in ("index", "arch")]
+    values = [name for name in names if name not in _OTHERS]
     if "arch" not in names or not values or len(set(names)) < len(names):
         found = ", ".join(names)[:120] or "nothing"
         raise InputError(
@@ -44,11 +46,15 @@ def columns(path: Path, space: EnumerableSpace, text: str) -> dict[str, Callable
             )
     rows = _rows(path, space, [(line, record[names.index("arch")].strip()) for line, record in records])
 
-    def truth(name: str, position: int) -> Truth:
-        column = np.array([_percent(path, line, name, record[position]) for line, record in records])
-        return Truth(space.name, f"{name} of {path.name}", fixed(column[rows]))
+    def column(name: str) -> np.ndarray:
+        position = names.index(name)
+        return np.array([_percent(path, line, name, record[position]) for line, record in records])[rows]
 
-    return {name: partial(truth, name, names.index(name)) for name in values}
+    def truth(name: str) -> Truth:
+        deviations = fixed(column(STD)) if STD in names and len(values) == 1 else None
+        return Truth(space.name, f"{name} of {path.name}", fixed(column(name)), deviations)
+
+    return {name: partial(truth, name) for name in values}
 
 
 def _rows(path: Path, space: EnumerableSpace, texts: Sequence[tuple[int, str]]) -> np.ndarray:

@@ -36,8 +36,9 @@ def read(path: Path, space: str, column: str | None = None) -> Truth:
     """Read the table of a space from a file: JSON or CSV, either of them also compressed by gzip.
 
     JSON is what `ablate.py truth` writes. CSV has a first line of names, the column `arch` with every
-    cell of the space once, and columns of accuracies in %; a column `index` is not needed. In JSON, a
-    cell that is missing has the value of the first one that computes the same.
+    cell of the space once, and columns of accuracies in %; `index`, `parameters` and `macs` are not read, and
+    `std` holds the deviations over seeds where there is one column of accuracies. In JSON, a cell that is
+    missing has the value of the first one that computes the same.
 
     Args:
         space: name of the space that the table must be of.
