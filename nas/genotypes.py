@@ -82,6 +82,12 @@ def _parse(text: str, space_name: str | None) -> Reading:
             return Reading(_fit(found.written, space_name), found.notes)
         if problem is None and (resembled := _resembled(text, space_name)) is not None:
             resembled.parse(text)
+    except scan.BrokenStringError as error:
+        resembled = _resembled(error.text, space_name)
+        try:
+            (resembled or search_spaces.get("nasbench201")).parse(error.text)
+        except GenotypeError as precise:
+            problem = GenotypeError(str(precise), error.at)
     except GenotypeError as error:
         problem = error
     known = ", ".join([space_name] if space_name else search_spaces.names())
@@ -143,9 +149,7 @@ def _read_file(path: Path, space_name: str | None, nested: bool = False) -> Read
         if path.suffix.lower() == ".safetensors":
             return _of_json(_metadata(path)["genotype"], space_name)
         if path.suffix.lower() in _PICKLED:
-            raise ValueError(
-                "a file of this kind could run code, and is not read: print its genotype, give that"
-            )
+            raise ValueError("such a file could run code and is not read: print its genotype, give that")
         content = read_text(path)
         if path.suffix.lower() == ".jsonl":
             return _of_metrics(content, space_name or _space_of(path.parent))
@@ -200,9 +204,8 @@ def _of_metrics(content: str, space_name: str | None) -> Reading:
         data = _json_or_none(line)
         if isinstance(data, dict) and isinstance(text := data.get("genotype"), str):
             genotype = _parse(text, space_name).genotype
-            return Reading(
-                genotype, (f"this is the cell that arg-max finds after epoch {data.get('epoch')}",)
-            )
+            epoch = data.get("epoch")
+            return Reading(genotype, (f"this is what arg-max finds after epoch {epoch}",))
     raise InputError("no line has a genotype: expected the metrics.jsonl of a search")
 
 

@@ -10,6 +10,7 @@ same way.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 LONGEST = 20_000  # characters of a value; those that are read here have some hundred
@@ -51,7 +52,8 @@ class Item(NamedTuple):
     at: int
 
 
-class Call(NamedTuple):
+@dataclass(frozen=True)
+class Call:
     """`name(arguments, keyword=...)`, which is not called."""
 
     name: str
@@ -120,7 +122,8 @@ class _Reader:
         if name in _CONSTANTS and not self._peek("("):
             return Item(_CONSTANTS[name], at)
         if not self._peek("("):
-            raise LiteralError(f"'{name[:40]}' is a name, expected a value", at)
+            cut_off = self._skipped() >= len(self.text)
+            raise LiteralError(f"'{name[:40]}' is a name, expected a value", at, cut_off)
         self._next()
         arguments, keywords, _ = self._members("(", depth)
         short = name.rpartition(".")[2]
@@ -140,8 +143,8 @@ class _Reader:
         comma = False
         separator = ":" if opening == "{" else "="
         while not self._peek(_CLOSING[opening]):
-            if (members or named) and not comma:
-                raise LiteralError("a comma is missing", self.at)
+            if (members or named) and not comma and self._skipped() < len(self.text):
+                raise LiteralError("a comma is missing", self._skipped())
             key = self._key(opening)
             value = self.item(depth + 1)
             if key is None and opening == "{":

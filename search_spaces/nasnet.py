@@ -2,9 +2,9 @@
 
 Source: Zoph et al., 2018, "Learning Transferable Architectures for Scalable Image Recognition", arXiv
 1707.07012.
-A search decides about five intermediate nodes with two edges each, between the eight operations of PNASNet (Liu
-et al., 2018, arXiv 1712.00559). A derived network can have any number of nodes and of edges, also several edges
-from the same source, and any operation that there is: cells that others have found in this form.
+A search decides about five intermediate nodes with two edges each, between the eight operations of PNASNet
+(Liu et al., 2018, arXiv 1712.00559). A derived network can have any number of nodes and of edges, also
+several edges from the same source, and any operation that there is: cells that others have found in this form.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PNASNET = (
 
 
 class NasnetSpace(DartsSpace):
-    """Normal and reduction cells with two inputs and five intermediate nodes; derived ones have any number."""
+    """Normal and reduction cells with two inputs and five intermediate nodes, of which derived ones have any
+    number."""
 
     nodes = 7
     concat = tuple(range(2, 7))

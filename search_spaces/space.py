@@ -194,7 +194,7 @@ class SearchSpace(ABC):
         return self.genotype(chosen)
 
     def _problems_of(self, cell: WrittenCell) -> Iterator[GenotypeError]:
-        """Here: every slot has one edge; one that is not mentioned holds `none`."""
+        """Here: every slot has one edge; one that is not mentioned, of a node that is, holds `none`."""
         seen = set()
         for edge in cell.edges:
             place = (edge.source, edge.target)
@@ -214,8 +214,15 @@ class SearchSpace(ABC):
                 )
             seen.add(place)
             yield from self._unknown(edge, self.slots[row].candidates)
+        reached = {target for _, target in seen}
         for slot in self._slots_of(cell.name):
-            if (slot.source, slot.target) not in seen and "none" not in slot.candidates:
+            if slot.target not in reached:
+                reached.add(slot.target)
+                yield GenotypeError(
+                    f"no edge leads to node {slot.target} of '{cell.name}' in the space '{self.name}'",
+                    cell.at,
+                )
+            elif (slot.source, slot.target) not in seen and "none" not in slot.candidates:
                 yield GenotypeError(
                     f"there is no edge from node {slot.source} to node {slot.target}, the space "
                     f"'{self.name}' needs one of {', '.join(slot.candidates)}",

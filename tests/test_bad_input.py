@@ -12,6 +12,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import sys
 import time
@@ -53,6 +54,8 @@ from recipes import FinalOptions, InputError, SearchOptions, command_line, confi
 from recipes.ablation import GridOptions
 from recipes.options import check
 from search_spaces import Genotype, GenotypeError
+from search_spaces.notations import writers
+from search_spaces.notations.writers import WRITERS
 from search_spaces.zoo import PUBLISHED
 from studies.tasks import vae
 
@@ -230,6 +233,44 @@ def genotype_words(folder: Path) -> Parser:
         st.tuples(words, spaces),
         lambda genotype: (search_spaces.get(genotype.space).format(genotype), genotype.space),
     )
+
+
+@st.composite
+def texts_of_tools(draw: st.DrawFn) -> str:
+    """An architecture in the notation of another tool, alone or after others in a log."""
+    genotype = draw(any_cell)
+    able = [n for n in WRITERS.names() if genotype.space in (WRITERS.get(n).spaces or (genotype.space,))]
+    try:
+        text = writers.write(genotype, draw(st.sampled_from(able)))
+    except GenotypeError:  # NNI has one output for each cell
+        text = search_spaces.get(genotype.space).format(genotype)
+    if draw(st.booleans()):
+        numbers = draw(st.sampled_from([r"np.int64(\1)", r"\1, 0.25", r"tensor(\1)"]))
+        text = re.sub(r"(?<=, )(\d)(?=\))", numbers, text)
+    before = draw(
+        st.sampled_from(["", "x = ", "genotype = ", "'", "03/11 epoch 7 hash: ", "[1, 2] ", "{'a': 1}\n"])
+    )
+    lines = draw(st.lists(any_text, max_size=2))
+    return "\n".join([*lines, before + text + draw(st.sampled_from(["", "'", "\n", " done", ")"]))])
+
+
+@parser("cell of another tool")
+def cell_of_a_tool(folder: Path) -> Parser:
+    words = ["Genotype(", "normal=", "{'normal': ", "'normal/op_2_0': ", "'0_1': ", "[(", "('sep_conv_3x3', ",
+             "0), ", "range(2, 6)", "Structure(", "4 nodes with ", "|none~0|", "|none~1|", "+", "nasbench201:",
+             "np.int64("]  # fmt: skip
+    return Parser(
+        lambda text: genotypes.read_genotype(text),
+        edited(texts_of_tools()) | soup(*words),
+        lambda genotype: search_spaces.get(genotype.space).format(genotype),
+    )
+
+
+@parser("log of another tool")
+def log_of_a_tool(folder: Path) -> Parser:
+    contents = edited(texts_of_tools()) | edited_bytes(texts_of_tools().map(str.encode))
+    read = from_file(folder / "log.txt", lambda path: genotypes.read_genotype(str(path)))
+    return Parser(read, contents, lambda genotype: search_spaces.get(genotype.space).format(genotype))
 
 
 # Options

@@ -16,13 +16,16 @@ from search_spaces.written import Written, WrittenCell, WrittenEdge
 
 CELL = "cell"
 BENCHMARK = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+_TERM = r"[A-Za-z]\w{0,40}~[0-9]{1,3}\|"
 STRING = re.compile(
     r"(?:Structure\s?\([0-9]{1,3} nodes with )?"
-    r"\|(?:[A-Za-z]\w{0,40}~[0-9]{1,3}\|){1,30}(?:\s{0,9}\+\s{0,9}\|(?:[A-Za-z]\w{0,40}~[0-9]{1,3}\|){1,30}){1,30}"
+    rf"\|(?:{_TERM}){{1,30}}(?:\s{{0,9}}\+\s{{0,9}}\|(?:{_TERM}){{1,30}}){{1,30}}(?![\w|~]|\s{{0,9}}\+)"
 )
+BROKEN = re.compile(rf"(?:Structure\s?\([0-9]{{1,3}} nodes with )?(\|(?:{_TERM})[^\s\"'<>()]{{0,2000}})")
+"""What begins like an architecture string; where it is none, somebody should be told."""
 INDEX = re.compile(r"nas-?bench-?201\s{0,9}:\s{0,9}([0-9]{1,9})\b", re.IGNORECASE)
 _NODES = re.compile(r"Structure\s?\(([0-9]+) nodes with ")
-_TERM = re.compile(r"(\w+)~([0-9]+)")
+_EDGE = re.compile(r"(\w+)~([0-9]+)")
 _SHUFFLED_WITH = 88  # the seed of the benchmark's authors
 
 
@@ -52,7 +55,7 @@ def read_string(item: Item) -> Written | None:
             f"the text says {said[1]} nodes, and its string has {len(nodes) + 1}", item.at, cut_off=True
         )
     for target, node in enumerate(nodes, start=1):
-        for term in _TERM.finditer(node):
+        for term in _EDGE.finditer(node):
             edges.append(WrittenEdge(term[1], int(term[2]), target, at + term.start()))
         at += len(node) + 1
     return [WrittenCell(CELL, tuple(edges), None, item.at)]

@@ -87,6 +87,6 @@ def write(genotype: Genotype) -> str:
         if cell.concat != (loose if len(nodes) > _ALL_OF else every):
             what = "the nodes that no other reads" if len(nodes) > _ALL_OF else "all nodes"
             raise GenotypeError(
-                f"the output of '{cell.name}' is of the nodes {cell.concat}, that of NNI {what}"
+                f"the output of '{cell.name}' is of the nodes {cell.concat}, that of NNI of {what}"
             )
     return json.dumps(choices)

@@ -29,7 +29,8 @@ _PLAIN = re.compile(
     r"(?P<call>genotype\w{0,20}\s{0,9}\((?=\s{0,99}(?:#[^\n]{0,200}\s{0,99})?(?:\w{1,20}\s{0,9}=(?!=)|[\[(])))"
     r"|(?P<structure>Structure\s{0,9}\((?=\s{0,99}\[))"
     r"|(?P<dict>\{(?=\s{0,99}\\?[\"'](?:[\w/]{1,60}/)?(?:normal|reduce|[0-9]{1,2}_[0-9]{1,2})\b))"
-    rf"|(?P<string>{benchmark.STRING.pattern})|(?P<index>\b{benchmark.INDEX.pattern})",
+    rf"|(?P<string>{benchmark.STRING.pattern})|(?P<index>\b{benchmark.INDEX.pattern})"
+    rf"|(?P<broken>{benchmark.BROKEN.pattern})",
     re.IGNORECASE,
 )
 # Lists of numbers or pairs: cells only where nothing else is one, and they stand alone or are announced.
@@ -41,6 +42,14 @@ _ANNOUNCED = re.compile(
     r"(?:hash|arch\w*|indices|compact|spec|genotypes?|cells?|best)\W{1,20}$", re.IGNORECASE
 )
 _NAMED = re.compile(r"\s*(?:[A-Za-z_][\w.]{0,60}\s{0,9}[=:]\s{0,9})?[\"'`]?\s*")
+
+
+class BrokenStringError(GenotypeError):
+    """An architecture string that is none; `text` is what there is of it."""
+
+    def __init__(self, text: str, at: int, cut_off: bool) -> None:
+        super().__init__(f"malformed architecture string {text[:60]!r}", at, cut_off)
+        self.text = text
 
 
 class Found(NamedTuple):
@@ -61,7 +70,7 @@ def find(text: str) -> Found | None:
     """The last cell in a text; None if there is none.
 
     Raises:
-        GenotypeError: the last one is malformed.
+        GenotypeError: the last one is malformed; BrokenStringError where it is an architecture string.
     """
     for places in (_whole(text), _from_the_end(_PLAIN, text), _from_the_end(_LIST, text)):
         if (found := _first(text, places)) is not None:
@@ -91,15 +100,23 @@ def _first(text: str, places: Iterator[tuple[str, int, int]]) -> Found | None:
     """The first cell at the places, which come last to first."""
     work, cut_off, notes = _WORK, None, []
     for kind, start, end in places:
+        if kind == "broken":
+            broken = benchmark.BROKEN.match(text, start)
+            assert broken is not None
+            string = BrokenStringError(broken[1], broken.start(1), not text[end:].strip())
+            if not string.cut_off:
+                raise string
+            cut_off = cut_off or string
+            continue
         try:
             item, stop = _value(kind, text, start, end)
             written = _read(item)
         except LiteralError as error:
             if kind in ("call", "structure", "dict"):
-                broken = GenotypeError(f"malformed genotype: {error}", error.at, error.cut_off)
+                wrong = GenotypeError(f"malformed genotype: {error}", error.at, error.cut_off)
                 if not error.cut_off:
-                    raise broken from None
-                cut_off = cut_off or broken
+                    raise wrong from None
+                cut_off = cut_off or wrong
             work -= max(error.at - start, 1)
         else:
             if written is not None:
