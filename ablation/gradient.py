@@ -320,12 +320,13 @@ def _tables(records: Sequence[Mapping[str, Any]], options: GradientOptions) -> l
 def _cost_tables(records: Sequence[Mapping[str, Any]], options: GradientOptions) -> list[page.Table]:
     """The best estimates for a cost, without and with those that learn, by error and by direction."""
     passes = (
-        "Of all estimators at temperature 1 and numbers of draws (×N). A pass without a gradient costs 1, one "
-        f"with the exact gradient {options.price:g}, one of all candidates {options.mixture_price:g}."
+        "Of all estimators at temperature 1 and numbers of draws (×N). A pass without a gradient costs 1, "
+        f"one with the exact gradient {options.price:g}, one of all candidates {options.mixture_price:g}."
     )
     fresh = [record for record in records if not cost.learns(record)]
     known = (
-        f"With those that learn, after {PAST} draws of the same loss: in a search it changes in every step."
+        f"With those that learn, after {PAST} draws of the same loss, and reinforce, whose baseline is E f. "
+        "In a search the loss changes in every step, and they know less."
     )
     heading = "The best estimate for a cost"
     return [
