@@ -195,15 +195,19 @@ def _signals(estimator: Estimator, problem: Problems, draws: Tensor) -> list[Ten
 
 
 def teach(
-    estimator: Estimator, problems: Mapping[str, Problems], rng: torch.Generator
+    estimator: Estimator, problems: Mapping[str, Problems], rng: torch.Generator, past: int | None = None
 ) -> dict[str, Estimator]:
-    """For every objective a copy of an estimator that has learned from PAST draws of its problems."""
+    """For every objective a copy of an estimator that has learned from draws of its problems.
+
+    Args:
+        past: how many; default: PAST.
+    """
     logits, n = next(iter(problems.values())).logits, estimator.default_draws
-    past = estimator(logits.repeat(PAST, 1, 1, 1), rng)
+    before = estimator(logits.repeat(PAST if past is None else past, 1, 1, 1), rng)
     found = {}
     for name, problem in problems.items():
         found[name] = copy.deepcopy(estimator)
-        steps = zip(*(signal.split(n) for signal in _signals(estimator, problem, past)), strict=True)
+        steps = zip(*(signal.split(n) for signal in _signals(estimator, problem, before)), strict=True)
         for draws, losses, *slopes in steps:
             found[name].learn(logits, draws, losses, *slopes)
     return found
