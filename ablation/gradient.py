@@ -1,11 +1,13 @@
 """Every estimator against the exact gradient: `python ablate.py gradient`.
 
 On random problems whose outcomes can be enumerated, the estimate of an estimator is drawn many times
-and compared with the exact gradient of E f(D); `estimators.compare` says how.
+and compared with the exact gradient of E f(D); `estimators.compare` says how. An estimator that learns has
+seen PAST draws of every problem before.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +20,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 import estimators
-from ablation import gradient_plots
+from ablation import cost, cost_plots, gradient_plots
+from ablation.cost import Way
 from ablation.objectives import Problems, draw_problems
-from estimators import Estimator
+from estimators import CategoricalEstimator, Estimator
 from estimators.compare import Errors, Measured
 from nas.report import page
 from nas.seeding import generator
@@ -36,6 +39,7 @@ CANDIDATES = 5
 SWEEP, SWEPT = (2, 4, 8, 16, 32, 64), ("quadratic", "tanh")
 METRICS = ("bias", "std", "rmse", "mse", "cosine", "length", "draw_cosine", "standard_error")
 FEWEST_DRAWS = 20
+PAST = 256  # as many draws as a search makes in 64 steps of four
 
 _CHUNK = 250_000  # numbers in the largest tensor that is worked on at a time: it stays in the cache
 
@@ -73,26 +77,38 @@ def methods() -> list[Estimator]:
 
 
 def measure_all(options: GradientOptions) -> Iterator[dict[str, Any]]:
-    """The rows of results.csv: temperatures at CANDIDATES candidates, then tau = 1 over SWEEP."""
-    everyone = methods()
-    at_one = [method for method in everyone if method.tau == 1]
+    """The rows of results.csv: temperatures at CANDIDATES candidates, then tau = 1 over SWEEP, then over the
+    draws of an estimate."""
+    everyone = [(method, cost.default(method)) for method in methods()]
+    at_one = [(method, way) for method, way in everyone if method.tau == 1]
+    by_cost = [(method, way) for method, _ in at_one for way in cost.ways(method)]
     parts = [("temperature", names, choices, CANDIDATES, everyone) for choices, names in SUITES.items()]
     parts += [("candidates", SWEPT, 1, k, at_one) for k in SWEEP]
+    parts += [("cost", names, choices, CANDIDATES, by_cost) for choices, names in SUITES.items()]
     total = sum(len(chosen) for *_, chosen in parts)
     with tqdm(total=total, unit="estimator", file=sys.stderr, disable=None) as bar:
         for part, names, choices, k, chosen in parts:
             problems = draw_problems(names, options.problems, choices, k, options.seed)
-            for method in chosen:
+            for method, way in chosen:
                 bar.set_description(f"K = {k}, {method.name}")
                 rng = generator(options.seed, f"draws of {method.name} at {method.tau}", choices, k)
-                for name, measured in measure(method, problems, options.draws, rng).items():
+                count = options.draws
+                if part == "cost":
+                    count = max(FEWEST_DRAWS, count // way.draws)
+                for name, measured in measure(method, problems, count, rng, way).items():
                     about = {"part": part, "objective": name, "choices": choices, "candidates": k}
-                    yield about | {"estimator": method.name, "tau": method.tau} | summary(measured)
+                    about |= {"estimator": method.name, "tau": method.tau}
+                    about |= cost.passes(method, way, options.price, options.mixture_price)
+                    yield about | summary(measured)
                 bar.update()
 
 
 def measure(
-    estimator: Estimator, problems: Mapping[str, Problems], draws: int, rng: torch.Generator
+    estimator: Estimator,
+    problems: Mapping[str, Problems],
+    draws: int,
+    rng: torch.Generator,
+    way: Way | None = None,
 ) -> dict[str, Measured]:
     """Compare `draws` estimates with the exact gradient of every problem.
 
@@ -102,28 +118,49 @@ def measure(
 
     Args:
         problems: objectives that share their logits (P, L, K), and so the draws.
+        way: what an estimate is made of; default: as in a search.
     """
     logits = next(iter(problems.values())).logits
-    draws = draws // 5 if estimator.inner_samples > 1 else draws
-    chunk = max(1, _CHUNK // (logits.numel() * estimator.inner_samples * estimator.default_draws))
+    way = way or cost.default(estimator)
+    draws = max(2, draws // 5) if estimator.inner_samples > 1 else draws
+    numbers = logits.numel() * estimator.inner_samples * way.draws
+    if estimator.learns:
+        numbers = len(logits) * way.draws * PAST
+    chunk = max(1, _CHUNK // numbers)
+    taught = teach(estimator, problems, rng) if estimator.learns else {}
     sums = {name: Errors(problem.gradient) for name, problem in problems.items()}
     for start in range(0, draws, chunk):
-        for name, some in estimates(estimator, problems, min(chunk, draws - start), rng).items():
+        count = min(chunk, draws - start)
+        for name, some in estimates(estimator, problems, count, rng, way, taught).items():
             sums[name].add(some)
     return {name: total.measured() for name, total in sums.items()}
 
 
 def estimates(
-    estimator: Estimator, problems: Mapping[str, Problems], count: int, rng: torch.Generator
+    estimator: Estimator,
+    problems: Mapping[str, Problems],
+    count: int,
+    rng: torch.Generator,
+    way: Way | None = None,
+    taught: Mapping[str, Estimator] | None = None,
 ) -> dict[str, Tensor]:
-    """`count` independent estimates (count, P, L, K) for every objective, from the same draws."""
-    logits = next(iter(problems.values())).logits
-    if estimator.signal == "loss":
-        return _score_estimates(estimator, problems, logits, count, rng)
+    """`count` independent estimates (count, P, L, K) for every objective, from the same draws.
+
+    Args:
+        way: as in `measure`.
+        taught: see `teach`.
+    """
+    logits, n = next(iter(problems.values())).logits, (way or cost.default(estimator)).draws
+    if estimator.signal != "gradient":
+        return _score_estimates(estimator, problems, count, n, rng, taught or {})
     leaf = logits.float().repeat(count, 1, 1, 1).requires_grad_()  # as in a search, and twice as fast
-    draw = estimator(leaf, rng).double()
+    if way is not None and way.systematic:
+        assert isinstance(estimator, CategoricalEstimator)
+        draw = estimator.systematic(leaf, n, rng).double()
+    else:
+        draw = estimator(leaf.expand(n, *leaf.shape), rng).double()
     return {
-        name: torch.autograd.grad(problem.loss(draw).sum(), leaf, retain_graph=True)[0].double()
+        name: torch.autograd.grad(problem.loss(draw).sum() / n, leaf, retain_graph=True)[0].double()
         for name, problem in problems.items()
     }
 
@@ -131,18 +168,48 @@ def estimates(
 def _score_estimates(
     estimator: Estimator,
     problems: Mapping[str, Problems],
-    logits: Tensor,
     count: int,
+    n: int,
     rng: torch.Generator,
+    taught: Mapping[str, Estimator],
 ) -> dict[str, Tensor]:
-    """Estimates from losses, each of as many draws as the estimator needs."""
-    n = estimator.default_draws
+    """Estimates from losses, or from losses and gradients, of n draws each."""
+    logits = next(iter(problems.values())).logits
     draw = estimator(logits.repeat(count * n, 1, 1, 1), rng)
-
     found = {}
     for name, problem in problems.items():
-        draws, losses = (x.view(count, n, *x.shape[1:]).transpose(0, 1) for x in (draw, problem.loss(draw)))
-        found[name] = estimator.gradient(logits, draws, losses, problem.mean)
+        known = taught.get(name, estimator)
+        signals = [x.view(count, n, *x.shape[1:]).transpose(0, 1) for x in _signals(known, problem, draw)]
+        draws, losses, *slopes = signals
+        found[name] = known.gradient(logits, draws, losses, problem.mean, *slopes)
+    return found
+
+
+def _signals(estimator: Estimator, problem: Problems, draws: Tensor) -> list[Tensor]:
+    """Draws (N, P, L, K), their losses (N, P) and, where the estimator needs them, gradients at them."""
+    if estimator.signal == "loss":
+        return [draws, problem.loss(draws)]
+    leaf = draws.detach().requires_grad_()
+    losses = problem.loss(leaf)
+    return [draws, losses.detach(), *torch.autograd.grad(losses.sum(), leaf)]
+
+
+def teach(
+    estimator: Estimator, problems: Mapping[str, Problems], rng: torch.Generator, past: int | None = None
+) -> dict[str, Estimator]:
+    """For every objective a copy of an estimator that has learned from draws of its problems.
+
+    Args:
+        past: how many; default: PAST.
+    """
+    logits, n = next(iter(problems.values())).logits, estimator.default_draws
+    before = estimator(logits.repeat(PAST if past is None else past, 1, 1, 1), rng)
+    found = {}
+    for name, problem in problems.items():
+        found[name] = copy.deepcopy(estimator)
+        steps = zip(*(signal.split(n) for signal in _signals(estimator, problem, before)), strict=True)
+        for draws, losses, *slopes in steps:
+            found[name].learn(logits, draws, losses, *slopes)
     return found
 
 
@@ -184,12 +251,14 @@ def write_report(
         "gradient by enumeration of all outcomes; medians over the problems. "
         f"{seconds:.0f} s on a CPU with {threads} thread{'s'[: threads != 1]}.",
         pictures=_pictures(records),
-        tables=_tables(records),
+        tables=_tables(records, options),
         records=records,
         configuration={
             "command": "ablate.py gradient",
             "problems": options.problems,
             "draws": options.draws,
+            "price": options.price,
+            "mixture_price": options.mixture_price,
             "seed": options.seed,
         },
     )
@@ -218,10 +287,18 @@ def _pictures(records: Sequence[Mapping[str, Any]]) -> list[page.Picture]:
             "At temperature 1, sorted by the mean of the right table. Left: in units of the norm of the "
             "exact gradient; the estimate 0 has 1. Right: what no step size changes.",
         ),
+        page.Picture(
+            "Error over cost",
+            cost_plots.plot_costs([record for record in records if record["part"] == "cost"]),
+            "The root mean squared error of an estimate, in units of the norm of the exact gradient, over "
+            "what its passes cost; points are estimates of 1, 2, 4, ... draws. In colour: what is the best "
+            "for some cost, and what learns; dashed: with systematic draws. The estimate 0 has 1. Estimators "
+            f"that learn have seen {PAST} draws of the same loss; in a search it changes from step to step.",
+        ),
     ]
 
 
-def _tables(records: Sequence[Mapping[str, Any]]) -> list[page.Table]:
+def _tables(records: Sequence[Mapping[str, Any]], options: GradientOptions) -> list[page.Table]:
     temperature = [record for record in records if record["part"] == "temperature"]
     noise = max(record["standard_error"] for record in temperature)
     return [
@@ -240,6 +317,26 @@ def _tables(records: Sequence[Mapping[str, Any]]) -> list[page.Table]:
             "An estimate of zero counts 0.",
             temperature,
         ),
+        *_cost_tables([record for record in records if record["part"] == "cost"], options),
+    ]
+
+
+def _cost_tables(records: Sequence[Mapping[str, Any]], options: GradientOptions) -> list[page.Table]:
+    """The best estimates for a cost, without and with those that learn, by error and by direction."""
+    passes = (
+        "Of all estimators at temperature 1 and numbers of draws (×N). A pass without a gradient costs 1, "
+        f"one with the exact gradient {options.price:g}, one of all candidates {options.mixture_price:g}."
+    )
+    fresh = [record for record in records if not cost.learns(record)]
+    known = (
+        f"With those that learn, after {PAST} draws of the same loss, and reinforce, whose baseline is E f. "
+        "In a search the loss changes in every step, and they know less."
+    )
+    heading = "The best estimate for a cost"
+    return [
+        cost.table(fresh, "rmse", f"{heading}: root mean squared error", passes),
+        cost.table(fresh, "draw_cosine", f"{heading}: mean cosine with the exact gradient", passes),
+        cost.table(records, "rmse", f"{heading} and a past: root mean squared error", known),
     ]
 
 

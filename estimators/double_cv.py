@@ -55,7 +55,7 @@ class DoubleCV(Estimator):
         at_draws: Tensor | None = None,
     ) -> Tensor:
         a, b = self._parts(logits, draws, losses, at_draws)
-        alpha = per_row(self.alpha().to(logits.device), a) if self.moments is not None else 0.0
+        alpha = self.alpha().to(a.device)[(..., *(None for _ in range(draws.dim() - losses.dim())))]
         estimate = (a + alpha * b).to(logits.dtype)
         if mean is None:
             self._remember(a, b, losses)

@@ -43,6 +43,12 @@ class GradientOptions(AblationOptions):
     """Random problems per objective; results are medians over them."""
     draws: int = option(1000, at_least=1, at_most=1_000_000)
     """Estimates per problem and estimator, at least 20."""
+    price: float = option(5.0, at_least=1, at_most=1e6)
+    """Forward passes of a drawn architecture that one pass with the exact gradient at the draw costs;
+    `python -m benchmarks.price` measures it."""
+    mixture_price: float = option(8.0, at_least=1, at_most=1e6)
+    """Forward passes of a drawn architecture that a forward and backward pass of all candidates costs, which
+    dense relaxations need."""
 
 
 LOCAL_JOBS = 2  # runs at the same time on one machine, unless told otherwise

@@ -9,7 +9,8 @@ import torch
 
 import ablate
 import estimators
-from ablation import gradient
+from ablation import cost, gradient
+from ablation.cost import Way
 from ablation.objectives import OBJECTIVES, draw_problems
 from estimators.exact import count_outcomes, mean_and_gradient
 from nas.seeding import generator
@@ -98,6 +99,66 @@ def test_gumbel_rao_has_the_mean_of_st_gumbel_and_less_spread(problems):
     plain, smooth = (measure(name, 0.5, problems, 500)["tanh"] for name in ("st_gumbel", "gumbel_rao"))
     assert float((plain.bias2 - smooth.bias2).median()) == pytest.approx(0, abs=0.02)
     assert float(smooth.variance.median()) < 0.5 * float(plain.variance.median())
+
+
+# Cost
+
+
+def test_what_an_estimate_costs():
+    """Forward passes, and with gradients their price; mixtures have a price of their own."""
+    found = {
+        name: cost.passes(estimators.get(name), Way(4), 5.0, 8.0)["cost"]
+        for name in ("st", "reinforce_loo", "reinforce_critic", "double_cv", "concrete")
+    }
+    assert found == {"st": 20, "reinforce_loo": 4, "reinforce_critic": 4, "double_cv": 20, "concrete": 32}
+    assert list(cost.ways(estimators.get("softmax"))) == [Way(1)]
+    assert Way(2) in cost.ways(estimators.get("reinforce_loo"))
+    assert Way(1) not in cost.ways(estimators.get("reinforce_loo"))
+    assert Way(8, systematic=True) in cost.ways(estimators.get("st_gumbel"))
+    assert Way(8, systematic=True) not in cost.ways(estimators.get("reinforce_loo"))
+
+
+def test_the_best_for_a_cost_is_the_cheapest_of_the_best():
+    rows = [
+        {"estimator": name, "coupling": "independent", "objective": "f", "forward": 1, "cost": price,
+         "rmse": rmse, "draw_cosine": 1 - rmse / 2}
+        for name, price, rmse in [("st", 5, 0.5), ("reinmax", 5, 0.4), ("gst", 9, 0.4), ("concrete", 2, 0.9)]
+    ]  # fmt: skip
+    chosen = {budget: cost.best(rows, "f", budget) for budget in (1, 2, 5, 40)}
+    assert chosen[1] is None
+    assert [chosen[b]["estimator"] for b in (2, 5, 40)] == ["concrete", "reinmax", "reinmax"]
+    assert cost.best(rows, "f", 40, "draw_cosine")["estimator"] == "reinmax"
+    assert cost.winners(rows, "f") == {"concrete", "reinmax"}
+    table = cost.table(rows, "rmse", "heading", "note")
+    assert table.rows[0] == ["2", "concrete: 0.90"]
+
+
+@pytest.mark.parametrize(("name", "objective"), [("reinmax", "quadratic"), ("st_gumbel", "tanh")])
+def test_estimates_of_several_draws_are_means(name, objective, problems):
+    """A quarter of the variance with four independent draws, less with systematic ones; the same bias."""
+    few = {objective: problems[objective]}
+    one, four, even = (
+        gradient.measure(estimators.get(name, 1.0), few, 300, generator(0, "x"), way)[objective]
+        for way in (Way(1), Way(4), Way(4, systematic=True))
+    )
+    assert float((four.variance / one.variance).median()) == pytest.approx(0.25, abs=0.02)
+    assert float((even.variance / four.variance).median()) < 0.9
+    assert float((even.bias2 - one.bias2).median()) == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["reinforce_critic", "double_cv"])
+def test_estimators_that_learn_are_measured_after_a_past(name):
+    """Unbiased, and with less spread than without it; what measures does not learn."""
+    problems = draw_problems(("network",), 8, choices=3, candidates=5, seed=0)
+    measured = measure(name, 1.0, problems, 60)["network"]
+    plain = measure("reinforce_loo", 1.0, problems, 60)["network"]
+    assert float((measured.variance / plain.variance).median()) < 0.7
+    chance = measured.bias2 / (measured.variance / 60)
+    assert abs(float(chance.mean())) < 4 * float(chance.std()) / 8**0.5
+    taught = gradient.teach(estimators.get(name), problems, generator(0, "past"))["network"]
+    before = taught.state()
+    gradient.estimates(estimators.get(name), problems, 3, generator(0, "x"), None, {"network": taught})
+    assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(before[k])) for k, v in taught.state().items())
 
 
 # The statistics
@@ -242,6 +303,8 @@ def test_too_many_outcomes_are_refused():
 
 def test_command_writes_report_and_results(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gradient, "SWEEP", (2, 8))
+    monkeypatch.setattr(cost, "COUNTS", (1, 2, 4))
+    monkeypatch.setattr(gradient, "PAST", 12)
     arguments = [
         "gradient",
         "--problems",
@@ -259,19 +322,25 @@ def test_command_writes_report_and_results(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "folder"
     assert capsys.readouterr().out.splitlines()[-1] == "report: folder/report.html"
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert "Bias / standard deviation" in (folder / "results.md").read_text()
     with open(folder / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     methods = gradient.methods()
-    assert len(rows) == len(methods) * len(OBJECTIVES) + 2 * 2 * len(estimators.names())
+    by_cost = [row for row in rows if row["part"] == "cost"]
+    assert len(rows) - len(by_cost) == len(methods) * len(OBJECTIVES) + 2 * 2 * len(estimators.names())
+    ways = sum(len(list(cost.ways(estimators.get(name, 1.0)))) for name in estimators.names())
+    assert len(by_cost) == ways * len(OBJECTIVES)
+    markdown = (folder / "results.md").read_text()
+    assert markdown.count("The best estimate for a cost") == 3
+    assert "| 160 | st: 0.00 |" in markdown
     assert {row["estimator"] for row in rows} == set(estimators.names())
     for row in rows:
         for metric in gradient.METRICS:
             low, value, high = (float(row[metric + end]) for end in ("_low", "", "_high"))
             assert low <= value <= high
             assert math.isfinite(value)
-        assert int(row["draws"]) == (4 if "rao" in row["estimator"] else 20)
+        assert int(row["draws"]) == (4 if estimators.get(row["estimator"], 1.0).inner_samples > 1 else 20)
 
 
 def test_seed_decides_the_results():

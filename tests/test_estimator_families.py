@@ -275,3 +275,19 @@ def test_systematic_draws_keep_the_mean_and_spread_less(name):
     (mean, var), (coupled_mean, coupled_var) = moments
     assert ((mean - coupled_mean).abs() < 4.5 * ((var + coupled_var) / n).sqrt() + 1e-9).all()
     assert coupled_var.sum() < 0.95 * var.sum()
+
+
+def test_double_cv_of_many_problems_is_each_its_own():
+    together, alone = estimators.get("double_cv"), [estimators.get("double_cv") for _ in range(3)]
+    logits, slopes = (torch.randn(3, 2, 4, generator=rng(i), **DOUBLE) for i in (0, 1))
+    for seed in range(3):
+        draws = together(logits.expand(4, 3, 2, 4), rng(seed))
+        losses, at_draws = (draws * slopes).sum((-2, -1)).exp(), slopes * draws.sum((-2, -1), keepdim=True)
+        found = together.gradient(logits, draws, losses, at_draws=at_draws)
+        for p, one in enumerate(alone):
+            expected = one.gradient(logits[p], draws[:, p], losses[:, p], at_draws=at_draws[:, p])
+            torch.testing.assert_close(found[p], expected, rtol=0, atol=1e-12)
+    several = [x.unsqueeze(1).expand(4, 5, *x.shape[1:]) for x in (draws, losses, at_draws)]
+    found = together.gradient(logits, *several[:2], torch.zeros(3), several[2])
+    expected = alone[2].gradient(logits[2], draws[:, 2], losses[:, 2], torch.zeros(()), at_draws[:, 2])
+    torch.testing.assert_close(found[3, 2], expected, rtol=0, atol=1e-12)
