@@ -4,7 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-oldest lint audit clean
+.PHONY: demo test test-slow test-cuda test-oldest lint audit clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m nas.demo
@@ -14,6 +14,11 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# On a machine with a CUDA device, with the torch that PYTHON has: make test-cuda PYTHON=python; elsewhere
+# every test is skipped, and says why.
+test-cuda:
+	$(PYTHON) -m pytest -n 0 -rs tests/cuda
 
 # Every dependency in the oldest version that pyproject.toml allows (PYTHON: 3.11); they use what newer ones
 # call deprecated, above all matplotlib of pyparsing. With another Python: make test VENV=.venv-3.12 PYTHON=python3.12

@@ -10,20 +10,26 @@ import multiprocessing
 import statistics
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.autograd.profiler_util import FunctionEventAvg
-from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from benchmarks import subjects, timing
 from benchmarks.final import PLAIN
+from benchmarks.gpu_step import (
+    Step,
+    as_torch_comes,
+    floors,
+    machine_limits,
+    median_seconds,
+    ours,
+    require_arithmetic,
+    synchronizer,
+    waits,
+    where,
+)
 from benchmarks.timing import BenchmarkOptions, Report, Row
 from nas import device as devices
 from nas.bilevel.search import Search
@@ -33,7 +39,7 @@ from recipes.options import option
 from recipes.presets import FINAL, SEARCH
 
 CIFAR_PART = 25_000  # images of CIFAR-10 that a search takes its weight steps on
-Step = Callable[[], object]
+OVERTIME = 30  # seconds that a process may take longer than the budget, to start and compile
 
 
 @dataclass(kw_only=True)
@@ -78,8 +84,13 @@ class Budget:
 
 def run(options: GpuOptions) -> Report:
     """All measurements, the most important ones first."""
+    with devices.prepared(options.device) as device:
+        return measure(options, device)
+
+
+def measure(options: GpuOptions, device: torch.device) -> Report:
+    """All rows, on a device that is set up as for a run."""
     budget = Budget(60 * options.budget_minutes)
-    device = devices.select(options.device)
     report = Announcing("gpu", options)
     bandwidth, rate = machine_limits(report, device, budget.share(0.04))
 
@@ -90,10 +101,11 @@ def run(options: GpuOptions) -> Report:
     for name, (preset, target) in searches.items():
         search = build_search(options, preset)
         architecture, weight = steps(search)
+        require_arithmetic(search.supernet, architecture, ours(device), channels_last=True)
         report.add(
             Row(f"{name}: waits of a weight step", waits(weight, device), "", target="0"),
-            # For the gradient, and for whether the loss is finite: the logits are on the CPU.
-            Row(f"{name}: waits of an architecture step", waits(architecture, device), "", target="<= 2"),
+            # For the gradient, and the loss with it: the logits are on the CPU.
+            Row(f"{name}: waits of an architecture step", waits(architecture, device), "", target="1"),
         )
 
         def both(architecture: Step = architecture, weight: Step = weight) -> None:
@@ -103,12 +115,13 @@ def run(options: GpuOptions) -> Report:
         seconds = search_time(report, name, search, target, budget.share(0.1))
         floors(report, name, both, seconds, bandwidth, rate)
         where(report, name, both, device)
-    at_once(report, options, budget.share(0.15))
+    at_once(report, options, budget)
     final(report, options, device, bandwidth, rate, budget)
     for name, (preset, target) in searches.items():
         if options.compile and budget.left > 0.1 * budget.seconds:
-            search = build_search(options, preset, edge_gradient="compiled")
-            search_time(report, f"{name}, compiled", search, target, budget.share(0.06))
+            seconds_each = compiled_search, (options, preset, budget.share(0.06))
+            found = beside([seconds_each], budget.left + OVERTIME / 3)[0]
+            report.add(*search_rows(f"{name}, compiled", preset, options, found, target))
     return report
 
 
@@ -123,27 +136,9 @@ class Announcing(Report):
             print(f"  {row.what}: {value}", file=sys.stderr, flush=True)
 
 
-def machine_limits(report: Report, device: torch.device, seconds: float) -> tuple[float, float]:
-    """Bytes a second that a copy moves, and operations a second of a product of bfloat16 matrices."""
-    large = device.type == "cuda"
-    source = torch.empty(2**28 if large else 2**22, dtype=torch.uint8, device=device)
-    copy = torch.empty_like(source)
-    n = 8192 if large else 256
-    matrix = torch.randn(n, n, device=device, dtype=torch.bfloat16)
-    wait = synchronizer(device)
-    copying = median_seconds(lambda: copy.copy_(source), seconds / 2, wait)
-    multiplying = median_seconds(lambda: matrix @ matrix, seconds / 2, wait)
-    bandwidth, rate = 2 * source.numel() / copying, 2 * n**3 / multiplying
-    report.add(
-        Row("bandwidth of a copy", bandwidth / 1e9, "GB/s"),
-        Row("rate of a matrix product, bfloat16", rate / 1e12, "TFLOP/s"),
-    )
-    return bandwidth, rate
-
-
 def build_search(options: GpuOptions, preset: str, **changes: Any) -> Search:
     """The search of a preset with ReinMax, in short epochs."""
-    endless = {"epochs": 10**6, "evaluate_every": 10**6, "warmup_epochs": 0}
+    endless = {"epochs": 10**6, "evaluate_every": 10**6, "warmup_epochs": 0, "preset": preset}
     recipe = SEARCH[preset] | sizes(options) | endless | {"estimator": "reinmax"} | changes
     search_options = SearchOptions(device=options.device, threads=options.threads, **recipe)
     images = subjects.random_images(2 * options.steps * search_options.batch_size)
@@ -187,20 +182,42 @@ def training_step(training: Training) -> Step:
 
 def search_time(report: Report, name: str, search: Search, target: str, seconds: float) -> float:
     """Report how long an epoch and the whole search take on CIFAR-10; the seconds of both steps."""
+    found = search_seconds(search, seconds)
+    report.add(*search_rows(name, search.options.preset or "", report.options, found, target))
+    return found[0]
+
+
+def search_seconds(search: Search, seconds: float) -> tuple[float, float]:
+    """Seconds of both steps, and of an evaluation of the cell for each image."""
     per_step = statistics.median(epochs(search, seconds)) / search.steps
     start = time.perf_counter()
     search.score(search.rule.selected(search))
-    evaluation = (time.perf_counter() - start) / len(search.valid.images) * CIFAR_PART
-    count, every = (250, 5) if search.space.name == "nasbench201" else (50, 1)
-    epoch = per_step * (CIFAR_PART // search.options.batch_size)
+    return per_step, (time.perf_counter() - start) / len(search.valid.images)
+
+
+def search_rows(
+    name: str, preset: str, options: Any, found: tuple[float, float] | None, target: str
+) -> list[Row]:
+    """What `search_seconds` has found, extrapolated to the published search; None where it took too long."""
+    if found is None:
+        return [Row(f"{name}: extrapolated (no time was left)", None, "min", target=target)]
+    recipe = SEARCH[preset]
+    count, every = recipe["epochs"], recipe.get("evaluate_every", 1)
+    epoch = found[0] * (CIFAR_PART // (options.batch_size or recipe["batch_size"]))
+    evaluation = found[1] * CIFAR_PART
     minutes = (count * epoch + count // every * evaluation) / 60
-    report.add(
-        Row(f"{name}: both steps", per_step, "s"),
+    return [
+        Row(f"{name}: both steps", found[0], "s"),
         Row(f"{name}: epoch", epoch, "s"),
         Row(f"{name}: evaluation of the cell", evaluation, "s"),
         Row(f"{name}: extrapolated", minutes, "min", target=target),
-    )
-    return per_step
+    ]
+
+
+def compiled_search(options: GpuOptions, preset: str, seconds: float) -> tuple[float, float]:
+    """`search_seconds` of a search whose products are compiled."""
+    with devices.prepared(options.device):
+        return search_seconds(build_search(options, preset, edge_gradient="compiled"), seconds)
 
 
 def epochs(search: Search, seconds: float) -> Iterator[float]:
@@ -215,40 +232,58 @@ def epochs(search: Search, seconds: float) -> Iterator[float]:
         number += 1
 
 
-def at_once(report: Report, options: GpuOptions, seconds: float) -> None:
-    """Several searches of nasbench201 on one device, each in a process of its own."""
-    name = f"nasbench201, 250 epochs, {options.seeds} seeds at once"
+def beside(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], seconds: float) -> list[Any]:
+    """What functions return, each in a process of its own, all at once; None for one that takes longer than
+    so many seconds and is ended. What a process may die of, it prints."""
     context = multiprocessing.get_context("spawn")
-    together = context.Barrier(options.seeds)
-    pipes = [context.Pipe(duplex=False) for _ in range(options.seeds)]
-    processes = [
-        context.Process(target=one_of_many, args=(sender, together, options, seed, seconds))
-        for seed, (_, sender) in enumerate(pipes)
-    ]
-    for process, (_, sender) in zip(processes, pipes, strict=True):
-        process.start()
+    pipes, processes = [], []
+    for function, arguments in calls:
+        receiver, sender = context.Pipe(duplex=False)
+        processes.append(context.Process(target=send, args=(sender, function, *arguments)))
+        processes[-1].start()
         sender.close()
+        pipes.append(receiver)
+    end = time.perf_counter() + seconds
     try:
-        found = [receiver.recv() for receiver, _ in pipes]
+        return [pipe.recv() if pipe.poll(max(0.0, end - time.perf_counter())) else None for pipe in pipes]
     except EOFError:
-        raise RuntimeError("one of the searches at once failed") from None
+        raise RuntimeError(f"{calls[0][0].__name__} failed in a process of its own") from None
     finally:
         for process in processes:
-            process.join()
-    epoch = max(found) * (CIFAR_PART // (options.batch_size or 64))
-    report.add(
-        Row(f"{name}: epoch of the slowest", epoch, "s"),
-        Row(f"{name}: extrapolated", 250 * epoch / 60, "min", target="<= 20"),
-    )
+            process.join(timeout=max(5.0, end - time.perf_counter()) if process.is_alive() else None)
+            if process.is_alive():
+                process.kill()
+                process.join()
 
 
-def one_of_many(sender: Any, together: Any, options: GpuOptions, seed: int, seconds: float) -> None:
-    """Send the seconds of both steps of a search that runs beside others."""
+def send(sender: Any, function: Callable[..., Any], *arguments: Any) -> None:
+    """Send what a function returns."""
+    sender.send(function(*arguments))
+
+
+def at_once(report: Report, options: GpuOptions, budget: Budget) -> None:
+    """Several searches of nasbench201 on one device, each in a process of its own."""
+    name, preset = f"nasbench201, 250 epochs, {options.seeds} seeds at once", "nasbench201-gdas"
+    together = multiprocessing.get_context("spawn").Barrier(options.seeds)
+    calls = [
+        (one_of_many, (together, options, preset, seed, budget.share(0.15))) for seed in range(options.seeds)
+    ]
+    found = beside(calls, budget.left + OVERTIME)
+    slowest = max((one for one in found if one is not None), default=None)
+    done = slowest if None not in found else None
+    report.add(*search_rows(name, preset, options, done, "<= 20"))
+
+
+def one_of_many(
+    together: Any, options: GpuOptions, preset: str, seed: int, seconds: float
+) -> tuple[float, float]:
+    """`search_seconds` of a search that runs beside others."""
     try:
-        search = build_search(options, "nasbench201-gdas", seed=seed)
-        subjects.whole_epoch(search, 0)
-        together.wait(timeout=120)
-        sender.send(statistics.median(epochs(search, seconds / 2)) / search.steps)
+        with devices.prepared(options.device):
+            search = build_search(options, preset, seed=seed)
+            subjects.whole_epoch(search, 0)
+            together.wait(timeout=120)
+            return search_seconds(search, seconds / 2)
     except BaseException:
         together.abort()
         raise
@@ -260,12 +295,17 @@ def final(
     """Images a second of the final training: plain, ours, ours compiled."""
     wait = synchronizer(device)
     name = "DARTS_V2, final training"
-    plain = build_final(options, plain=True)
-    images = plain.options.batch_size
-    before = median_seconds(training_step(plain), budget.share(0.08), wait)
+    with as_torch_comes():
+        plain = build_final(options, plain=True)
+        step = training_step(plain)
+        require_arithmetic(plain.model, step, torch.float32, channels_last=False)
+        images = plain.options.batch_size
+        before = median_seconds(step, budget.share(0.08), wait)
     report.add(Row(f"{name}: {PLAIN}", images / before, "images/s"))
-    del plain
-    step = training_step(build_final(options, plain=False))
+    del plain, step
+    training = build_final(options, plain=False)
+    step = training_step(training)
+    require_arithmetic(training.model, step, ours(device), channels_last=True)
     report.add(Row(f"{name}: waits of a step", waits(step, device), "", target="0"))
     seconds = median_seconds(step, budget.share(0.08), wait)
     report.add(
@@ -274,108 +314,16 @@ def final(
     floors(report, name, step, seconds, bandwidth, rate)
     where(report, name, step, device)
     if options.compile and budget.left > 0.3 * budget.seconds:
-        compiled = training_step(build_final(options, plain=False, compiled=True))
-        compiled()
-        seconds = median_seconds(compiled, budget.share(0.08), wait)
-        report.add(
-            Row(f"{name}: ours, compiled", images / seconds, "images/s", before / seconds, PLAIN, ">= 5")
-        )
+        (found,) = beside([(compiled_final, (options, budget.share(0.08)))], budget.left)
+        value, ratio = (None, None) if found is None else (images / found, before / found)
+        report.add(Row(f"{name}: ours, compiled", value, "images/s", ratio, PLAIN, ">= 5"))
 
 
-def median_seconds(step: Step, seconds: float, wait: Step) -> float:
-    """Median time of a step over so many seconds, at least three steps, after two to warm up."""
-    for _ in range(2):
-        step()
-    wait()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        step()
-        wait()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def synchronizer(device: torch.device) -> Step:
-    """What waits for the device."""
-    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
-
-
-def waits(step: Step, device: torch.device) -> int | None:
-    """How often the host waits for the GPU in a step."""
-    if device.type != "cuda":
-        return None
-    step()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter("always")
-            step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in found)
-
-
-class WorkCounter(TorchDispatchMode):
-    """Floating-point operations of convolutions and matrix products, and bytes that all operations read
-    and write if each reads its inputs and writes its outputs once."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.operations = self.bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if not func.is_view:
-            leaves = tree_leaves((args, kwargs, out))
-            self.bytes += sum(t.nbytes for t in leaves if isinstance(t, torch.Tensor))
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.operations += count(*args, **kwargs, out_val=out)
-        return out
-
-
-def floors(report: Report, name: str, step: Step, seconds: float, bandwidth: float, rate: float) -> None:
-    """How far a step is from what moving its bytes, and its operations, would take at least."""
-    with WorkCounter() as work:
-        step()
-    moving, computing = work.bytes / bandwidth, work.operations / rate
-    measured = f"{name}: a step"
-    report.add(
-        Row(f"{name}: bytes of a step / bandwidth", moving, "s", moving / seconds, measured),
-        Row(f"{name}: operations of a step / rate", computing, "s", computing / seconds, measured),
-    )
-
-
-def where(report: Report, name: str, step: Step, device: torch.device, top: int = 12) -> None:
-    """Profile a few steps: how busy the device is, kernels a step, and what takes the time (in the JSON)."""
-    cuda, steps, wait = device.type == "cuda", 5, synchronizer(device)
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
-    wait()
-    start = time.perf_counter()
-    with profile(activities=activities) as profiler:
-        for _ in range(steps):
-            step()
-        wait()
-    wall = (time.perf_counter() - start) / steps
-
-    def own(event: FunctionEventAvg) -> float:
-        return (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6 / steps
-
-    events = [e for e in profiler.key_averages() if own(e) > 0]
-    events.sort(key=own, reverse=True)
-    total = sum(map(own, events))
-    report.add(Row(f"{name}: device busy, of a profiled step", total, "s", total / wall, "its wall time"))
-    lines = [
-        {"what": e.key[:100], "seconds": own(e), "share": own(e) / total, "calls": e.count / steps}
-        for e in events[:top]
-    ]
-    report.extra.setdefault("profile", {})[name] = lines
-    report.write()
-    for line in lines:
-        print("    {share:6.1%} {calls:7.1f} calls  {what}".format(**line), file=sys.stderr, flush=True)
+def compiled_final(options: GpuOptions, seconds: float) -> float:
+    """Seconds of a step of the final training, compiled."""
+    with devices.prepared(options.device) as device:
+        step = training_step(build_final(options, plain=False, compiled=True))
+        return median_seconds(step, seconds, synchronizer(device))
 
 
 if __name__ == "__main__":

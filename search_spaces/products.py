@@ -84,11 +84,24 @@ def inner_product(a: Tensor, b: Tensor) -> Tensor:
 def normalised_inner_product(grad: Tensor, z: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """<grad, norm(z)>, by the kernel that the chosen candidate gets its product from, in its precision."""
     if allowed(z):  # without computing norm(z)
-        mean, variance = torch.batch_norm_update_stats(z, None, None, 0.0)
+        mean, variance = torch.batch_norm_update_stats(z, *_ones_and_zeros(z), 0.0)
         inverse = (variance + norm.eps).rsqrt()
     else:
-        _, mean, inverse = torch.native_batch_norm(z, None, None, None, None, True, 0.0, norm.eps)
+        _, mean, inverse = normalised(z, norm.eps)
     return _at_scale(grad.to(z.dtype), z, mean, inverse).sum()
+
+
+def normalised(z: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """norm(z), and the mean (C,) of z and one over its deviation (C,), in float32 or more."""
+    scale, shift = _ones_and_zeros(z)
+    return torch.native_batch_norm(z, scale, shift, None, None, True, 0.0, eps)
+
+
+def _ones_and_zeros(z: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """What makes the CPU keep statistics of half precision in float32, as GPUs do without being asked."""
+    if z.device.type != "cpu" or z.dtype in (torch.float32, torch.float64):
+        return None, None
+    return torch.ones(z.shape[1]), torch.zeros(z.shape[1])
 
 
 def _plain(a: Tensor, b: Tensor) -> bool:
@@ -96,7 +109,10 @@ def _plain(a: Tensor, b: Tensor) -> bool:
 
 
 def _at_scale(grad: Tensor, z: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
-    """(C,), the sums of grad * (z - mean) * inverse: what a scale behind a normalisation would get."""
+    """(C,), the sums of grad * (z - mean) * inverse: what a scale behind a normalisation would get.
+
+    The scale is given although it is one: without it a GPU returns an empty tensor for its gradient.
+    """
     result: Tensor
     _, result, _ = torch.ops.aten.native_batch_norm_backward(
         grad, z, torch.ones_like(mean), None, None, mean, inverse, True, 0.0, [False, True, False]

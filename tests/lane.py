@@ -64,6 +64,8 @@ class Watch(TorchDispatchMode):
             self.waits.append((name, asker()))
             if name == "_local_scalar_dense":
                 return {torch.bool: False}.get(there[0].dtype, 1)
+            if name == "nonzero":
+                return there[0].new_empty(0, there[0].dim(), dtype=torch.long)
         if name == "_to_copy" and there and to is not None and to != META:
             self.waits.append(("copy to the host", asker()))
             return torch.ones(there[0].shape, dtype=kwargs.get("dtype") or there[0].dtype)
@@ -123,7 +125,7 @@ class Autocast(TorchFunctionMode):
 
 @contextmanager
 def accelerator():
-    """Lets the meta device do what a GPU does: autocast, fused optimizers, compiled functions (as they are)."""
+    """Lets the meta device do what a GPU does: autocast, fused optimizers, and what is compiled, as it is."""
     real, dtype, enabled = torch.autocast, torch.get_autocast_dtype, torch.is_autocast_enabled
 
     def autocast(device_type, **options):
@@ -137,10 +139,8 @@ def accelerator():
         patches.enter_context(mock.patch("torch.get_autocast_dtype", about(dtype, 0)))
         patches.enter_context(mock.patch("torch.is_autocast_enabled", about(enabled, 1)))
         for kind in ("sgd", "adam"):
-            patches.enter_context(
-                mock.patch(f"torch.optim.{kind}._device_dtype_check_for_fused", lambda *_: None)
-            )
-        patches.enter_context(
-            mock.patch.object(compiled_products, "_compiled", lambda: compiled_products._all_products)
-        )
+            check = f"torch.optim.{kind}._device_dtype_check_for_fused"
+            patches.enter_context(mock.patch(check, return_value=None))
+        function = compiled_products._all_products
+        patches.enter_context(mock.patch.object(compiled_products, "_compiled", return_value=function))
         yield

@@ -77,9 +77,8 @@ def test_a_pair_of_steps_waits_once(space, edge_gradient):
     small = search_spaces.get(space).num_slots < 10
     combinations = list(itertools.product(("bfloat16", "float32"), (1, 2)))
     for precision, draws in combinations if small else combinations[: 1 + (edge_gradient == "lean")]:
-        weight, architecture = waits_of_both_steps(
-            setup(space, "reinmax", edge_gradient, precision, draws=draws)
-        )
+        bilevel = setup(space, "reinmax", edge_gradient, precision, draws=draws)
+        weight, architecture = waits_of_both_steps(bilevel)
         assert weight == []
         assert architecture == THE_READ
 
@@ -144,6 +143,8 @@ def on_meta(job):
     job.optimizer = build_optimizer(job.model, job.options, torch.device("cpu"))
     job.optimizer.param_groups[0]["fused"] = job.options.optimizer == "sgd"
     job.precision = devices.autocast(job.options.precision, META)
+    if job.ema is not None:
+        devices.place(job.ema.module, META)
     return job
 
 
@@ -159,10 +160,9 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_step_of_a_final_training_does_not_wait(name):
     job = on_meta(training(**OPTIONS[name]))
-    if job.ema is not None:
-        job.ema = type(job.ema)(job.model, job.options.ema_decay)
     images = torch.empty(4, 3, 32, 32, device=META), torch.zeros(4, dtype=torch.long, device=META)
-    job.step(*images)  # brings the weights of the classes to the device
+    with Watch():
+        job.step(*images)  # brings the weights of the classes to the device
     with Watch() as watch:
         result = job.step(*images)
         job.mean.add(result)
@@ -192,30 +192,33 @@ def test_steps_walk_through_the_modules_no_more(monkeypatch):
     job.step(*batch)
 
 
-class Noise(torch.Generator):
-    """A generator of the stand-in, which has none."""
+class Generator(torch.Generator):
+    """A generator of the device that is asked for; the stand-in has none."""
+
+    def __new__(cls, device="cpu"):
+        made = super().__new__(cls)
+        made.place = torch.device(device)
+        return made
+
+    @property
+    def device(self):
+        return self.place
 
 
-def pipeline(monkeypatch, resident, **options):
-    """Batches of 8 that come to the stand-in."""
-    real = {name: getattr(torch, name) for name in ("rand", "randint")}
-
-    def drawn(name):
-        def draw(*args, generator=None, device=None, **kwargs):
-            return real[name](*args, **kwargs, device=device)
-
-        return draw
-
-    class Generator:
-        def __init__(self, device="cpu"):
-            self.device = torch.device(device)
-
-        def manual_seed(self, seed):
-            return self
-
+@pytest.mark.parametrize("resident", [True, False])
+def test_the_data_pipeline_does_not_wait(resident, monkeypatch):
+    """Neither on the device nor, pinned, on the host; and what is pinned is small: pixels of one byte,
+    labels, and where the squares are."""
+    pinned = []
     monkeypatch.setattr("nas.data.batches.torch.Generator", Generator)
-    for name in real:
-        monkeypatch.setattr(f"nas.data.batches.torch.{name}", drawn(name))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x) or x)
     images = Images(torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.arange(20) % 2)
     delivery = Delivery(META, [0.5] * 3, [0.5] * 3, resident=resident)
-    return Batches(images, 8, delivery, Augmentation(crop_padding=2, flip=True, **options))
+    batches = Batches(images, 8, delivery, Augmentation(crop_padding=2, flip=True, cutout=4))
+    with Watch() as watch:
+        for part in (batches.epoch(0), batches.evaluation(0, 1)):
+            for x, y in part:
+                assert x.device == y.device == META
+    assert watch.waits == []
+    assert all(t.nbytes <= 20 * 3 * 8 * 8 for t in pinned)
+    assert bool(pinned) != resident

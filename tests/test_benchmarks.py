@@ -12,8 +12,9 @@ import torch
 from conftest import ROOT, run_environment
 
 import estimators as registry
-from benchmarks import data, estimators, final, gpu, search, step, timing
+from benchmarks import data, estimators, final, gpu, gpu_step, search, step, timing
 from benchmarks.timing import BenchmarkOptions, Report, Row
+from search_spaces import compiled_products
 
 QUICK = ["--repeats", "1", "--threads", "1"]
 TOY = ["--channels", "4", "--cells", "3", "--batch-size", "4"]
@@ -135,20 +136,55 @@ def test_gpu_logic_on_the_cpu(capsys, tmp_path):
     assert all(0 < line["share"] < 1 for lines in document["profile"].values() for line in lines)
 
 
+def test_what_is_compiled_on_a_gpu(capsys, tmp_path, monkeypatch):
+    """The rows that come last, without compiling and without processes of their own."""
+    monkeypatch.setattr(gpu, "beside", lambda calls, seconds: [f(*arguments) for f, arguments in calls])
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    monkeypatch.setattr(gpu, "at_once", lambda *_: None)
+    monkeypatch.setattr(compiled_products, "_compiled", lambda: compiled_products._all_products)
+    arguments = ["--device", "cpu", *TOY, *QUICK, "--steps", "2", "--budget-minutes", "1"]
+    monkeypatch.setattr(gpu.Budget, "share", lambda self, part: 0.0)
+    values, _ = rows_of(gpu, gpu.GpuOptions, arguments, capsys, tmp_path / "g.json")
+    for name in ("nasbench201, 250 epochs, compiled", "darts, 50 epochs, compiled"):
+        assert values[f"{name}: extrapolated"] > 0
+    assert values["DARTS_V2, final training: ours, compiled"] > 0
+
+
+def pause(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def test_processes_beside_each_other_end_in_time():
+    assert gpu.beside([(pause, (0.0,)), (pause, (0.1,))], 120) == [0.0, 0.1]
+    start = time.perf_counter()
+    assert gpu.beside([(pause, (300,))], 0.5) == [None]
+    assert time.perf_counter() - start < 100
+    with pytest.raises(RuntimeError, match="pause failed"):
+        gpu.beside([(pause, (-1,))], 120)
+
+
+def test_a_baseline_is_what_it_claims_to_be():
+    network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Conv2d(3, 4, 3))
+    x = torch.ones(2, 2, 8, 8)
+    gpu_step.require_arithmetic(network, lambda: network(x), torch.float32, channels_last=False)
+
+    def low():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            network(x)
+
+    gpu_step.require_arithmetic(network, low, torch.bfloat16, channels_last=False)
+    for wrong, channels_last in ((low, False), (lambda: network(x), True)):
+        with pytest.raises(RuntimeError, match="convolutions compute as"):
+            gpu_step.require_arithmetic(network, wrong, torch.float32, channels_last)
+    assert all(not module._forward_hooks for module in network.modules())
+
+
 def test_work_of_a_product_is_counted():
     a, b = torch.ones(3, 4), torch.ones(4, 5)
-    with gpu.WorkCounter() as work:
+    with gpu_step.WorkCounter() as work:
         (a @ b).t()
     assert (work.operations, work.bytes) == (2 * 3 * 4 * 5, 4 * (3 * 4 + 4 * 5 + 3 * 5))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("preset", ["nasbench201-gdas", "darts-first-order"])
-def test_when_a_step_waits_for_the_gpu(preset):
-    search = gpu.build_search(gpu.GpuOptions(channels=4, cells=3, batch_size=8), preset)
-    architecture, weight = (gpu.waits(step, torch.device("cuda")) for step in gpu.steps(search))
-    assert weight == 0
-    assert architecture <= 2  # for the gradient of the logits, and for whether the loss is finite
 
 
 def test_alternation(monkeypatch):

@@ -30,7 +30,6 @@ from nas.runs.files import lock
 from nas.runs.interruption import Interruption
 from nas.runs.loop import _Timer
 from nas.runs.run_folder import RunFolder
-from nas.training.final import Training
 from recipes import SearchOptions, command_line
 
 TINY = ["--space", "micro", "--channels", "4", "--train-limit", "160", "--batch-size", "16", "--epochs", "3"]
@@ -685,21 +684,6 @@ def test_deterministic_algorithms_change_nothing_on_the_cpu(whole, tmp_path, mon
     assert set(seen) == {(True, True)}
     assert not torch.are_deterministic_algorithms_enabled()  # only while the run lasts
     assert_same(out, whole)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.usefixtures("_free_choice")
-@pytest.mark.parametrize("kind", ["search", "final"])
-def test_deterministic_runs_are_resumed_exactly_on_cuda(kind, tmp_path, monkeypatch):
-    main, job = (train_search.main, Search) if kind == "search" else (train_final.main, Training)
-    arguments = [*QUIET, *(CELL if kind == "final" else []), "--deterministic", "--device", "cuda"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert main([*arguments, "--out", str(one)]) == 0
-    stop_in(monkeypatch, job, 6)
-    assert main([*arguments, "--out", str(two)]) == 75
-    monkeypatch.undo()
-    assert main(["--resume", "--out", str(two)]) == 0
-    assert_same(two, one)
 
 
 def test_options_are_checked(capsys):

@@ -119,14 +119,14 @@ class Batches:
         """Each `every`-th batch for evaluation, from batch `first` on."""
         count = math.ceil(len(self.images) / max(self.batch_size, EVALUATION_BATCH))
         order = torch.randperm(len(self.images), generator=generator(self.seed, "evaluation order"))
-        for indices in order.to(self.home).tensor_split(count)[first::every]:
+        for indices in order.to(self.home, non_blocking=True).tensor_split(count)[first::every]:
             yield self._finish(self._read(indices)), self._move(self.images.labels[indices])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The shuffled, augmented batches of `epoch` from batch `start` on, as in `__iter__`."""
         assert self.augmentation is not None
         order = torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))
-        order = order.to(self.home)
+        order = order.to(self.home, non_blocking=True)
         rng = torch.Generator(self.home)
         for step in range(start, len(self)):
             rng.manual_seed(derive_seed(self.seed, "augmentation", epoch, step))

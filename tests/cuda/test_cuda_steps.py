@@ -1,0 +1,158 @@
+"""Steps on a GPU: the same gradients as plain autograd, no waits, equal strides, little memory."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small import rng
+
+from benchmarks import gpu, subjects
+from nas import device as devices
+from nas.bilevel.search import Search
+from nas.bilevel.unroll import frozen
+from recipes import SearchOptions
+from search_spaces.mixed_edge import Choice, chosen_in
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+SPACES = ["micro", "nasbench201", "darts", "s3"]
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _prepared():
+    with devices.prepared("cuda"):
+        yield
+
+
+def search(space="nasbench201", edge_gradient="lean", device="cuda", **options):
+    chosen = SearchOptions(
+        space=space, channels=8, batch_size=16, epochs=2, warmup_epochs=0, evaluate_every=2, clip=5.0,
+        edge_gradient=edge_gradient, device=device, **options,
+    )  # fmt: skip
+    return subjects.search(chosen, subjects.random_images(128))
+
+
+def gradient(job):
+    """The gradient at one draw (E, K), on one batch."""
+    batch = next(job.valid.epoch(0))
+    draw = job.architecture.estimator(job.architecture.masked().detach(), rng(5))
+    _, _, found = job.bilevel.gradient_at(Choice(draw.to(batch[0].device), chosen_in(draw)), batch)
+    return found.double().cpu()
+
+
+def difference(a, b):
+    return float((a - b).norm() / b.norm()), float(F.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_lean_compiled_and_dense_agree(space, precision):
+    dense = gradient(search(space, "dense", precision=precision))
+    for edge_gradient in ("lean", "compiled"):
+        error, cosine = difference(gradient(search(space, edge_gradient, precision=precision)), dense)
+        assert error < (1e-4 if precision == "float32" else 0.05), edge_gradient
+        assert cosine > 0.999, edge_gradient
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_float32_is_that_of_the_cpu(space):
+    """TF32 keeps 10 bits, and would be off by some 1e-3."""
+    error, _ = difference(
+        gradient(search(space, precision="float32")),
+        gradient(search(space, device="cpu", precision="float32")),
+    )
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_chosen_and_other_candidates_are_as_precise(precision):
+    job, exact = search(precision=precision), search(device="cpu", precision="float32")
+    found, true = gradient(job), gradient(exact)
+    draw = exact.architecture.estimator(exact.architecture.masked().detach(), rng(5)).bool()
+    for where in (draw, ~draw):
+        assert difference(found[where], true[where])[0] < (1e-4 if precision == "float32" else 0.25)
+
+
+def strides(tensor):
+    """Of the dimensions that have more than one entry, which are all that an optimizer compares."""
+    return [s for s, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("edge_gradient", ["lean", "dense"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_parameters_gradients_and_momentum_lie_alike(space, edge_gradient, precision):
+    """Otherwise fused SGD refuses them; after a resume, too."""
+    job = search(space, edge_gradient, precision=precision)
+    for _ in range(2):
+        for step in gpu.steps(job):
+            step()
+        found = 0
+        for p, state in job.weight_optimizer.state.items():
+            for other in (state.get("momentum_buffer"), p.grad):
+                if other is not None:
+                    assert strides(other) == strides(p)
+                    found += 1
+        assert found
+        job.restore(job.state())
+
+
+@pytest.mark.parametrize("preset", ["nasbench201-gdas", "darts-first-order"])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_when_a_step_of_a_search_waits(preset, draws):
+    options = gpu.GpuOptions(channels=4, cells=3, batch_size=8)
+    job = gpu.build_search(options, preset, draws=draws)
+    architecture, weight = (gpu.waits(step, CUDA) for step in gpu.steps(job))
+    assert weight == 0
+    assert architecture == 1  # for the gradient of the logits, and the loss with it
+
+
+def test_a_step_of_a_final_training_never_waits():
+    options = gpu.GpuOptions(channels=4, cells=3, batch_size=8)
+    step = gpu.training_step(gpu.build_final(options, plain=False))
+    step()
+    assert gpu.waits(step, CUDA) == 0
+
+
+def test_data_in_host_memory_are_not_waited_for():
+    job = search(data_budget_gb=0.0)
+    batches = job.train.endless(0)
+    assert gpu.waits(lambda: next(batches), CUDA) == 0
+
+
+def peak(edge_gradient):
+    """Bytes that an architecture step adds at most."""
+    job = search(edge_gradient=edge_gradient)
+    architecture, _ = gpu.steps(job)
+    architecture()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    architecture()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def test_lean_needs_less_memory_than_dense():
+    torch.backends.cudnn.benchmark = False  # whose trials take what memory there is
+    assert peak("lean") < 0.5 * peak("dense")
+
+
+def test_a_compiled_final_training_is_the_same():
+    options = gpu.GpuOptions(channels=4, cells=3, batch_size=8)
+    losses = []
+    for compiled in (False, True):
+        job = gpu.build_final(options, plain=False, compiled=compiled)
+        job.model.set_drop_path(0.0)
+        batch = next(job.train.epoch(0))
+        losses.append([float(job.step(*batch).loss) for _ in range(3)])
+        for p in job.parameters:
+            assert strides(p.grad) == strides(p)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_weights_of_a_step_agree_with_the_frozen_ones():
+    """An architecture step leaves the weights as they were."""
+    job: Search = search()
+    before = [p.detach().clone() for p in job.bilevel.parameters]
+    with frozen(job.bilevel.parameters):
+        gpu.steps(job)[0]()
+    assert all(torch.equal(p, q) for p, q in zip(job.bilevel.parameters, before, strict=True))
