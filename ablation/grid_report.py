@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +23,7 @@ from nas.runs.files import write_text
 from nas.tables import Truth
 from nas.tables.agreement import agreement, top
 from nas.tables.lookup import enumerable, enumerable_names
+from recipes import presets
 from recipes.ablation import LOCAL_JOBS, GridOptions
 
 
@@ -79,8 +82,17 @@ def _lead(records: Records, known: Truth | None, options: GridOptions) -> str:
     return (
         f"{options.seeds} search{'es'[: 2 * (options.seeds > 1)]} with each of {len(options.methods)} "
         f"method{'s'[: len(options.methods) != 1]} ({_seeds(options)}), {how}. torch {torch.__version__}, "
-        f"{platform.machine()}, {_place(options)}.{_without(known, options)}"
+        f"{platform.machine()}, {_place(options)}.{_published(options)}{_without(known, options)}"
     )
+
+
+def _published(options: GridOptions) -> str:
+    """What the recipe of the searches is reported to reach."""
+    words = [part for word in shlex.split(options.search) for part in word.split("=", 1)]
+    names = [name for word, name in itertools.pairwise(words) if word == "--preset"]
+    if not names or names[-1] not in presets.PUBLISHED:
+        return ""
+    return f" Published for the recipe {names[-1]}: {presets.published(names[-1])}."
 
 
 def _seeds(options: GridOptions) -> str:

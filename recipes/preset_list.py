@@ -23,5 +23,7 @@ def _listing() -> str:
     for command, recipes in (("nas search", presets.SEARCH), ("nas train", presets.FINAL)):
         for name, options in recipes.items():
             lines += [f"{command} --preset {name}", f"    {presets.ABOUT[name]}"]
+            if name in presets.PUBLISHED:
+                lines += [f"    published: {presets.published(name)}"]
             lines += [f"    {' '.join(command_line.words(options))}"] if options else []
     return "\n".join(lines)

@@ -26,8 +26,32 @@ _DARTS_SEARCH: dict[str, Any] = {
     "arch_clip": 0.0,
 }
 
+# What the code of DrNAS, beta-DARTS and DARTS-PT has in common in NAS-Bench-201.
+_DENSE_201: dict[str, Any] = _DARTS_SEARCH | {"space": "nasbench201", "epochs": 100, "cells": 5}
+# Single paths in the comparison of PA&DA (Lu et al., 2023, arXiv 2302.14772), by its code.
+_PATHS_201: dict[str, Any] = {
+    "space": "nasbench201",
+    "epochs": 250,
+    "warmup_epochs": 249,
+    "batch_size": 256,
+    "channels": 16,
+    "cells": 5,
+    "lr": 0.05,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 2.5e-4,
+    "evaluate_every": 10,
+}
+
 SEARCH: dict[str, dict[str, Any]] = {
     "quick": _QUICK,
+    "nasbench201-darts": _DENSE_201 | {"epochs": 50},
+    "nasbench201-drnas": _DENSE_201 | {"estimator": "dirichlet"},
+    "nasbench201-beta-darts": _DENSE_201 | {"terms": ("beta_decay:weight=0:50",)},
+    "nasbench201-darts-pt": _DENSE_201 | {"derive": "perturbation:5"},
+    "nasbench201-sdarts-rs": _DENSE_201 | {"policy": "perturbed:epsilon=0.03:0.3"},
+    "nasbench201-spos": _PATHS_201 | {"policy": "uniform", "derive": "evolution:1000"},
+    "nasbench201-fairnas": _PATHS_201 | {"policy": "fair", "derive": "evolution:1000"},
     "nasbench201-gdas": {
         "space": "nasbench201",
         "estimator": "st_gumbel",
@@ -95,6 +119,13 @@ FINAL: dict[str, dict[str, Any]] = {
 }
 
 ABOUT = {
+    "nasbench201-darts": "Dong & Yang, 2020, arXiv 2001.00326: first-order DARTS in NAS-Bench-201",
+    "nasbench201-drnas": "Chen et al., 2021, arXiv 2006.10355: DrNAS, not progressive",
+    "nasbench201-beta-darts": "Ye et al., 2022, arXiv 2203.01665: beta-DARTS",
+    "nasbench201-darts-pt": "Wang et al., 2021, arXiv 2108.04392: DARTS-PT",
+    "nasbench201-sdarts-rs": "Chen & Hsieh, 2020, arXiv 2002.05283: SDARTS with random perturbations",
+    "nasbench201-spos": "Guo et al., 2020, arXiv 1904.00420: single uniform paths, then evolution",
+    "nasbench201-fairnas": "Chu et al., 2021, arXiv 1907.01845: strictly fair paths, then evolution",
     "quick": "the defaults: a small network, trained or searched on a laptop in about a minute",
     "nasbench201-gdas": "Dong & Yang, 2020, arXiv 2001.00326: GDAS in NAS-Bench-201, with the exact "
     "gradient; --edge-gradient surrogate makes it theirs, --estimator reinmax makes it ReinMax",
@@ -104,6 +135,15 @@ ABOUT = {
     "darts-second-order": "the same with one unrolled weight step",
     "nasbench201-200": "Dong & Yang, 2020, arXiv 2001.00326: the benchmark's training for 200 epochs",
     "darts-600": "Liu et al., 2019, arXiv 1806.09055, appendix A.2: the training of DARTS on CIFAR-10",
+}
+
+# What the method of a preset is reported to reach: accuracy (%) on CIFAR-10 after 200 epochs, and where.
+PUBLISHED = {
+    "nasbench201-darts": ("54.30 ± 0.00", "3 seeds, NAS-Bench-201, as the authors of DrNAS quote it"),
+    "nasbench201-gdas": ("93.61 ± 0.09", "3 seeds, NAS-Bench-201, as TE-NAS, arXiv 2102.11535, quotes it"),
+    "nasbench201-drnas": ("94.36 ± 0.00", "4 seeds, README of xiangning-chen/DrNAS"),
+    "nasbench201-beta-darts": ("94.36 ± 0.00", "as later papers quote it"),
+    "nasbench201-darts-pt": ("88.2", "2 seeds, the author in issue 6 of ruocwang/darts-pt"),
 }
 
 # Of the networks whose accuracies the tables in nas/tables hold: few images and few channels, so that cells
@@ -126,6 +166,12 @@ TABLES_SEARCH: dict[str, Any] = {
     "batch_size": 32,
     "epochs": 40,
 }
+
+
+def published(name: str) -> str:
+    """What PUBLISHED says of a preset, in words."""
+    accuracy, source = PUBLISHED[name]
+    return f"{accuracy} % on CIFAR-10 ({source})"
 
 
 def of(kind: type[RunOptions]) -> dict[str, dict[str, Any]]:

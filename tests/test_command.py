@@ -104,7 +104,9 @@ def test_presets_are_explained(capsys):
     assert code == 0
     for command, recipes in (("search", presets.SEARCH), ("train", presets.FINAL)):
         for name in recipes:
-            assert f"nas {command} --preset {name}\n    {presets.ABOUT[name]}\n" in printed.out
+            published = name in presets.PUBLISHED
+            more = f"    published: {presets.published(name)}\n" if published else ""
+            assert f"nas {command} --preset {name}\n    {presets.ABOUT[name]}\n{more}" in printed.out
     assert "--epochs 600 --batch-size 96" in printed.out
 
 

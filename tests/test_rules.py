@@ -306,15 +306,18 @@ def test_perturbation_keeps_what_the_supernet_misses_most(space):
     groups = job.space.contested()
     for number in torch.randperm(len(groups), generator=draws).tolist():
         rows, count = groups[number]
-        accuracies = {}
-        for row in rows:
-            without = weights.clone()
-            without[row] = 0.0
-            accuracies[row] = job.score_draw(without)[1]
-            assert next(looks)["accuracy"] == accuracies[row]
-        for row in sorted(accuracies, key=accuracies.__getitem__)[count:]:
-            del kept[row]
-            weights[row] = 0.0
+        left = list(rows)
+        while len(left) > count:
+            accuracies = {}
+            for row in left:
+                without = weights.clone()
+                without[row] = 0.0
+                accuracies[row] = job.score_draw(without)[1]
+                assert next(looks)["accuracy"] == accuracies[row]
+            out = max(left, key=accuracies.__getitem__)
+            left.remove(out)
+            del kept[out]
+            weights[out] = 0.0
     assert next(looks, None) is None
     assert found == job.space.genotype([kept.get(row) for row in range(job.space.num_slots)])
     for name, tensor in job.supernet.state_dict().items():
@@ -332,8 +335,8 @@ def test_between_decisions_perturbation_trains_what_is_decided(monkeypatch):
         return step(batch, draws, *position)
 
     monkeypatch.setattr(job.bilevel, "weight_step", watched)
-    assert len(list(rule.select(job))) == rule.pieces(job) == 15 + 3 * len(job.train)
-    assert len(steps) == 3 * len(job.train)
+    assert len(list(rule.select(job))) == rule.pieces(job) == 15 + 2 * len(job.train)
+    assert len(steps) == 2 * len(job.train)
     assert job.bilevel.policy is policy
     for number, (decided, path, rate) in enumerate(steps):
         assert len(decided) == 1 + number // len(job.train)
@@ -341,7 +344,7 @@ def test_between_decisions_perturbation_trains_what_is_decided(monkeypatch):
         assert rate == pytest.approx(0.1 * job.options.lr)
 
 
-@pytest.mark.parametrize("piece", [3, 9, 26])
+@pytest.mark.parametrize("piece", [3, 9, 21])
 def test_perturbation_goes_on_where_it_was(tmp_path, piece):
     class Stopped(Perturbation):
         def select(self, search):

@@ -145,7 +145,7 @@ def test_terms_and_policies_by_name():
     assert isinstance(term, Entropy)
     assert (term.weight(0.0), term.weight(1.0)) == (0.5, 2.0)
     assert TERMS.names() == ["beta_decay", "entropy", "uniform_decay"]
-    assert POLICIES.names() == ["draw", "uniform", "fair"]
+    assert POLICIES.names() == ["draw", "uniform", "fair", "perturbed"]
 
 
 # What a weight step trains
@@ -177,6 +177,29 @@ def test_the_fair_policy_trains_every_candidate_of_every_slot_as_often(space):
             assert max(times) <= -(-width // len(times))
         draws |= {tuple(path) for path in paths}
     assert len(draws) > 3 * width  # the orders differ
+
+
+@pytest.mark.parametrize("space", ["micro", "s1"])
+def test_the_perturbed_policy_mixes_near_the_probabilities(space):
+    architecture = setup(space, "softmax").architecture
+    p, mask = architecture.probabilities(), architecture.masked().isfinite()
+    policy, seen = POLICIES.build("perturbed:epsilon=0:0.15"), []
+    (exact,) = policy.paths(architecture, rng(0), 0, 0.0)
+    torch.testing.assert_close(exact, p)
+    for step in range(200):
+        (path,) = policy.paths(architecture, rng(step), step, 1.0)
+        assert path.min() >= 0
+        assert (path[~mask] == 0).all()
+        torch.testing.assert_close(path.sum(-1), torch.ones(len(path), dtype=DTYPE))
+        noise = 2 * torch.rand(p.shape, generator=rng(step), dtype=DTYPE) - 1
+        clipped = (p + 0.15 * noise).clamp(0, 1) * mask  # written out
+        torch.testing.assert_close(path, clipped / clipped.sum(-1, keepdim=True))
+        seen.append(path)
+    assert torch.stack(seen).std(0)[mask].min() > 0.01
+    with torch.no_grad():
+        architecture.logits.zero_()
+    lost = POLICIES.build("perturbed:epsilon=1:1")  # now and then nothing is left of a slot
+    assert all(lost.paths(architecture, rng(s), 0, 0.0)[0].isfinite().all() for s in range(2000))
 
 
 def test_several_paths_are_one_step_along_the_mean_of_their_gradients():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,13 +23,15 @@ class Perturbation(Rule):
 
     The supernet mixes all candidates of the slots that are open, with their probabilities, and a candidate
     is taken away by setting its weight to 0. Where a space keeps only some edges into a node (darts), nodes
-    decide in the same way afterwards. Training starts anew with a tenth of the learning rate, on what the
-    policy draws, with what is decided in its place.
+    decide afterwards, and lose one edge after another, always the one that is missed least. Training goes on
+    with a tenth of the learning rate at the start, without old momentum, on what the policy draws, with what
+    is decided in its place; the logits stay as they are.
 
     Args:
-        epochs: of training after every decision.
+        epochs: of training between two decisions.
 
     Source: Wang et al., 2021, "Rethinking architecture selection in differentiable NAS", arXiv 2108.04392.
+    In the authors' code the logits are trained, too, and both kinds of cell decide at the same time.
     """
 
     name = "perturbation"
@@ -44,36 +46,42 @@ class Perturbation(Rule):
         self.decided: dict[int, int] = {}  # candidate by row; ABSENT where the edge is dropped
 
     def pieces(self, search: SearchView) -> int:
-        decisions = _decisions(search)
-        looks = sum(len(choices) for choices in decisions)
-        return looks + len(decisions) * self.epochs * len(search.train)
+        order = _order(search)
+        training = max(0, len(order) - 1) * self.epochs * len(search.train)
+        return sum(decision.looks for decision in order) + training
 
     def select(self, search: SearchView) -> Iterator[None]:
-        self.decided = _only(search.space)
-        for number, decision in enumerate(
-            _decisions(search)
-        ):  # what was done before an interruption is replayed
-            if number == len(self.accuracies):
-                self.accuracies.append({})
-            found = self.accuracies[number]
-            for row, candidate in decision[len(found) :]:
-                weights = _with(search.architecture.probabilities(), self.decided)
-                weights[row, slice(None) if candidate == ABSENT else candidate] = 0.0
-                found[_name(search.space, row, candidate)] = search.score_draw(weights)[1]
-                yield
-            self._decide(search.space, decision, list(found.values()))
-            yield from self._train(search, (number + 1) * self.epochs * len(search.train))
+        self.decided, number = _only(search.space), 0
+        order = _order(search)
+        for done, decision in enumerate(order, 1):  # those before an interruption, too
+            if isinstance(decision, _Slot):
+                accuracies = yield from self._look(search, number, decision.choices)
+                row, candidate = decision.choices[accuracies.index(min(accuracies))]
+                self.decided[row] = candidate
+                number += 1
+            else:
+                left = list(decision.rows)
+                while len(left) > decision.kept:
+                    accuracies = yield from self._look(search, number, [(row, ABSENT) for row in left])
+                    self.decided[left.pop(accuracies.index(max(accuracies)))] = ABSENT
+                    number += 1
+            if done < len(order):
+                yield from self._train(search, done * self.epochs * len(search.train))
 
-    def _decide(self, space: SearchSpace, decision: list[tuple[int, int]], accuracies: list[float]) -> None:
-        """Keep what hurts most when it is missing, the first of equals."""
-        order = sorted(range(len(decision)), key=accuracies.__getitem__)
-        row, candidate = decision[order[0]]
-        if candidate != ABSENT:
-            self.decided[row] = candidate
-            return
-        kept = next(count for rows, count in space.contested() if decision[0][0] in rows)
-        for position in order[kept:]:
-            self.decided[decision[position][0]] = ABSENT
+    def _look(
+        self, search: SearchView, number: int, choices: Sequence[tuple[int, int]]
+    ) -> Generator[None, None, list[float]]:
+        """The accuracies (%) without each choice, a candidate or a whole edge; those that are known are not
+        found again."""
+        if number == len(self.accuracies):
+            self.accuracies.append({})
+        found = self.accuracies[number]
+        for row, candidate in choices[len(found) :]:
+            weights = _with(search.architecture.probabilities(), self.decided)
+            weights[row, slice(None) if candidate == ABSENT else candidate] = 0.0
+            found[_name(search.space, row, candidate)] = search.score_draw(weights)[1]
+            yield
+        return list(found.values())
 
     def _train(self, search: SearchView, until: int) -> Iterator[None]:
         """Train the supernet until so many steps have been done in all, each a piece of work."""
@@ -144,16 +152,39 @@ def _with(weights: Tensor, decided: dict[int, int]) -> Tensor:
     return weights
 
 
-def _decisions(search: SearchView) -> list[list[tuple[int, int]]]:
-    """All decisions in their order, each a list of what may be missing: (row, candidate), or (row, ABSENT)
-    for the whole edge."""
+class _Slot(NamedTuple):
+    """The decision of a slot: rows and candidates."""
+
+    choices: list[tuple[int, int]]
+
+    @property
+    def looks(self) -> int:
+        """How often the supernet is evaluated."""
+        return len(self.choices)
+
+
+class _Node(NamedTuple):
+    """The decision of a node: rows of the edges into it, and how many are kept."""
+
+    rows: list[int]
+    kept: int
+
+    @property
+    def looks(self) -> int:
+        """How often the supernet is evaluated."""
+        return sum(range(self.kept + 1, len(self.rows) + 1))
+
+
+def _order(search: SearchView) -> list[_Slot | _Node]:
+    """All decisions, slots before nodes, both in random order."""
     space, draws = search.space, generator(search.options.seed, "decisions")
-    slots = [[(row, candidate) for candidate in found] for row, found in _open(space) if len(found) > 1]
-    nodes = [[(row, ABSENT) for row in rows] for rows, _ in space.contested()]
+    slots = [
+        _Slot([(row, candidate) for candidate in found]) for row, found in _open(space) if len(found) > 1
+    ]
+    nodes = [_Node(list(rows), kept) for rows, kept in space.contested()]
     return [
-        group[position]
-        for group in (slots, nodes)
-        for position in torch.randperm(len(group), generator=draws).tolist()
+        *(slots[position] for position in torch.randperm(len(slots), generator=draws).tolist()),
+        *(nodes[position] for position in torch.randperm(len(nodes), generator=draws).tolist()),
     ]
 
 

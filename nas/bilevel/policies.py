@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from estimators import Schedule
 from nas.bilevel.architecture import Architecture
 from recipes.registry import Registry
 from search_spaces.mixed_edge import Draw
@@ -74,6 +75,36 @@ class FairPolicy(Policy):
         return [list(path) for path in zip(*orders, strict=True)]
 
 
+class PerturbedPolicy(Policy):
+    """The mixture of all candidates near the probabilities that are learned: each plus uniform noise from
+    -epsilon to epsilon, clipped to [0, 1], with the sum 1 in every slot; where nothing is left, the
+    likeliest.
+
+    Source: Chen & Hsieh, 2020, "Stabilizing differentiable architecture search via perturbation-based
+    regularization", arXiv 2002.05283, SDARTS-RS; epsilon rises from 0.03 to 0.3 there.
+    """
+
+    name = "perturbed"
+
+    def __init__(self, epsilon: Schedule = Schedule(0.03, 0.3)) -> None:  # noqa: B008  (immutable)
+        if not (0 <= epsilon.start <= 1 and 0 <= epsilon.end <= 1):
+            raise ValueError(f"epsilon is {epsilon}, expected numbers from 0 to 1")
+        self.epsilon = epsilon
+
+    def paths(
+        self, architecture: Architecture, generator: torch.Generator, step: int, progress: float
+    ) -> Sequence[Draw]:
+        p = architecture.probabilities()
+        noise = 2 * torch.rand(p.shape, generator=generator, dtype=p.dtype) - 1
+        moved = p + self.epsilon(progress) * noise
+        if architecture.mask is not None:
+            moved = moved.masked_fill(~architecture.mask, -1.0)
+        likeliest = torch.zeros_like(p).scatter_(-1, moved.argmax(-1, keepdim=True), 1.0)
+        clipped = moved.clamp(0, 1)
+        total = clipped.sum(-1, keepdim=True)
+        return [torch.where(total > 0, clipped / total, likeliest)]
+
+
 POLICIES: Registry[type[Policy]] = Registry(
-    "policy", {p.name: p for p in (DrawPolicy, UniformPolicy, FairPolicy)}, Policy
+    "policy", {p.name: p for p in (DrawPolicy, UniformPolicy, FairPolicy, PerturbedPolicy)}, Policy
 )
