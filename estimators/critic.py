@@ -72,8 +72,8 @@ class ReinforceCritic(Estimator):
         slope: bool = False,
     ) -> None:
         super().__init__(tau)
-        if not 1 <= memory <= 10_000:
-            raise ValueError(f"memory is {memory}, expected an integer from 1 to 10,000")
+        if not 1 <= memory <= 5_000:
+            raise ValueError(f"memory is {memory}, expected an integer from 1 to 5,000")
         for name, value in (("rho", rho), ("ridge", ridge)):
             if value is not None and not 0 < value <= 1e6:
                 raise ValueError(f"{name} is {value:g}, expected a number above 0 and at most 1e6")

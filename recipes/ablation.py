@@ -46,7 +46,7 @@ class GradientOptions(AblationOptions):
     price: float = option(5.0, at_least=1, at_most=1e6)
     """Forward passes of a drawn architecture that one pass with the exact gradient at the draw costs;
     `python -m benchmarks.price` measures it."""
-    mixture_price: float = option(8.0, at_least=1, at_most=1e6)
+    mixture_price: float = option(10.0, at_least=1, at_most=1e6)
     """Forward passes of a drawn architecture that a forward and backward pass of all candidates costs, which
     dense relaxations need."""
 

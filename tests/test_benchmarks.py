@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, run_environment
 
 import estimators as registry
-from benchmarks import data, estimators, final, gpu, gpu_step, search, step, timing
+from benchmarks import data, estimators, final, gpu, gpu_step, price, search, step, timing
 from benchmarks.timing import BenchmarkOptions, Report, Row
 from search_spaces import compiled_products
 
@@ -87,6 +87,17 @@ def test_estimators(capsys, tmp_path):
     families = [registry.family(name) for name in registry.names()]
     ours = sum(family.signal == "gradient" for family in families)
     assert len(document["rows"]) == 2 * (1 + ours) >= 20  # torch's and ours, for two shapes
+
+
+@pytest.mark.usefixtures("processor_time")
+def test_price(capsys, tmp_path):
+    arguments = [*QUICK, "--spaces", "micro", "--memories", "8", "64"]
+    values, document = rows_of(price, price.PriceOptions, arguments, capsys, tmp_path / "p.json")
+    assert len(values) == 5
+    ratios = [row["ratio"] for row in document["rows"]]
+    assert ratios[1] > 1.2  # a gradient is not free
+    assert ratios[2] > ratios[1] / 2
+    assert ratios[3:] == [None, None]
 
 
 def test_final(capsys, tmp_path):

@@ -260,8 +260,8 @@ def test_it_learns_to_spread_less():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("memory=0", "from 1 to 10,000"),
-        ("memory=20000", "from 1 to 10,000"),
+        ("memory=0", "from 1 to 5,000"),
+        ("memory=20000", "from 1 to 5,000"),
         ("rho=0", "rho is 0, expected a number above 0"),
         ("ridge=-1", "ridge is -1"),
         ("slope=maybe", "expected true or false"),
