@@ -115,12 +115,15 @@ def measure(options: GpuOptions, device: torch.device) -> Report:
         seconds = search_time(report, name, search, target, budget.share(0.1))
         floors(report, name, both, seconds, bandwidth, rate)
         where(report, name, both, device)
+    for name, (preset, target) in searches.items():
+        call = other_search, (options, preset, "captured", budget.share(0.08))
+        report.add(*search_rows(f"{name}, captured", preset, options, beside([call], budget.left)[0], target))
     at_once(report, options, budget)
     final(report, options, device, bandwidth, rate, budget)
     for name, (preset, target) in searches.items():
         if options.compile and budget.left > 0.1 * budget.seconds:
-            seconds_each = compiled_search, (options, preset, budget.share(0.06))
-            found = beside([seconds_each], budget.left + OVERTIME / 3)[0]
+            call = other_search, (options, preset, "compiled", budget.share(0.06))
+            found = beside([call], budget.left + OVERTIME / 3)[0]
             report.add(*search_rows(f"{name}, compiled", preset, options, found, target))
     return report
 
@@ -198,9 +201,9 @@ def search_seconds(search: Search, seconds: float) -> tuple[float, float]:
 def search_rows(
     name: str, preset: str, options: Any, found: tuple[float, float] | None, target: str
 ) -> list[Row]:
-    """What `search_seconds` has found, extrapolated to the published search; None where it took too long."""
+    """What `search_seconds` has found, extrapolated to the published search; None where it found nothing."""
     if found is None:
-        return [Row(f"{name}: extrapolated (no time was left)", None, "min", target=target)]
+        return [Row(f"{name}: extrapolated (no result)", None, "min", target=target)]
     recipe = SEARCH[preset]
     count, every = recipe["epochs"], recipe.get("evaluate_every", 1)
     epoch = found[0] * (CIFAR_PART // (options.batch_size or recipe["batch_size"]))
@@ -214,10 +217,10 @@ def search_rows(
     ]
 
 
-def compiled_search(options: GpuOptions, preset: str, seconds: float) -> tuple[float, float]:
-    """`search_seconds` of a search whose products are compiled."""
+def other_search(options: GpuOptions, preset: str, edge_gradient: str, seconds: float) -> tuple[float, float]:
+    """`search_seconds` of a search whose cells run in another way."""
     with devices.prepared(options.device):
-        return search_seconds(build_search(options, preset, edge_gradient="compiled"), seconds)
+        return search_seconds(build_search(options, preset, edge_gradient=edge_gradient), seconds)
 
 
 def epochs(search: Search, seconds: float) -> Iterator[float]:
@@ -233,8 +236,8 @@ def epochs(search: Search, seconds: float) -> Iterator[float]:
 
 
 def beside(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], seconds: float) -> list[Any]:
-    """What functions return, each in a process of its own, all at once; None for one that takes longer than
-    so many seconds and is ended. What a process may die of, it prints."""
+    """What functions return, each in a process of its own, all at once; None for one that fails, which prints
+    why, and for one that takes longer than so many seconds and is ended."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for function, arguments in calls:
@@ -245,15 +248,21 @@ def beside(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], seconds:
         pipes.append(receiver)
     end = time.perf_counter() + seconds
     try:
-        return [pipe.recv() if pipe.poll(max(0.0, end - time.perf_counter())) else None for pipe in pipes]
-    except EOFError:
-        raise RuntimeError(f"{calls[0][0].__name__} failed in a process of its own") from None
+        return [received(pipe, end - time.perf_counter()) for pipe in pipes]
     finally:
         for process in processes:
             process.join(timeout=max(5.0, end - time.perf_counter()) if process.is_alive() else None)
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+def received(pipe: Any, seconds: float) -> Any:
+    """What comes through a pipe within so many seconds; None where nothing does."""
+    try:
+        return pipe.recv() if pipe.poll(max(0.0, seconds)) else None
+    except EOFError:
+        return None
 
 
 def send(sender: Any, function: Callable[..., Any], *arguments: Any) -> None:

@@ -168,9 +168,9 @@ class SearchOptions(RunOptions):
     with settings if wanted: gumbel_rao:samples=20."""
     tau: str | None = None
     """Temperature: a number, or START:END for a linear schedule (default: the estimator's own)."""
-    edge_gradient: Literal["lean", "compiled", "dense", "surrogate"] = "lean"
-    """Gradient of the draws: lean (exact), compiled (the same by torch.compile, for GPUs), dense (exact,
-    plain autograd) or surrogate (GDAS)."""
+    edge_gradient: Literal["lean", "compiled", "captured", "dense", "surrogate"] = "lean"
+    """Gradient of the draws: lean (exact), compiled (the same by torch.compile, for GPUs), captured (the
+    same by CUDA graphs, for small networks on GPUs), dense (exact, plain autograd) or surrogate (GDAS)."""
     draws: int | None = option(None, at_least=1, at_most=1_000_000)
     """Independent draws per architecture step, averaged (default: 1; 4 for reinforce_loo,
     double_cv and reinforce_critic)."""

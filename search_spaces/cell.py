@@ -15,6 +15,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from search_spaces import operations
+from search_spaces.captured_cell import CapturedCell, Edge
 from search_spaces.depthwise import recorded
 from search_spaces.exact_gradient import RecordedEdge, Recorder
 from search_spaces.mixed_edge import RECORDED, Choice, MixedEdge
@@ -88,8 +89,12 @@ class Cell(nn.Module):
         self.plan = plan
         self.edges = nn.ModuleList(make_edge(edge) for edge in plan.edges)
         self.drop_path = drop_path
+        self._pieces: CapturedCell | None = None
 
     def forward(self, inputs: Sequence[Tensor], choice: Choice | None) -> Tensor:
+        if choice is not None and self._captures(choice):
+            assert choice.chosen is not None
+            return self._together(self.captured(inputs, choice.weights, choice.chosen))
         states = list(inputs)
         caches: list[Cache] = [{} for _ in range(self.plan.nodes)]
         recorder = self._recorder(choice, states)
@@ -107,12 +112,37 @@ class Cell(nn.Module):
                         terms.append(y)
             total = _sum(terms) if terms else self._nothing(target, states)
             states.append(total if recorder is None else recorder.node(target, total))
-        if self.plan.concat:
-            parts = [states[node] for node in self.plan.concat]
-            if self.training and torch.is_grad_enabled():
-                parts = [dense_gradient(part) for part in parts]
-            return torch.cat(parts, 1)
-        return states[-1]
+        return self._together([states[node] for node in self._outputs])
+
+    @property
+    def _outputs(self) -> tuple[int, ...]:
+        """The nodes that make the output."""
+        return self.plan.concat or (self.plan.nodes - 1,)
+
+    def _together(self, parts: Sequence[Tensor]) -> Tensor:
+        """The output of the cell, of these nodes."""
+        if not self.plan.concat:
+            return parts[0]
+        if self.training and torch.is_grad_enabled():
+            parts = [dense_gradient(part) for part in parts]
+        return torch.cat(list(parts), 1)
+
+    def _captures(self, choice: Choice) -> bool:
+        """Whether a pass is to be run by pieces: one that has a backward, of one candidate for each edge."""
+        first = self.edges[0]
+        captured = isinstance(first, MixedEdge) and first.edge_gradient == "captured"
+        return captured and choice.chosen is not None and torch.is_grad_enabled()
+
+    @property
+    def captured(self) -> CapturedCell:
+        """What runs the cell by pieces."""
+        if self._pieces is None:
+            edges = []
+            for planned, edge in zip(self.plan.edges, self.edges, strict=True):
+                assert isinstance(edge, MixedEdge)
+                edges.append(Edge(planned.source, planned.target, planned.row, edge.splits, edge.nothing))
+            self._pieces = CapturedCell(edges, self._outputs)
+        return self._pieces
 
     def _derived(self, i: int, x: Tensor) -> Tensor | None:
         """The value of edge i of a derived network for its source x; None for zero."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from search_spaces.operations import Zero
 from search_spaces.split import Split
 
-EDGE_GRADIENTS = ("lean", "compiled", "dense", "surrogate")
-RECORDED = EDGE_GRADIENTS[:2]  # added by the cell, not by its edges
+EDGE_GRADIENTS = ("lean", "compiled", "captured", "dense", "surrogate")
+RECORDED = EDGE_GRADIENTS[:3]  # added by the cell, not by its edges
 
 
 class Choice(NamedTuple):
@@ -77,7 +77,8 @@ class MixedEdge(nn.Module):
 
     Attributes:
         edge_gradient: where the gradient of one-hot weights comes from: `lean`, the cell adds it (see
-            `exact_gradient`); `compiled`, likewise, by a compiled function; `dense`, plain autograd
+            `exact_gradient`); `compiled`, likewise, by a compiled function; `captured`, likewise, and all
+            passes of a cell in few launches (see `captured_cell`); `dense`, plain autograd
             through all candidates; `surrogate`, the approximation of GDAS.
     """
 

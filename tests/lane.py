@@ -138,9 +138,11 @@ def accelerator():
         patches.enter_context(mock.patch("torch.autocast", autocast))
         patches.enter_context(mock.patch("torch.get_autocast_dtype", about(dtype, 0)))
         patches.enter_context(mock.patch("torch.is_autocast_enabled", about(enabled, 1)))
-        for kind in ("sgd", "adam"):
-            check = f"torch.optim.{kind}._device_dtype_check_for_fused"
-            patches.enter_context(mock.patch(check, return_value=None))
+        for what in ("foreach", "fused"):
+            devices = f"torch.utils._foreach_utils._get_{what}_kernels_supported_devices"
+            patches.enter_context(mock.patch(devices, return_value=["cpu", "cuda", "meta"]))
+        check = "torch.optim.sgd._device_dtype_check_for_fused"
+        patches.enter_context(mock.patch(check, return_value=None))
         function = compiled_products._all_products
         patches.enter_context(mock.patch.object(compiled_products, "_compiled", return_value=function))
         yield

@@ -28,9 +28,11 @@ def batch():
     return torch.empty(6, 1, 8, 8, device=META), torch.zeros(6, dtype=torch.long, device=META)
 
 
-def setup(space_name="micro", estimator="reinmax", edge_gradient="lean", precision="float32", **options):
+def setup(
+    space_name="micro", estimator="reinmax", edge_gradient="lean", precision="float32", cells=None, **options
+):
     space = search_spaces.get(space_name)
-    size = {"channels": 4, "cells": space.fewest_cells, "num_classes": 3, "in_channels": 1}
+    size = {"channels": 4, "cells": cells or space.fewest_cells, "num_classes": 3, "in_channels": 1}
     with torch.device(META):
         supernet = space.supernet(**size, edge_gradient=edge_gradient)
     supernet = devices.place(supernet, META)

@@ -156,8 +156,9 @@ def test_what_is_compiled_on_a_gpu(capsys, tmp_path, monkeypatch):
     arguments = ["--device", "cpu", *TOY, *QUICK, "--steps", "2", "--budget-minutes", "1"]
     monkeypatch.setattr(gpu.Budget, "share", lambda self, part: 0.0)
     values, _ = rows_of(gpu, gpu.GpuOptions, arguments, capsys, tmp_path / "g.json")
-    for name in ("nasbench201, 250 epochs, compiled", "darts, 50 epochs, compiled"):
-        assert values[f"{name}: extrapolated"] > 0
+    for name in ("nasbench201, 250 epochs", "darts, 50 epochs"):
+        for how in ("captured", "compiled"):
+            assert values[f"{name}, {how}: extrapolated"] > 0
     assert values["DARTS_V2, final training: ours, compiled"] > 0
 
 
@@ -171,8 +172,7 @@ def test_processes_beside_each_other_end_in_time():
     start = time.perf_counter()
     assert gpu.beside([(pause, (300,))], 0.5) == [None]
     assert time.perf_counter() - start < 100
-    with pytest.raises(RuntimeError, match="pause failed"):
-        gpu.beside([(pause, (-1,))], 120)
+    assert gpu.beside([(pause, (-1,)), (pause, (0.0,))], 120) == [None, 0.0]
 
 
 def test_a_baseline_is_what_it_claims_to_be():

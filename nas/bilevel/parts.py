@@ -138,17 +138,18 @@ def check(options: SearchOptions, estimator: Estimator) -> None:
     name = estimator.name
     edge_gradient = f"`edge_gradient={options.edge_gradient}`"
     compiled = options.edge_gradient == "compiled"
-    if options.edge_gradient in ("compiled", "surrogate") and not estimator.discrete:
+    one_path = options.edge_gradient in ("compiled", "captured", "surrogate")
+    if one_path and not estimator.discrete:
         raise InputError(f"{edge_gradient} needs an estimator that draws, '{name}' mixes all")
     if compiled and estimator.signal == "loss":
         raise InputError(f"{edge_gradient} needs an estimator that differentiates, not '{name}'")
-    if compiled and options.sync_batch_norm:
+    if options.edge_gradient in ("compiled", "captured") and options.sync_batch_norm:
         raise InputError(f"{edge_gradient} does not go with `sync_batch_norm`: drop one of the two")
     unfit = {
         "image": (
             ("`draws`", options.draws is not None),
             ("`order=2`", options.order == 2),
-            (edge_gradient, options.edge_gradient in ("compiled", "surrogate")),
+            (edge_gradient, one_path),
             (f"`estimator={name}`, which draws nothing,", not estimator.stochastic),
             (f"`estimator={name}`, which differentiates each draw,", estimator.signal == "both"),
         ),

@@ -18,6 +18,7 @@ from nas.training.final import Training
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 KINDS = {
     "search": (train_search.main, Search, []),
+    "captured search": (train_search.main, Search, ["--edge-gradient", "captured"]),
     "darts search": (train_search.main, Search, ["--space", "darts", "--cells", "3"]),
     "final": (train_final.main, Training, CELL),
     "darts final": (

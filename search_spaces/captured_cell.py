@@ -1,0 +1,298 @@
+"""A cell of a supernet as a few pieces of work, each launched as one CUDA graph.
+
+A small cell is a hundred small kernels, which a GPU computes faster than a host can launch them. Every step
+runs other candidates, so that no whole cell is worth recording; but one candidate of one edge does the same
+each time. Its forward pass adds to the node that the edge leads to. Its backward pass adds to the gradient of
+the node that the edge comes from, and leaves those of its weights. Nodes and gradients stay where they are in
+memory. On a CUDA device either pass becomes a graph of kernels, recorded when it is run for the second time;
+elsewhere it is run as it is. The products of all candidates of a cell are one such piece, too.
+
+The candidates of an edge share the memory of their graphs, as a pass runs only one of them: the backward pass
+comes before the next forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.products import Pixels, Source, inner_product, product
+from search_spaces.split import Split
+
+Key = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge, with its row of the draw and its candidates; `nothing(x)` is a target that is zero."""
+
+    source: int
+    target: int
+    row: int
+    candidates: Sequence[Split]
+    nothing: Callable[[Tensor], Tensor]
+
+
+class Piece:
+    """A function that reads and writes tensors which stay where they are.
+
+    Attributes:
+        warm: whether it may be recorded: what it calls has been tried out.
+    """
+
+    def __init__(self, function: Callable[[], None], device: torch.device, pool: Any) -> None:
+        self.function, self.device, self.pool = function, device, pool
+        self.warm, self.graph = False, None  # type: bool, torch.cuda.CUDAGraph | None
+
+    def launch(self) -> None:
+        """Do it."""
+        if self.graph is None and self.warm and self.device.type == "cuda":
+            self.graph = self._record()
+        if self.graph is None:
+            self.function()
+        else:
+            self.graph.replay()
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        graph, stream = torch.cuda.CUDAGraph(), _stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                self.function()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        return graph
+
+
+_streams: dict[torch.device, torch.cuda.Stream] = {}
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which everything is recorded: backward passes run where their forward passes did."""
+    return _streams.setdefault(device, torch.cuda.Stream(device))
+
+
+def _pool(device: torch.device) -> Any:
+    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+
+class _Candidate:
+    """The two passes of a candidate of an edge, in the places of a cell.
+
+    Attributes:
+        parameters, gradients: those that are trained, and where their gradients are left.
+        product: where <dL/dy, y> is left, if y may be random and cannot be had again; else None.
+    """
+
+    def __init__(self, places: _Places, edge: Edge, column: int, pool: Any) -> None:
+        self.places, self.edge, self.column = places, edge, column
+        self.split = edge.candidates[column]
+        self.parameters = [p for p in _parameters(self.split) if p.requires_grad]
+        self.gradients = [torch.zeros_like(p) for p in self.parameters]
+        drawn = self.split.norm is None and any(not isinstance(m, nn.Identity) for m in self.split.body)
+        self.product = torch.zeros_like(places.products[0, 0]) if drawn and places.learns else None
+        self.forward = Piece(self._forward, places.device, pool)
+        self.backward = Piece(self._backward, places.device, pool)
+
+    def launch(self) -> None:
+        """The forward pass."""
+        if self.backward.graph is None:  # what was recorded of a pass that had no backward is of no use
+            self.forward.graph = None
+        self.forward.launch()
+
+    def _forward(self) -> None:
+        with torch.enable_grad(), self.places.autocast():
+            self.x = self.places.values[self.edge.source].detach().requires_grad_()
+            self.y = self.split(self.x, {})
+        with torch.no_grad():
+            self.places.values[self.edge.target].add_(self.y)
+
+    def _backward(self) -> None:
+        y, grads = self.y, self.places.grads
+        grad = grads[self.edge.target].to(y.dtype)
+        wanted = [self.x, *self.parameters] if y.requires_grad else []  # noise has no gradient
+        found = torch.autograd.grad(y, wanted, grad, allow_unused=True) if wanted else [None]
+        with torch.no_grad():
+            if found[0] is not None:
+                grads[self.edge.source].add_(found[0])
+            for place, gradient in zip(self.gradients, found[1:], strict=True):
+                place.copy_(gradient)
+            if self.product is not None:
+                self.product.copy_(inner_product(grad, y.detach()))
+        del self.x, self.y
+        self.forward.warm = self.backward.warm = True
+
+
+class _Places:
+    """Where a cell keeps its nodes, their gradients and its products, for passes of one kind."""
+
+    def __init__(
+        self, edges: Sequence[Edge], inputs: Sequence[Tensor], shape: torch.Size, learns: bool
+    ) -> None:
+        self.edges, self.device, self.learns = edges, inputs[0].device, learns
+        kind = self.device.type
+        self._autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        with torch.no_grad():
+            self.values = [torch.zeros_like(x) for x in inputs]
+            for target in range(len(inputs), max(edge.target for edge in edges) + 1):
+                edge = next(edge for edge in edges if edge.target == target)
+                zeros = edge.nothing(self.values[edge.source])
+                self.values.append(zeros.clone(memory_format=_order(inputs[0])))
+            self.grads = [torch.zeros_like(x) for x in self.values]
+            dtype = torch.promote_types(inputs[0].dtype, torch.float32)
+            self.products = torch.zeros(shape, device=self.device, dtype=dtype)
+        self.candidates: dict[tuple[int, int], _Candidate] = {}
+        for i, edge in enumerate(edges):
+            pool = _pool(self.device)
+            for k, split in enumerate(edge.candidates):
+                if not split.is_zero:
+                    self.candidates[i, k] = _Candidate(self, edge, k, pool)
+        self.all_products = Piece(self._all_products, self.device, _pool(self.device))
+
+    def autocast(self) -> torch.autocast:
+        """The precision of these passes."""
+        device, dtype, enabled = self._autocast
+        return torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False)
+
+    def _all_products(self) -> None:
+        sources, grads = [Source(x) for x in self.values], [Pixels(g) for g in self.grads]
+        zero = self.products.new_zeros(())
+        columns = self.products.shape[1]
+        found = [[zero] * columns for _ in range(len(self.products))]
+        with torch.no_grad(), self.autocast():
+            for edge in self.edges:
+                for k, split in enumerate(edge.candidates):
+                    if not split.is_zero:
+                        value = product(grads[edge.target], split, sources[edge.source])
+                        found[edge.row][k] = value.to(self.products.dtype)
+            flat = torch.stack([value for row in found for value in row])
+            self.products.copy_(flat.view(self.products.shape))
+        self.all_products.warm = True
+
+
+class CapturedCell:
+    """The passes of a cell by its pieces.
+
+    Args:
+        edges: of the cell.
+        outputs: the nodes that are wanted.
+    """
+
+    def __init__(self, edges: Sequence[Edge], outputs: Sequence[int]) -> None:
+        self.edges = sorted(edges, key=lambda edge: edge.target)
+        self.outputs = tuple(outputs)
+        found = (p for edge in edges for split in edge.candidates for p in _parameters(split))
+        self.one = next(found, None)  # parameters are frozen together
+        self.places: dict[Key, _Places] = {}
+
+    def __deepcopy__(self, memo: Any) -> None:
+        """None: a copy of a cell has other weights, and makes its own."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(None), ())
+
+    def __call__(
+        self, inputs: Sequence[Tensor], weights: Tensor | None, chosen: Sequence[int]
+    ) -> list[Tensor]:
+        """The output nodes for the input nodes.
+
+        Args:
+            weights: (E, K), the one-hot draw that gets the gradient; None where none is wanted.
+            chosen: the candidate of every slot.
+        """
+        learns = weights is not None and weights.requires_grad
+        shape = weights.shape if weights is not None else torch.Size((1, 1))
+        kind = inputs[0].device.type
+        trains = self.one is not None and self.one.requires_grad
+        key = (
+            learns, shape, trains, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind),
+            *((x.shape, x.dtype, x.device, _order(x)) for x in inputs),
+        )  # fmt: skip
+        if key not in self.places:
+            self.places[key] = _Places(self.edges, inputs, shape, learns)
+        places = self.places[key]
+        drawn = ((i, chosen[edge.row]) for i, edge in enumerate(self.edges))
+        run = [places.candidates[pair] for pair in drawn if pair in places.candidates]
+        tensors = (*inputs, *(p for candidate in run for p in candidate.parameters))
+        found: tuple[Tensor, ...] = _Pass.apply(  # type: ignore[no-untyped-call]
+            places, run, self.outputs, len(inputs), weights if learns else None, *tensors
+        )
+        return list(found)
+
+
+class _Pass(torch.autograd.Function):
+    """A forward pass by pieces, and its backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        places: _Places,
+        run: Sequence[_Candidate],
+        outputs: Sequence[int],
+        count: int,
+        weights: Tensor | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.places, ctx.run, ctx.outputs, ctx.count = places, run, outputs, count
+        torch._foreach_copy_(places.values[:count], list(tensors[:count]))
+        torch._foreach_zero_([*places.values[count:], *places.grads])
+        for candidate in run:
+            candidate.launch()
+        return tuple(places.values[node].detach() for node in outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        places: _Places = ctx.places
+        known = {node: grad for node, grad in zip(ctx.outputs, grads, strict=True) if grad is not None}
+        if not known:  # the loss depends on other cells only
+            return None, None, None, None, None, *(None for _ in ctx.needs_input_grad[5:])
+        torch._foreach_copy_([places.grads[node] for node in known], list(known.values()))
+        reached = set(known)  # other nodes, and the weights on the way to them, have no gradient
+        done: list[_Candidate] = []
+        for candidate in reversed(ctx.run):
+            if candidate.edge.target in reached:
+                reached.add(candidate.edge.source)
+                candidate.backward.launch()
+                done.append(candidate)
+        at_inputs = [places.grads[node].clone() if node in reached else None for node in range(ctx.count)]
+        at_parameters = iter(_copies([g for candidate in done for g in candidate.gradients]))
+        found = {id(candidate): [next(at_parameters) for _ in candidate.gradients] for candidate in done}
+        flat = [g for c in ctx.run for g in found.get(id(c), [None] * len(c.gradients))]
+        return None, None, None, None, _at_weights(places, done), *at_inputs, *flat
+
+
+def _at_weights(places: _Places, done: Sequence[_Candidate]) -> Tensor | None:
+    """The gradient of the draw (E, K), where it is wanted."""
+    if not places.learns:
+        return None
+    places.all_products.launch()
+    products = places.products.clone()
+    for candidate in done:
+        if candidate.product is not None:
+            products[candidate.edge.row, candidate.column].copy_(candidate.product)
+    return products
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of tensors whose places will be written to again, made at once."""
+    made = [torch.empty_like(x) for x in tensors]
+    if made:
+        torch._foreach_copy_(made, list(tensors))
+    return made
+
+
+def _parameters(split: Split) -> list[nn.Parameter]:
+    modules = (split.shared, *split.body, split.pointwise)
+    return list(dict.fromkeys(p for m in modules if m is not None for p in m.parameters()))
+
+
+def _order(x: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last

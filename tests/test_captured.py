@@ -1,0 +1,180 @@
+"""Cells that run by pieces: they compute what the others do, and launch less."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lane import META, Watch, accelerator
+from small import batch, rng
+from small import bilevel as setup
+
+import search_spaces
+from nas import device as devices
+from nas.bilevel.unroll import frozen, unrolled_gradient
+from search_spaces import captured_cell
+
+pytestmark = pytest.mark.usefixtures("fixed_noise")
+DTYPE = torch.float64
+
+
+def draws(bilevel, count=3):
+    logits = bilevel.architecture.masked().detach()
+    return [bilevel.architecture.estimator(logits, rng(seed)) for seed in range(count)]
+
+
+def gradients(bilevel, draw, dtype=DTYPE):
+    """The loss, its gradient at a draw, and those of all weights in a weight step of the same path."""
+    found = bilevel.gradient_at(draw, batch(1, dtype))
+    bilevel.supernet.zero_grad()
+    loss, _ = bilevel.loss(draw.argmax(-1).tolist(), batch(2, dtype))
+    loss.backward()
+    return found[0], found[2], {name: p.grad for name, p in bilevel.supernet.named_parameters()}
+
+
+@pytest.mark.parametrize("space", search_spaces.names())
+def test_pieces_compute_what_the_whole_does(space):
+    """One draw after another, in the same places: losses, gradients of the draw and of the weights, and which
+    weights have one."""
+    pieces, lean = setup(space, dtype=DTYPE, edge_gradient="captured"), setup(space, dtype=DTYPE)
+    for draw in draws(lean):
+        found, expected = gradients(pieces, draw), gradients(lean, draw)
+        torch.testing.assert_close(found[:2], expected[:2], rtol=1e-11, atol=1e-13)
+        for name, gradient in expected[2].items():
+            if gradient is None:
+                assert found[2][name] is None
+            else:
+                torch.testing.assert_close(found[2][name], gradient, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("space", ["micro", "darts"])
+def test_pieces_agree_with_plain_autograd(space):
+    pieces = setup(space, dtype=DTYPE, edge_gradient="captured")
+    dense = setup(space, dtype=DTYPE, edge_gradient="dense")
+    draw = draws(dense, 1)[0]
+    found, expected = (b.gradient_at(draw, batch(1, DTYPE))[2] for b in (pieces, dense))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_second_order_by_pieces():
+    found = []
+    for mode in ("captured", "lean"):
+        bilevel = setup(dtype=DTYPE, edge_gradient=mode)
+        parts = batch(1, DTYPE), batch(2, DTYPE)
+        found.append(unrolled_gradient(bilevel.supernet, F.cross_entropy, draws(bilevel, 1)[0], *parts, 0.3))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-7, atol=1e-10)
+
+
+def test_in_bfloat16():
+    low = {"precision": devices.autocast("bfloat16", torch.device("cpu"))}
+    found = []
+    for mode in ("captured", "lean"):
+        bilevel = setup("nasbench201", edge_gradient=mode, **low)
+        found.append(bilevel.gradient_at(draws(bilevel, 1)[0], batch(1))[2])
+    assert (found[0] - found[1]).norm() < 0.3 * found[1].norm()  # of rounding, see test_gpu_numerics.py
+
+
+def test_steps_by_pieces_are_the_same_steps():
+    """With clipping, several draws, and weights that share a batch."""
+    states = []
+    for mode in ("captured", "lean"):
+        bilevel = setup("nasbench201", dtype=DTYPE, edge_gradient=mode, draws=2, clip=5.0)
+        for seed in range(3):
+            bilevel.architecture_step(batch(1, DTYPE), batch(2, DTYPE), rng(seed))
+            bilevel.weight_step(batch(2, DTYPE), rng(seed + 9))
+        states.append(bilevel.supernet.state_dict() | {"logits": bilevel.architecture.logits.detach()})
+    torch.testing.assert_close(*states, rtol=1e-9, atol=1e-11)
+
+
+def test_a_second_pass_before_the_backward_of_the_first_is_an_error():
+    """Its nodes would be those of the second, without a word."""
+    bilevel = setup("nasbench201", edge_gradient="captured")
+    path = [3] * 6
+    loss, _ = bilevel.loss(path, batch(1))
+    bilevel.loss(path, batch(2))
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation|backward"):
+        loss.backward()
+
+
+def test_a_copy_has_pieces_of_its_own():
+    bilevel = setup(edge_gradient="captured", dtype=DTYPE)
+    draw = draws(bilevel, 1)[0]
+    first = bilevel.gradient_at(draw, batch(1, DTYPE))
+    other = copy.deepcopy(bilevel.supernet)
+    with torch.no_grad():
+        for p in bilevel.supernet.parameters():
+            p.mul_(1.5)
+    bilevel.supernet = other
+    torch.testing.assert_close(bilevel.gradient_at(draw, batch(1, DTYPE)), first)
+
+
+class Launches(Watch):
+    """Counts a piece as one launch."""
+
+    inside = False
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        before = self.launches.copy()
+        result = super().__torch_dispatch__(function, types, args, kwargs)
+        if self.inside:
+            self.launches = before
+        return result
+
+    def watch(self, monkeypatch):
+        launch = captured_cell.Piece.launch
+
+        def one(piece):
+            self.inside, outside = True, self.inside
+            launch(piece)
+            self.inside = outside
+            self.launches["piece"] += 1
+
+        monkeypatch.setattr(captured_cell.Piece, "launch", one)
+        return self
+
+
+def launches(space, cells, mode, monkeypatch, path):
+    """Of a weight step and an architecture step in bfloat16, on the path of one candidate on all edges."""
+    from test_accelerator import setup as on_meta
+
+    bilevel = on_meta(space, edge_gradient=mode, precision="bfloat16", cells=cells)
+    x = torch.empty(4, 1, 8, 8, device=META).contiguous(memory_format=torch.channels_last)
+    images = x, torch.zeros(4, dtype=torch.long, device=META)
+    bilevel.architecture.draw = lambda generator: path
+    one_hot = F.one_hot(torch.tensor(path), bilevel.architecture.space.width).float()
+    counts = []
+    for step in (
+        lambda: bilevel.weight_step(images, rng(0)),
+        lambda: bilevel.gradient_at(one_hot, images),
+    ):
+        with Watch():
+            step()  # makes the places
+        with monkeypatch.context() as patch, Launches().watch(patch) as watch:
+            step()
+        counts.append(sum(watch.launches.values()))
+        print(mode, sum(watch.launches.values()), watch.launches.most_common(30))
+    return counts
+
+
+@pytest.mark.parametrize(("space", "cells", "path"), [("nasbench201", 1, [3] * 6)])
+def test_pieces_take_a_third_of_the_launches(space, cells, path, monkeypatch):
+    with accelerator():
+        weight, architecture = launches(space, cells, "captured", monkeypatch, path)
+        lean = launches(space, cells, "lean", monkeypatch, path)
+    print(weight, architecture, lean)
+    assert architecture < lean[1] / 3
+    assert weight < lean[0] / 1.5
+
+
+def test_weights_are_frozen_for_architecture_steps():
+    """Their gradients are not computed then, by pieces of their own."""
+    bilevel = setup("nasbench201", edge_gradient="captured")
+    path = [3] * 6
+    with frozen(bilevel.parameters):
+        bilevel.gradient_at(F.one_hot(torch.tensor(path), 5).float(), batch(1))
+    bilevel.loss(path, batch(1))[0].backward()
+    kinds = [cell.captured.places for cell in bilevel.supernet.modules() if hasattr(cell, "plan")]
+    assert {len(kind) for kind in kinds} == {2}
+    for places in kinds[0].values():
+        trained = [c.parameters for c in places.candidates.values()]
+        assert any(trained) != places.learns
