@@ -23,12 +23,14 @@ from recipes import SearchOptions, one_of
 from recipes.options import option
 from search_spaces.mixed_edge import Choice, Draw
 
-SPACES = {"nasbench201": 5, "darts": 8}  # cells of the published searches
+SPACES = {"nasbench201": 5, "darts": 8, "nasbench_macro": 1, "mobile": 1}  # cells of the published searches
 DRAWS = 8
 STEPS = 50  # of an epoch in which time outside the network is taken
 TARGETS = {
     "nasbench201": {"weight": "0.12", "architecture": "0.20", "memory": "0.25"},
     "darts": {"weight": "0.06", "architecture": "0.15", "memory": "0.20"},
+    "nasbench_macro": {"weight": "0.45", "architecture": "0.60", "memory": "0.60"},
+    "mobile": {"weight": "0.20", "architecture": "0.35", "memory": "0.35"},
 }
 
 
@@ -37,11 +39,11 @@ class StepOptions(BenchmarkOptions):
     """Weight step and architecture step of a supernet on random images of 32 x 32."""
 
     space: str = "nasbench201"
-    """Search space: nasbench201 or darts."""
+    """Search space: nasbench201, darts, nasbench_macro or mobile."""
     channels: int = option(16, at_least=1)
     """Channels of the first cells."""
     cells: int | None = option(None, at_least=1)
-    """Cells (default: 5 per stage in nasbench201, 8 in all in darts)."""
+    """Cells (default: 5 per stage in nasbench201, 8 in all in darts, 1 in the others)."""
     batch_size: int = option(64, at_least=2)
     """Images a step."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -62,7 +62,8 @@ class GridOptions(AblationOptions):
     quoted: ClassVar[tuple[str, ...]] = ("--search", "--final")
 
     space: str = "micro"
-    """Search space: micro, nasbench201 or darts (the last only with --evaluate retrain)."""
+    """Search space: micro, nasbench201, nasbench_macro (with --table) or, only with --evaluate retrain, any
+    other."""
     dataset: str = "digits"
     """Data set of the searches, as for train_search.py."""
     methods: tuple[str, ...] = (
@@ -88,8 +89,9 @@ class GridOptions(AblationOptions):
     evaluate: Literal["truth", "retrain"] = "truth"
     """truth: look the cell up in a table of all cells; retrain: train it from scratch."""
     table: str | None = None
-    """Table for --evaluate truth: CSV or CSV.gz with columns index, arch, cifar10, ..., or a table
-    written by `ablate.py truth` (default: the one that comes along)."""
+    """Table for --evaluate truth: CSV or CSV.gz with columns arch, cifar10, ..., of which index, std,
+    parameters and macs are no accuracies, or a table written by `ablate.py truth` (default: the one that
+    comes along)."""
     column: str | None = None
     """Column of a CSV table (default: cifar10)."""
     final: str = ""

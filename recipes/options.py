@@ -267,7 +267,8 @@ class FinalOptions(RunOptions):
     warmup_epochs: int = option(0, at_least=0)
     """Epochs in which the learning rate rises linearly."""
     drop_path: float = option(0.0, at_least=0, below=1)
-    """Drop-path probability that the epochs rise to linearly from 0, as in DARTS (darts)."""
+    """Drop-path probability that the epochs rise to linearly from 0, as in DARTS (darts, mobile,
+    nasbench_macro)."""
     auxiliary_weight: float = option(0.0, at_least=0)
     """Weight of the auxiliary head's loss; 0 builds none (darts)."""
     mixup: float = option(0.0, at_least=0)

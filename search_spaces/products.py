@@ -51,7 +51,9 @@ def product(grad: Pixels, candidate: Split, source: Source) -> Tensor:
     x = candidate.before_pointwise(source.value, source.cache)
     if candidate.pointwise is None:
         return normalised_inner_product(grad.map, x, candidate.norm)
-    if not _plain(grad.map, x):
+    # Covariances of many channels cost more than the convolution to few; a shared layer needs them once.
+    narrows = candidate.body and candidate.pointwise.out_channels < candidate.pointwise.in_channels
+    if narrows or not _plain(grad.map, x):
         return normalised_inner_product(grad.map, candidate.pointwise(x), candidate.norm)
     pixels = Pixels(x)
     if not candidate.body:  # x is the output of a shared layer, or that of the source

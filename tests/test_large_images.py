@@ -20,7 +20,7 @@ DARTS = search_spaces.get("darts")
     [("darts_v2", 4_718_752, 529_911_552), ("pc_darts_imagenet", 5_342_464, 581_627_328)],
 )
 def test_published_imagenet_networks(name, parameters, macs):
-    """The publication of the first states 4.7 M and 574 M; here convolutions and linear layers are counted."""
+    """The publication of the first states 4.7 M and 574 M; here convolutions and linear layers count."""
     with torch.device("meta"):
         network = DARTS.network(
             DARTS.parse(PUBLISHED[name][1]), channels=48, cells=14, num_classes=1000, planned_size=224

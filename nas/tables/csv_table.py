@@ -48,7 +48,9 @@ def columns(path: Path, space: EnumerableSpace, text: str) -> dict[str, Callable
 
     def column(name: str) -> np.ndarray:
         position = names.index(name)
-        return np.array([_percent(path, line, name, record[position]) for line, record in records])[rows]
+        values = np.array([_percent(path, line, name, record[position]) for line, record in records])
+        ordered: np.ndarray = values[rows]
+        return ordered
 
     def truth(name: str) -> Truth:
         deviations = fixed(column(STD)) if STD in names and len(values) == 1 else None
