@@ -61,7 +61,7 @@ def read_cell(text: str, space_name: str | None = None) -> Reading:
         return _read_file(Path(text), space_name)
     if not any(mark in text for mark in "|([{") and not benchmark.INDEX.search(text):
         one_of("published cell or genotype file", text, PUBLISHED)
-    return _parse(text, space_name)
+    return _of_text(text, space_name)
 
 
 def _parse(text: str, space_name: str | None) -> Reading:
@@ -151,17 +151,20 @@ def _read_file(path: Path, space_name: str | None, nested: bool = False) -> Read
         content = read_text(path)
         if path.suffix.lower() == ".jsonl":
             return _of_metrics(content, space_name or _space_of(path.parent))
-        if content.lstrip().startswith("{"):
-            data = _json_or_none(content)
-            if isinstance(data, dict) and "kind" in data and not nested:
-                return _of_run(data, space_name)
-            if isinstance(data, dict) and "cells" in data and "space" in data:
-                return _of_json(data, space_name)
-            if isinstance(data, dict) and scan.find(content) is None:
-                Genotype.from_json(data)  # says what is wrong
-        return _parse(content, space_name)
+        return _of_text(content, space_name, nested)
     except (OSError, ValueError, InputError) as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _of_text(content: str, space_name: str | None, nested: bool = False) -> Reading:
+    """The architecture in a text: JSON of this project, or a notation."""
+    data = _json_or_none(content) if content.lstrip().startswith("{") else None
+    if isinstance(data, dict):
+        if "kind" in data and not nested:
+            return _of_run(data, space_name)
+        if "space" in data or "cells" in data:
+            return _of_json(data, space_name)
+    return _parse(content, space_name)
 
 
 def _json_or_none(content: str) -> Any:
