@@ -153,7 +153,7 @@ class SearchOptions(RunOptions):
     epochs: int = option(60, at_least=1)
     """Passes over the training part of the images."""
     space: str = "nasbench201"
-    """Search space: nasbench201, micro, darts, s1, s2, s3 or s4."""
+    """Search space: nasbench201, micro, darts, s1, s2, s3, s4 or nasnet."""
     estimator: str = "reinmax"
     """Gradient estimator: reinmax, reinmax_rao, st, st_gumbel, gumbel_rao, gst, softmax, concrete,
     dirichlet, reinforce or reinforce_loo; with settings if wanted: gumbel_rao:samples=20."""

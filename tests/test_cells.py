@@ -236,8 +236,8 @@ def test_cells_with_a_sparse_or_doubled_node_are_held_by_nasnet():
         NASNET.choice(read_genotype(other, "nasnet"))
 
 
-# Parameters with C = 36 and 20 cells, without the auxiliary head. Those of the first four are what the network
-# of the DARTS repository counts; `published` are the millions in the papers.
+# Parameters with C = 36 and 20 cells, without the auxiliary head. Those of the first four are what the
+# network of the DARTS repository counts; `published` are the millions in the papers.
 
 
 @pytest.mark.parametrize(
