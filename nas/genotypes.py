@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,11 @@ from search_spaces.written import Written
 from search_spaces.zoo import PUBLISHED
 
 _PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".tar", ".ckpt", ".bin", ".npy", ".npz")
-_FORMS = "a notation of one of"
 _MOST_PROBLEMS = 50  # that are counted when the space is sought that a text resembles
+
+
+class NoCellError(InputError):
+    """A text in which nothing looks like a cell."""
 
 
 class Reading(NamedTuple):
@@ -63,7 +67,7 @@ def read_cell(text: str, space_name: str | None = None) -> Reading:
     recognised = any(search_spaces.get(name).recognises(text) for name in search_spaces.names())
     if not recognised and not any(mark in text for mark in "|([{") and not benchmark.INDEX.search(text):
         one_of("published cell or genotype file", text, PUBLISHED)
-    return _parse(text, space_name)
+    return _of_text(text, space_name)
 
 
 def _parse(text: str, space_name: str | None) -> Reading:
@@ -92,7 +96,7 @@ def _parse(text: str, space_name: str | None) -> Reading:
         problem = error
     known = ", ".join([space_name] if space_name else search_spaces.names())
     if problem is None:
-        raise InputError(f"malformed genotype {text[:100]!r}, expected {_FORMS}: {known}")
+        raise NoCellError(f"malformed genotype {text[:100]!r}, expected a notation of one of: {known}")
     raise InputError(f"{_place(text, problem.at)}{problem}")
 
 
@@ -125,10 +129,10 @@ def _resembled(text: str, space_name: str | None) -> SearchSpace | None:
     """The space whose notation a text that is none resembles most."""
     if space_name is not None:
         return search_spaces.get(space_name)
-    if "genotype" in text.lower() or "normal" in text:
+    if re.match(r"\W{0,9}(?:\w{1,60}\s?=\s?)?\w{0,20}genotype", text, re.IGNORECASE):
         return search_spaces.get("darts")
-    if "|" in text or "~" in text:
-        return search_spaces.get("micro" if text.count("~") <= 4 and text.count("+") < 2 else "nasbench201")
+    if text.startswith("|") or re.search(r"\w~[0-9]", text):
+        return search_spaces.get("micro" if text.count("~") <= 4 and text.count("+") == 1 else "nasbench201")
     return None
 
 
@@ -153,17 +157,29 @@ def _read_file(path: Path, space_name: str | None, nested: bool = False) -> Read
         content = read_text(path)
         if path.suffix.lower() == ".jsonl":
             return _of_metrics(content, space_name or _space_of(path.parent))
-        if content.lstrip().startswith("{"):
-            data = _json_or_none(content)
-            if isinstance(data, dict) and "kind" in data and not nested:
-                return _of_run(data, space_name)
-            if isinstance(data, dict) and "cells" in data and "space" in data:
-                return _of_json(data, space_name)
-            if isinstance(data, dict) and scan.find(content) is None:
-                Genotype.from_json(data)  # says what is wrong
-        return _parse(content, space_name)
+        return _of_text(content, space_name, nested)
     except (OSError, ValueError, InputError) as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _of_text(content: str, space_name: str | None, nested: bool = False) -> Reading:
+    """The architecture in a text: JSON of this project, or a notation."""
+    is_object = content.lstrip().startswith("{")
+    data = _json_or_none(content) if is_object else None
+    if isinstance(data, dict):
+        if "kind" in data and not nested:
+            return _of_run(data, space_name)
+        if "space" in data or "cells" in data:
+            return _of_json(data, space_name)
+    try:
+        return _parse(content, space_name)
+    except NoCellError as error:
+        if not is_object:
+            raise
+        try:
+            return _of_json(parse_json(content), space_name)  # says what is wrong with it
+        except ValueError as problem:
+            raise InputError(f"{problem}, or {error}") from None
 
 
 def _json_or_none(content: str) -> Any:

@@ -4,7 +4,7 @@ Source: Zoph et al., 2018, "Learning Transferable Architectures for Scalable Ima
 1707.07012.
 A search decides about five intermediate nodes with two edges each, between the eight operations of PNASNet
 (Liu et al., 2018, arXiv 1712.00559). A derived network can have any number of nodes and of edges, also
-several edges from the same source, and any operation that there is: cells that others have found in this form.
+several edges from the same source, and any operation that there is: cells that others have found so.
 """
 
 from __future__ import annotations

@@ -235,42 +235,29 @@ def genotype_words(folder: Path) -> Parser:
     )
 
 
-@st.composite
-def texts_of_tools(draw: st.DrawFn) -> str:
-    """An architecture in the notation of another tool, alone or after others in a log."""
-    genotype = draw(any_cell)
-    able = [n for n in WRITERS.names() if genotype.space in (WRITERS.get(n).spaces or (genotype.space,))]
-    try:
-        text = writers.write(genotype, draw(st.sampled_from(able)))
-    except GenotypeError:  # NNI has one output for each cell
-        text = search_spaces.get(genotype.space).format(genotype)
-    if draw(st.booleans()):
-        numbers = draw(st.sampled_from([r"np.int64(\1)", r"\1, 0.25", r"tensor(\1)"]))
-        text = re.sub(r"(?<=, )(\d)(?=\))", numbers, text)
-    before = draw(
-        st.sampled_from(["", "x = ", "genotype = ", "'", "03/11 epoch 7 hash: ", "[1, 2] ", "{'a': 1}\n"])
-    )
-    lines = draw(st.lists(any_text, max_size=2))
-    return "\n".join([*lines, before + text + draw(st.sampled_from(["", "'", "\n", " done", ")"]))])
-
-
-@parser("cell of another tool")
-def cell_of_a_tool(folder: Path) -> Parser:
-    words = ["Genotype(", "normal=", "{'normal': ", "'normal/op_2_0': ", "'0_1': ", "[(", "('sep_conv_3x3', ",
-             "0), ", "range(2, 6)", "Structure(", "4 nodes with ", "|none~0|", "|none~1|", "+", "nasbench201:",
-             "np.int64("]  # fmt: skip
-    return Parser(
-        lambda text: genotypes.read_genotype(text),
-        edited(texts_of_tools()) | soup(*words),
-        lambda genotype: search_spaces.get(genotype.space).format(genotype),
-    )
+def texts_of_tools() -> list[str]:
+    """Architectures in the notations of other tools, with numbers as they print them, in lines of a log."""
+    texts = []
+    for name in search_spaces.names():
+        genotype = search_spaces.get(name).random(random.Random(len(texts)))
+        for notation in WRITERS.names():
+            if name in (WRITERS.get(notation).spaces or (name,)) and (name, notation) != ("nasnet", "nni"):
+                text = writers.write(genotype, notation)
+                texts.append(f"[1, 2] {{'a': 1}}\ngenotype = {text}\ndone")
+                for number in (r"np.int64(\1)", r"\1, 0.25"):
+                    texts.append("hash: " + re.sub(r"(?<=, )(\d)(?=\))", number, text))
+    return texts
 
 
 @parser("log of another tool")
 def log_of_a_tool(folder: Path) -> Parser:
-    contents = edited(texts_of_tools()) | edited_bytes(texts_of_tools().map(str.encode))
+    words = ["Genotype(", "normal=", "{'normal': ", "'normal/op_2_0': ", "'0_1': ", "[(", "('sep_conv_3x3', ",
+             "0), ", "range(2, 6)", "Structure(", "4 nodes with ", "|none~0|", "|none~1|", "+",
+             "nasbench201:", "np.int64("]  # fmt: skip
+    texts = st.sampled_from(texts_of_tools())
     read = from_file(folder / "log.txt", lambda path: genotypes.read_genotype(str(path)))
-    return Parser(read, contents, lambda genotype: search_spaces.get(genotype.space).format(genotype))
+    contents = edited(texts) | soup(*words) | edited_bytes(texts.map(str.encode))
+    return Parser(read, contents, lambda genotype: json.dumps(genotype.to_json()))
 
 
 # Options

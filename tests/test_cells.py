@@ -236,8 +236,8 @@ def test_cells_with_a_sparse_or_doubled_node_are_held_by_nasnet():
         NASNET.choice(read_genotype(other, "nasnet"))
 
 
-# Parameters with C = 36 and 20 cells, without the auxiliary head. Those of the first four are what the network of
-# the DARTS repository counts; `published` are the millions in the papers.
+# Parameters with C = 36 and 20 cells, without the auxiliary head. Those of the first four are what the
+# network of the DARTS repository counts; `published` are the millions in the papers.
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_operations_of_nasnet(name, size, stride):
     [
         ARCH,
         f"Structure(4 nodes with {ARCH})",
-        f"<<<--->>> The 007-250-th epoch : Structure(4 nodes with {ARCH})",
+        f"<<<--->>> The 7-th epoch : Structure(4 nodes with {ARCH})",
         f"'{ARCH}'",
         ARCH.replace("none~0|", ""),
         ARCH.replace("+", " + "),
@@ -300,9 +300,11 @@ def test_operations_of_nasnet(name, size, stride):
         "op_indices = [np.int64(2), 1, 4, 0, 3, 2]",
         "Final architecture hash: (2, 1, 4, 0, 3, 2)\nTest accuracy: 91.0",
         f"arch {ARCH} [1, 2, 3, 4, 5, 6]",
-        '{"cell/0_1": "conv_3x3", "cell/0_2": "none", "cell/1_2": "skip_connect", "cell/0_3": "avg_pool_3x3", '
+        '{"cell/0_1": "conv_3x3", "cell/0_2": "none", "cell/1_2": "skip_connect", '
+        '"cell/0_3": "avg_pool_3x3", '
         '"cell/1_3": "conv_1x1", "cell/2_3": "conv_3x3"}',
-        "{'0_1': 'nor_conv_3x3', '1_2': 'skip_connect', '0_3': 'avg_pool_3x3', '1_3': 'conv_1x1', '2_3': 'conv_3x3'}",
+        "{'0_1': 'nor_conv_3x3', '1_2': 'skip_connect', '0_3': 'avg_pool_3x3', "
+        "'1_3': 'conv_1x1', '2_3': 'conv_3x3'}",
         f"nasbench201:{benchmark.benchmark_order().index(ARCH)}",
     ],
 )

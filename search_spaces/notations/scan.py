@@ -98,7 +98,8 @@ def _from_the_end(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, in
 
 def _first(text: str, places: Iterator[tuple[str, int, int]]) -> Found | None:
     """The first cell at the places, which come last to first."""
-    work, cut_off, notes = _WORK, None, []
+    work, notes = _WORK, []
+    cut_off: GenotypeError | None = None
     for kind, start, end in places:
         if kind == "broken":
             broken = benchmark.BROKEN.match(text, start)
