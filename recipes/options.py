@@ -161,7 +161,8 @@ class SearchOptions(RunOptions):
     epochs: int = option(60, at_least=1)
     """Passes over the training part of the images."""
     space: str = "nasbench201"
-    """Search space: nasbench201, micro, darts, s1, s2, s3, s4, nasnet, mobile, mobile_se or nasbench_macro."""
+    """Search space: nasbench201, micro, darts, s1, s2, s3, s4, nasnet, mobile, mobile_se or
+    nasbench_macro."""
     estimator: str = "reinmax"
     """Gradient estimator: reinmax, reinmax_beta, reinmax_rao, reinmax_cv, st, st_gumbel, gumbel_rao, gst,
     redge, reindge, softmax, concrete, dirichlet, reinforce, reinforce_loo, double_cv or reinforce_critic;

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nas.data import DataSet
 from nas.genotypes import cells_of
+from nas.latency_table import LatencyTable
 from recipes import InputError, SearchOptions
 from recipes.budget import KINDS, format_cost, parse_budget, parse_budgets
 from search_spaces import Genotype, SearchSpace
@@ -161,7 +162,11 @@ class Budget:
 
 
 def build(
-    space: SearchSpace, options: SearchOptions, dataset: DataSet, outputs: int
+    space: SearchSpace,
+    options: SearchOptions,
+    dataset: DataSet,
+    outputs: int,
+    latencies: LatencyTable | None = None,
 ) -> tuple[Budget, list[Budget]]:
     """The budget of a search, and those that it derives an architecture for each of, ascending.
 
@@ -170,6 +175,7 @@ def build(
 
     Args:
         outputs: of the networks.
+        latencies: of the machine that networks are meant for.
     """
     limits = parse_budget(options.budget)
     kind, several = parse_budgets(options.budgets) if options.budgets is not None else ("", [])
@@ -184,7 +190,10 @@ def build(
         dataset.in_channels,
         image_size,
     )
-    costs = count_costs(space, size) if limits else {}
+    costs = count_costs(space, size) if limits or latencies else {}
+    if latencies is not None:
+        latencies.require_size(size)
+        costs["latency"] = latencies.costs
     budget = Budget(space, size, costs, limits)
     budget.require_reachable()
     budgets = [budget.only(kind, limit) for limit in several]

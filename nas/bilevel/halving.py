@@ -108,7 +108,7 @@ class Halving(Rule):
         dataset = replace(search.dataset, train=search.train.images, test=search.valid.images)
         shared = {entry.name: getattr(search.options, entry.name) for entry in fields(RunOptions)}
         optimizer = "sgd" if search.options.nesterov else "momentum"  # timm's names
-        options = FinalOptions(**shared | {"epochs": epochs, "optimizer": optimizer})
+        options = FinalOptions(**shared | {"epochs": epochs, "optimizer": optimizer, "latency_table": None})
         return Training(search.space.parse(text), dataset, search.task, options, search.device)
 
     def _train(self, training: Training) -> Iterator[None]:

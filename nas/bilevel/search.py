@@ -12,7 +12,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor
 
-from nas import data, device, distributed
+from nas import data, device, distributed, latency_table
 from nas.bilevel import budget
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget_term import BudgetTerm
@@ -64,7 +64,9 @@ class Search:
         self.schedule, self.counted = parts.schedule, True
         dataset = parts.dataset
         pieces = data.split(dataset.train.labels, options.val_fraction, options.seed)
-        self.documents = {"splits.json": {"train": pieces[0].tolist(), "valid": pieces[1].tolist()}}
+        self.documents: dict[str, Any] = {
+            "splits.json": {"train": pieces[0].tolist(), "valid": pieces[1].tolist()}
+        }
         train, valid = (dataset.train[piece] for piece in pieces)
         delivery = data.delivery(
             dataset, device=place, data_budget_gb=options.data_budget_gb, channels_last=options.channels_last
@@ -77,7 +79,11 @@ class Search:
             valid, options.batch_size, delivery, data.Augmentation(), options.seed + 1, share
         )
 
-        self.budget, self.budgets = budget.build(self.space, options, dataset, self.task.outputs)
+        latencies = None
+        if options.latency_table is not None:
+            latencies = latency_table.read(options.latency_table, self.space)
+            self.documents["latency.json"] = latencies.to_json(self.space)
+        self.budget, self.budgets = budget.build(self.space, options, dataset, self.task.outputs, latencies)
 
         seed_everything(options.seed, "initial weights")
         supernet = self.space.supernet(

@@ -29,6 +29,14 @@ def tiles(result: Mapping[str, Any]) -> list[Tile]:
     return found
 
 
+def final_tiles(result: Mapping[str, Any]) -> list[Tile]:
+    """The latency of a trained network, where it was measured."""
+    if (latency := result.get("latency")) is None:
+        return []
+    predicted = " ".join(split_cost("latency", latency["predicted"]))
+    return [Tile("Latency", *split_cost("latency", latency["measured"]), f"measured; {predicted} predicted")]
+
+
 def pictures(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
     """Costs and multipliers over the epochs, where there is a budget."""
     if not metrics or "budget" not in metrics[-1]:

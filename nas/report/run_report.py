@@ -80,6 +80,8 @@ def retrain_command(config: dict[str, Any], result: dict[str, Any], genotype: st
             words += ["--data-root", config["data_root"]]
         if size := result.get("budget", {}).get("size"):
             words += ["--channels", str(size["channels"]), "--cells", str(size["cells"])]
+        if table := config.get("latency_table"):
+            words += ["--latency-table", table]
         words += ["--seed", str(config["seed"])]
     if config.get("plugins"):
         words = ["--plugins", *config["plugins"], *words]
@@ -122,6 +124,7 @@ def _final_tiles(result: dict[str, Any]) -> list[Tile]:
         *tiles,
         Tile("Network", *_count(result["parameters"]), "parameters"),
         Tile("Cost", *_count(result["macs"]), "multiply-adds an image"),
+        *budget_report.final_tiles(result),
         Tile("Training time", *_duration(result["total_seconds"])),
     ]
 

@@ -30,8 +30,8 @@ METRICS, TIMINGS, LOCK = "metrics.jsonl", "timings.jsonl", "lock"
 # tells a run folder and is replaced.
 _OWN = (
     "environment.json", METRICS, TIMINGS, checkpoint.NEWEST, checkpoint.PREVIOUS, checkpoint.DAMAGED,
-    "splits.json", "weights.json", "genotype.json", "result.json", "model.safetensors", "cell.svg",
-    "cell.png", "report.html", "tensorboard", kept.FOLDER,
+    "splits.json", "latency.json", "weights.json", "genotype.json", "result.json", "model.safetensors",
+    "cell.svg", "cell.png", "report.html", "tensorboard", kept.FOLDER,
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,23 +15,26 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import search_spaces
-from nas import data, device, distributed
+from nas import data, device, distributed, latency_table
 from nas.data import Batches, DataSet
 from nas.data.preprocessing import Preprocessing
 from nas.genotypes import cells_of, planned_size_of, read_cell
 from nas.given import build_task, load_data
 from nas.guard import KeptBuffers, guarded_step
 from nas.large_images import warn_of_large_images
+from nas.latency_table import LatencyTable
 from nas.runs.job import Outcome
 from nas.seeding import seed_everything
 from nas.steps import Mean, StepResult, evaluate
 from nas.task import Task
+from nas.timing import network_latency
 from nas.training.model import LARGEST, save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
 from nas.training.weights import file_of, summary, take
 from recipes import FinalOptions, InputError
+from recipes.budget import format_cost
 from search_spaces import Genotype
-from search_spaces.cost import count_macs, count_parameters
+from search_spaces.cost import NetworkSize, count_macs, count_parameters
 from search_spaces.skeleton import Skeleton
 
 
@@ -83,6 +87,7 @@ class Training:
             "dataset": dataset.name,
             **preprocessing.to_json(),
         }
+        self.latencies = self._latencies()
         self.mixup = build_mixup(options, task.outputs)
 
         self.model: Any = self.build()
@@ -105,6 +110,20 @@ class Training:
         self.precision = device.autocast(options.precision, place)
         self.optimizer = build_optimizer(self.model, options, place)
         self.rates = build_scheduler(self.optimizer, options)
+
+    def _latencies(self) -> LatencyTable | None:
+        """The table that the options name. Raises InputError where it is not of this network, or not of this
+        machine."""
+        if self.options.latency_table is None:
+            return None
+        table = latency_table.read(self.options.latency_table, self.space)
+        height, width = self.description["image_size"]
+        channels, cells, classes, inputs = (
+            self.description[k] for k in ("channels", "cells", "num_classes", "in_chans")
+        )
+        table.require_size(NetworkSize(channels, cells, classes, inputs, (height, width)))
+        device.select(table.settings.device)
+        return table
 
     @classmethod
     def of(
@@ -289,8 +308,15 @@ class Training:
             "macs": count_macs(network, shape),
             "warnings": [],
         }
-        tested = f"test accuracy {accuracy:.2f} % (of the last epoch, {len(self.test.images)} images)"
-        return Outcome(self.genotype, result, [tested] if self.taken is None else [self.taken, tested])
+        messages = [] if self.taken is None else [self.taken]
+        messages.append(f"test accuracy {accuracy:.2f} % (of the last epoch, {len(self.test.images)} images)")
+        if self.latencies is not None:
+            predicted = self.latencies.costs.of(self.space.choice(self.genotype))
+            measured = network_latency(copy.deepcopy(network), shape, self.latencies.settings)
+            result["latency"] = {"measured": measured, "predicted": predicted}
+            texts = (format_cost("latency", value) for value in (measured, predicted))
+            messages.append("latency {} measured, {} predicted".format(*texts))
+        return Outcome(self.genotype, result, messages)
 
     def save(self, folder: Path, outcome: Outcome) -> None:
         """Write the network."""
