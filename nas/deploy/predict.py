@@ -25,7 +25,7 @@ from nas.data.preprocessing import Preprocessing
 from nas.data.sources.folder import picture, picture_files
 from nas.deploy.trained import Trained, of_path, of_result
 from nas.runs.files import atomic_path
-from recipes import InputError, command_line
+from recipes import InputError
 from recipes.deploy import PredictOptions
 
 if TYPE_CHECKING:
@@ -195,12 +195,3 @@ def _output(path: str | None) -> Iterator[Any]:
         return
     with atomic_path(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
         yield file
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    return command_line.main_alone("nas predict", PredictOptions, run, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

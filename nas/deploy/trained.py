@@ -12,7 +12,7 @@ from nas.data.preprocessing import Preprocessing
 from nas.runs.files import read_json
 from nas.training.final import count_macs
 from nas.training.model import load
-from nas.training.weights import file_of
+from nas.training.weights import NETWORK, file_of
 from recipes import FinalOptions, InputError
 from recipes.command_line import words
 from recipes.config_file import config_json
@@ -77,7 +77,7 @@ def of_path(text: str) -> Trained:
     path = file_of(text)
     network = load(path)
     folder, result, command = path.parent, {}, None
-    if (folder / "config.json").exists() and (folder / "result.json").exists():
+    if path.name == NETWORK and (folder / "config.json").exists() and (folder / "result.json").exists():
         result = read_json(folder / "result.json")
         command = _command(read_json(folder / "config.json"))
     return _trained(network, folder.resolve().name, str(path), result, command)
