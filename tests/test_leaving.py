@@ -264,6 +264,7 @@ def test_bad_pictures_are_named_and_the_others_predicted(trained, tmp_path, caps
         (["{empty}", "x.png"], "holds no model.safetensors"),
         (["{run}", "x.png", "--format", "xml"], "csv"),
         (["{run}", "x.png", "--device", "tpu"], "device 'tpu' is not available"),
+        (["{run}", "x.png", "--plugins", "nowhere.py"], "nowhere.py' cannot be imported"),
     ],
 )
 def test_bad_input_of_predict(arguments, words, trained, tmp_path, capsys):

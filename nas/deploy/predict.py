@@ -148,14 +148,15 @@ def _require_good(bad: Sequence[str], count: int) -> None:
 def table(found: Iterable[Prediction], form: str) -> Iterator[str]:
     """Lines of CSV, the first with the names of the columns, or of JSON."""
     for i, one in enumerate(found):
+        image = one.image.encode(errors="replace").decode()  # a name of a file need not be UTF-8
         if form == "jsonl":
             probabilities = dict(zip(one.classes, one.probabilities, strict=True))
-            row = {"image": one.image, "class": one.label, "probability": one.probability}
+            row = {"image": image, "class": one.label, "probability": one.probability}
             yield json.dumps(row | {"probabilities": probabilities}, ensure_ascii=False) + "\n"
         else:
             if i == 0:
                 yield _csv(["image", "class", "probability", *one.classes])
-            yield _csv([one.image, one.label, one.probability, *one.probabilities])
+            yield _csv([image, one.label, one.probability, *one.probabilities])
 
 
 def _csv(values: Sequence[Any]) -> str:

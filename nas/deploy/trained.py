@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
+from nas import device
 from nas.data.preprocessing import Preprocessing
 from nas.runs.files import read_json
 from nas.training.final import count_macs
@@ -97,8 +98,7 @@ def _trained(
     preprocessing = Preprocessing.of(network.description)
     if preprocessing is None:
         raise InputError(f"the network {where} does not say how its pictures are prepared: train it anew")
-    plain: nn.Module = network.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    assert isinstance(plain, Skeleton)
+    plain = device.place(copy.deepcopy(network), torch.device("cpu"), channels_last=False)
     return Trained(plain.eval(), name, preprocessing, result, command)
 
 
