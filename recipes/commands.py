@@ -24,8 +24,8 @@ COMMANDS = {
         "train_final:main", "train an architecture, from scratch or from saved weights, and test it"
     ),
     "ablate": Command("ablate:main", "compare gradient estimators, alone and in searches"),
-    "export": Command("nas.deploy.export:main", "write a trained network as ONNX and for other programs"),
-    "predict": Command("nas.deploy.predict:main", "classes and probabilities of pictures"),
+    "export": Command("recipes.deploy:export", "write a trained network as ONNX and for other programs"),
+    "predict": Command("recipes.deploy:predict", "classes and probabilities of pictures"),
     "presets": Command("recipes.preset_list:main", "list the recipes that --preset names"),
 }
 

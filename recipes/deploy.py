@@ -1,15 +1,17 @@
-"""The options of `nas export` and `nas predict`."""
+"""`nas export` and `nas predict`: their options and entry points."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from importlib import import_module
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from recipes import command_line
 from recipes.options import option
-
-FORMATS = ("onnx", "torch", "torchscript", "safetensors", "timm")
+from recipes.plugins import import_plugins
 
 
 @dataclass(kw_only=True)
@@ -26,6 +28,8 @@ class ExportOptions:
     """Folder to write, new or empty; by default the name of the run with -export behind it."""
     overwrite: bool = False
     """Replace an earlier export in --out."""
+    plugins: tuple[str, ...] = ()
+    """Python files or modules that are imported first: they register what the network is made of."""
 
 
 @dataclass(kw_only=True)
@@ -45,3 +49,25 @@ class PredictOptions:
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
     threads: int | None = option(None, at_least=1, at_most=1024)
     """CPU threads (default: all cores)."""
+    plugins: tuple[str, ...] = ()
+    """Python files or modules that are imported first: they register what the network is made of."""
+
+
+def export(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `nas export`; returns the exit code."""
+    return command_line.main_alone("nas export", ExportOptions, _late("export"), argv)
+
+
+def predict(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `nas predict`; returns the exit code."""
+    return command_line.main_alone("nas predict", PredictOptions, _late("predict"), argv)
+
+
+def _late(module: str) -> Callable[[Any], None]:
+    """`run` of a module, imported when called, so that --help and bad options answer at once."""
+
+    def run(options: ExportOptions | PredictOptions) -> None:
+        import_plugins(options.plugins)
+        import_module(f"nas.deploy.{module}").run(options)
+
+    return run

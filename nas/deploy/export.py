@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from nas.deploy.card import about, card
 from nas.deploy.formats import FORMATS
 from nas.deploy.trained import of_path, of_result
 from nas.runs.files import write_json, write_text
-from recipes import InputError, command_line, one_of
+from recipes import InputError, one_of
 from recipes.deploy import ExportOptions
 
 if TYPE_CHECKING:
@@ -94,12 +93,3 @@ def run(options: ExportOptions) -> None:
     )
     for path in sorted(folder.iterdir()):
         print(f"{path}  {path.stat().st_size:,} bytes")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    return command_line.main_alone("nas export", ExportOptions, run, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

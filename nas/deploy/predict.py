@@ -25,7 +25,7 @@ from nas.data.preprocessing import Preprocessing
 from nas.data.sources.folder import picture, picture_files
 from nas.deploy.trained import Trained, of_path, of_result
 from nas.runs.files import atomic_path
-from recipes import InputError, command_line
+from recipes import InputError
 from recipes.deploy import PredictOptions
 
 if TYPE_CHECKING:
@@ -148,14 +148,15 @@ def _require_good(bad: Sequence[str], count: int) -> None:
 def table(found: Iterable[Prediction], form: str) -> Iterator[str]:
     """Lines of CSV, the first with the names of the columns, or of JSON."""
     for i, one in enumerate(found):
+        image = one.image.encode(errors="replace").decode()  # a name of a file need not be UTF-8
         if form == "jsonl":
             probabilities = dict(zip(one.classes, one.probabilities, strict=True))
-            row = {"image": one.image, "class": one.label, "probability": one.probability}
+            row = {"image": image, "class": one.label, "probability": one.probability}
             yield json.dumps(row | {"probabilities": probabilities}, ensure_ascii=False) + "\n"
         else:
             if i == 0:
                 yield _csv(["image", "class", "probability", *one.classes])
-            yield _csv([one.image, one.label, one.probability, *one.probabilities])
+            yield _csv([image, one.label, one.probability, *one.probabilities])
 
 
 def _csv(values: Sequence[Any]) -> str:
@@ -195,12 +196,3 @@ def _output(path: str | None) -> Iterator[Any]:
         return
     with atomic_path(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
         yield file
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    return command_line.main_alone("nas predict", PredictOptions, run, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

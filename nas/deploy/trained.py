@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
+from nas import device
 from nas.data.preprocessing import Preprocessing
 from nas.runs.files import read_json
 from nas.training.model import load
-from nas.training.weights import file_of
+from nas.training.weights import NETWORK, file_of
 from recipes import FinalOptions, InputError
 from recipes.command_line import words
 from recipes.config_file import config_json
@@ -77,7 +78,7 @@ def of_path(text: str) -> Trained:
     path = file_of(text)
     network = load(path)
     folder, result, command = path.parent, {}, None
-    if (folder / "config.json").exists() and (folder / "result.json").exists():
+    if path.name == NETWORK and (folder / "config.json").exists() and (folder / "result.json").exists():
         result = read_json(folder / "result.json")
         command = _command(read_json(folder / "config.json"))
     return _trained(network, folder.resolve().name, str(path), result, command)
@@ -97,8 +98,7 @@ def _trained(
     preprocessing = Preprocessing.of(network.description)
     if preprocessing is None:
         raise InputError(f"the network {where} does not say how its pictures are prepared: train it anew")
-    plain: nn.Module = network.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    assert isinstance(plain, Skeleton)
+    plain = device.place(copy.deepcopy(network), torch.device("cpu"), channels_last=False)
     return Trained(plain.eval(), name, preprocessing, result, command)
 
 

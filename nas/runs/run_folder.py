@@ -213,8 +213,8 @@ class RunFolder:
         path = self.path / file
         if path.exists() and path.read_text(encoding="utf-8") != json_text(content):
             raise InputError(
-                f"{path} no longer matches the data or the genotype that the run began with: restore "
-                "them, or start again with `overwrite`"
+                f"{path} no longer matches the data, the genotype or the weights that the run began with: "
+                "restore them, or start again with `overwrite`"
             )
 
     def log(self, metrics: dict[str, Any], seconds: float) -> None:
