@@ -125,7 +125,7 @@ class RunOptions:
     """Side in pixels of a random square that is blanked in training images; 0 turns it off."""
 
     latency_table: str | None = None
-    """JSON file of `python -m nas.latency`, with the latencies of a machine: what networks are said to
+    """JSON file of `nas latency`, with the latencies of a machine: what networks are said to
     take."""
 
     device: str = "auto"
@@ -326,5 +326,5 @@ def _check_budgets(options: SearchOptions) -> None:
     if "latency" in kinds and options.latency_table is None:
         raise InputError(
             "a latency budget needs `latency_table`, the latencies of a machine: measure them with "
-            f"python -m nas.latency --space {options.space}"
+            f"nas latency --space {options.space}"
         )

@@ -81,8 +81,9 @@ class Registry(Generic[T]):
         return list(self._things)
 
     def added(self) -> list[str]:
-        """Names that were registered from outside."""
-        return [name for name in self._things if name not in self._builtin]
+        """Names that were registered from outside, not while a module of ours was imported."""
+        own = {name for name, (module, _) in self._origins.items() if module.startswith("importlib")}
+        return [name for name in self._things if name not in self._builtin | own]
 
     def get(self, name: str) -> T:
         """The thing of that name. Raises InputError with the nearest names."""
