@@ -22,7 +22,7 @@ from nas.bilevel.rules import RULES
 from nas.bilevel.search import Search
 from nas.bilevel.terms import Term
 from nas.runs import loop
-from nas.runs.loop import Callback, Ended
+from nas.runs.loop import Announce, Callback, Ended
 from nas.runs.run_folder import METRICS, NoFolder
 from nas.seeding import kept_generators
 from nas.task import Task
@@ -173,6 +173,7 @@ def search(
     task: Task | None = None,
     callback: Callback | None = None,
     progress: bool | None = None,
+    announce: Announce | None = None,
     **options: Any,
 ) -> SearchResult:
     """Search an architecture.
@@ -185,6 +186,8 @@ def search(
             search stops, exactly as if it had been asked to by a signal; in the last epoch there is nothing
             to stop.
         progress: whether to show a bar; None: on a terminal and in a notebook.
+        announce: gets the lines that are to be read before the first step, what was understood of the data;
+            None: they are printed.
         options: any other option of train_search.py by its name: `epochs=20`, `precision="bfloat16"`,
             `preset="nasbench201-gdas"`. With `out`, the run is written into that folder while it goes on, and
             `resume=True` continues it.
@@ -198,7 +201,12 @@ def search(
     named |= {"dataset": data, "terms": None if terms is None else tuple(terms), "task": task}
     chosen, given = _options(SearchOptions, named, options, callback)
     ended = loop.run(
-        chosen, partial(Search.of, chosen, given), objects=given, callback=callback, progress=progress
+        chosen,
+        partial(Search.of, chosen, given),
+        objects=given,
+        callback=callback,
+        progress=progress,
+        announce=announce,
     )
     return _result(SearchResult, ended, ended.job.would_find())
 
@@ -210,6 +218,7 @@ def train(
     task: Task | None = None,
     callback: Callback | None = None,
     progress: bool | None = None,
+    announce: Announce | None = None,
     **options: Any,
 ) -> TrainResult:
     """Train an architecture from scratch and test it.
@@ -217,7 +226,7 @@ def train(
     Args:
         genotype: a Genotype, the result of a search, or a text as for `--genotype` of train_final.py: a
             notation, the name of a published cell, a file.
-        data, task, callback, progress: see `search`.
+        data, task, callback, progress, announce: see `search`.
         options: any other option of train_final.py by its name.
 
     Raises:
@@ -232,7 +241,12 @@ def train(
         options = {"genotype": genotype} | options
     chosen, given = _options(FinalOptions, {"dataset": data, "task": task}, options, callback)
     ended = loop.run(
-        chosen, partial(Training.of, chosen, given), objects=given, callback=callback, progress=progress
+        chosen,
+        partial(Training.of, chosen, given),
+        objects=given,
+        callback=callback,
+        progress=progress,
+        announce=announce,
     )
     return _result(TrainResult, ended, ended.job.genotype)
 

@@ -20,6 +20,7 @@ from nas.bilevel.rules import collapse_warnings
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import draw_value, logits_value
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
+from nas.confusion import Confusion, of_classes
 from nas.data import Batches
 from nas.genotypes import cells_of
 from nas.runs.files import write_json
@@ -56,18 +57,30 @@ class Search:
         self.space, self.dataset, self.task, self.rule = parts.space, parts.dataset, parts.task, parts.rule
         self.schedule, self.counted = parts.schedule, True
         dataset = parts.dataset
-        pieces = data.split(dataset.train.labels, options.val_fraction, options.seed)
+        if dataset.valid is None:
+            pieces = data.split(dataset.train.labels, options.val_fraction, options.seed)
+            train, valid = (dataset.train[piece] for piece in pieces)
+        else:
+            train, valid = dataset.train, dataset.valid
+            pieces = torch.arange(len(train)), torch.arange(len(valid))
         self.documents = {"splits.json": {"train": pieces[0].tolist(), "valid": pieces[1].tolist()}}
-        train, valid = (dataset.train[piece] for piece in pieces)
+        self.used = {"train": train.labels, "valid": valid.labels}
+        balanced = options.sampling == "balanced"
+        self.concerns = data.concerns(
+            dataset.classes, self.used, balanced or options.class_weights == "balanced"
+        )
+        self.announcement = [f"data: {dataset}", *(f"warning: {text}" for text in self.concerns)]
         delivery = data.delivery(
             dataset, device=place, data_budget_gb=options.data_budget_gb, channels_last=options.channels_last
         )
         share = (distributed.rank(), distributed.world())
-        self.train = Batches(train, options.batch_size, delivery, dataset.augmentation, options.seed, share)
+        self.train = Batches(
+            train, options.batch_size, delivery, dataset.augmentation, options.seed, share, balanced
+        )
         self.steps = len(self.train)
         self.train_mean, self.valid_mean = Mean(), Mean()  # of the current epoch
         self.valid = Batches(
-            valid, options.batch_size, delivery, data.Augmentation(), options.seed + 1, share
+            valid, options.batch_size, delivery, data.Augmentation(), options.seed + 1, share, balanced
         )
 
         seed_everything(options.seed, "initial weights")
@@ -164,11 +177,11 @@ class Search:
         self.bilevel.work.evaluated += len(self.valid.images)
         return self.score_uncounted(genotype)
 
-    def score_uncounted(self, genotype: Genotype) -> tuple[float, float]:
+    def score_uncounted(self, genotype: Genotype, confusion: Confusion | None = None) -> tuple[float, float]:
         """`score` for the record, which is not part of the work that the search takes."""
         seed_everything(self.options.seed, "score")
         choice = self.space.choice(genotype)
-        return evaluate(self.supernet, self.valid, self.task, self.bilevel.precision, choice)
+        return evaluate(self.supernet, self.valid, self.task, self.bilevel.precision, choice, confusion)
 
     def measure(self, epoch: int) -> dict[str, Any]:
         """How far every estimator is from the gradient of the logits now; see `nas.bilevel.measure`."""
@@ -310,7 +323,9 @@ class Search:
             )
         genotype = self.space.validate(genotype)
         text = self.space.format(genotype)
-        warnings = collapse_warnings(genotype)
+        collapsed = collapse_warnings(genotype)
+        classes = self.dataset.classes
+        confusion = Confusion(len(classes)) if self.task.outputs == len(classes) else None
         result = {
             "kind": "search",
             "space": self.space.name,
@@ -318,10 +333,12 @@ class Search:
             "dataset": self.options.dataset,
             "seed": self.options.seed,
             "genotype": text,
-            "derived_accuracy": self.score_uncounted(genotype)[1],
+            "derived_accuracy": self.score_uncounted(genotype, confusion)[1],
             **self._images(),
             "parameters": sum(p.numel() for p in self.supernet.parameters()),
-            "warnings": warnings,
+            "data": str(self.dataset),
+            **of_classes(confusion, self.dataset, self.used, "valid"),
+            "warnings": [*self.concerns, *collapsed],
         }
         if considered := self.rule.considered(self):
             rows = [
@@ -329,7 +346,7 @@ class Search:
                 for row in considered
             ]
             result |= {"rule": self.options.derive, "considered": rows}
-        return Outcome(genotype, result, [f"found {text}", *(f"warning: {w}" for w in warnings)])
+        return Outcome(genotype, result, [f"found {text}", *(f"warning: {w}" for w in collapsed)])
 
     def save(self, folder: Path, outcome: Outcome) -> None:
         """Write the architecture."""
