@@ -424,7 +424,7 @@ def test_scripts_as_a_user_runs_them(tmp_path):
     good = run_script(str(ROOT / "train_search.py"), *TINY, "--epochs", "1", cwd=tmp_path)
     assert good.returncode == 0, good.stderr
     assert good.stderr == ""
-    assert good.stdout.startswith("data: digits: 1438 training and 359 test images")
+    assert good.stdout.startswith("data: digits: 159 training and 359 test images")
     assert "\nfound |" in good.stdout
     out = tmp_path / "runs" / "search-micro-reinmax-digits-s0"
     assert json.loads((out / "config.json").read_text())["out"].endswith("digits-s0")

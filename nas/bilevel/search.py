@@ -67,7 +67,9 @@ class Search:
         self.used = {"train": train.labels, "valid": valid.labels}
         balanced = options.sampling == "balanced"
         self.concerns = data.concerns(
-            dataset.classes, self.used, balanced or options.class_weights == "balanced"
+            dataset.classes,
+            self.used | {"test": dataset.test.labels},
+            balanced or options.class_weights == "balanced",
         )
         self.announcement = [f"data: {dataset}", *(f"warning: {text}" for text in self.concerns)]
         delivery = data.delivery(

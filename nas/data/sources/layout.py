@@ -74,10 +74,10 @@ def of(root: Path) -> Layout:
         OSError: something in it cannot be read.
     """
     left = Left()
-    root = _unwrapped(root, left)
+    outer, root = root, _unwrapped(root, left)
     found = _parts(root)
     if found:
-        return _divided(root, found, left)
+        return _divided(root, found, left, outer)
     names = _folders(root)
     if len(names) >= 2 and all(len(_parts(root / name)) >= 2 for name in names):
         return _divided_classes(root, names, left)
@@ -125,7 +125,7 @@ def _parts(root: Path) -> dict[str, list[str]]:
     return {}
 
 
-def _divided(root: Path, found: Mapping[str, list[str]], left: Left) -> Layout:
+def _divided(root: Path, found: Mapping[str, list[str]], left: Left, outer: Path) -> Layout:
     """Class folders under folders of parts."""
     for part, names in found.items():
         if len(names) > 1:
@@ -157,7 +157,7 @@ def _divided(root: Path, found: Mapping[str, list[str]], left: Left) -> Layout:
             folder = _holder(root / found[part][0], part)
             parts[part], remarks = _classes(folder, left, part)
             notes += remarks
-            named.append(f"{folder.relative_to(root)}/ for {_word(part)}")
+            named.append(f"{folder.relative_to(outer)}/ for {_word(part)}")
     _unify(parts, root)
     return Layout(parts, [f"understood: {', '.join(named)}", *notes], left)
 
@@ -234,18 +234,15 @@ def _classes(root: Path, left: Left, part: str | None = None) -> tuple[Files, li
     names = _folders(root)
     if len(names) < 2:
         loose = _count_images(root)
-        saw = f" ({quoted(names)})" if names else ""
-        advice = ""
+        words = f"{len(names)} class folder{'s' if len(names) != 1 else ''}"
+        words += f" ({quoted(names)})" if names else ""
+        advice = ", or train/ and test/ with class folders: give the folder that holds them"
         if loose:
             advice = (
                 f"; {loose} images lie beside them: sort them into a folder for each class, or list them in "
+                "a file with a column of labels, csv:PATH"
             )
-            advice += "a file with a column of labels, csv:PATH"
-        raise InputError(
-            f"{root} has {len(names)} class folders{f' ({quoted(names)})' if names else ''}, "
-            "expected at least 2"
-            f"{advice or ', or train/ and test/ with class folders: give the folder that holds them'}"
-        )
+        raise InputError(f"{root} has {words}, expected at least 2{advice}")
     left.loose += _count_images(root)
     left.hidden += sum(1 for entry in _entries(root) if entry.name.startswith(".") and entry.is_file())
     files = {}

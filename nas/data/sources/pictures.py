@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from recipes import InputError, first_line
 
@@ -186,15 +186,15 @@ def _bands(path: Path) -> Array | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             tags: Any = getattr(image, "tag_v2", {})
-            extra = tags.get(338, ())
-            known = tags.get(277, 1) in (1, 3) or (tags.get(277) in (2, 4) and set(extra) <= {1, 2})
-            if known or tags.get(262) == 5:  # CMYK
+            extra, samples = tags.get(338, ()), tags.get(277, 1)
+            if samples in (1, 3) or (samples in (2, 4) and extra and set(extra) <= {1, 2}):
                 return None
-    except OSError as error:
-        if "pixel mode" not in str(error):
-            raise
-    except SyntaxError as error:  # what Pillow calls a combination of bands that it does not know
-        raise ValueError(first_line(error)) from None
+            if tags.get(262) == 5:  # CMYK
+                return None
+    except UnidentifiedImageError:  # what Pillow says of bands that it does not know, too
+        with open(path, "rb") as file:
+            if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+                raise
     if importlib.util.find_spec("tifffile") is None:
         raise ValueError("a TIFF of several bands needs the package tifffile: pip install tifffile")
     import tifffile
