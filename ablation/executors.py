@@ -260,13 +260,17 @@ def _slurm(runs: Sequence[Run], options: GridOptions, cluster: str = "slurm") ->
     submitit = _import("submitit")
     gpus = options.gpus_per_run or 0
     if gpus != int(gpus):
-        raise InputError(f"--gpus-per-run is {gpus:g}: Slurm gives whole GPUs, --executor ray also parts")
+        raise InputError(
+            f"--gpus-per-run is {gpus:g}: Slurm gives whole GPUs, choose --executor ray for parts"
+        )
     try:
         executor = submitit.AutoExecutor(
             Path(options.out or "") / "slurm", cluster, slurm_max_num_timeout=options.retries
         )
     except RuntimeError as error:
-        raise InputError(f"there is no Slurm here: {first_line(error)}") from None
+        raise InputError(
+            f"there is no Slurm here ({first_line(error)}): give --executor local or ray"
+        ) from None
     executor.update_parameters(
         name="ablate",
         timeout_min=options.time or 24 * 60,

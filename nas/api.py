@@ -71,7 +71,7 @@ class Result:
             raise InputError(f"`out` is {out!r}, expected the path of a folder")
         folder = self.ended.folder
         if not isinstance(folder, NoFolder):
-            raise InputError(f"this run has its folder already: {folder.path}")
+            raise InputError(f"this run has its folder already, {folder.path}: copy that")
         options = replace(folder.options, out=str(out))
         written = folder.written(self.ended.job, options)
         try:
@@ -159,7 +159,7 @@ class TrainResult(Result):
         try:
             save(path, network, network.description)
         except OSError as error:
-            raise InputError(f"cannot write the network {path}: {error}") from None
+            raise InputError(f"cannot write the network {path}: {error}; give another path") from None
 
 
 def search(

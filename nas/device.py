@@ -68,7 +68,7 @@ def select(name: str) -> torch.device:
     if not usable:
         raise InputError(
             f"device '{given}' is not available here, expected auto, cpu or one of "
-            f"{torch.cuda.device_count()} CUDA devices"
+            f"{torch.cuda.device_count()} CUDA devices: give another `device`"
         )
     if device.type == "cpu":
         return torch.device("cpu")

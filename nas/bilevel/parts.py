@@ -139,9 +139,13 @@ def check(options: SearchOptions, estimator: Estimator) -> None:
     edge_gradient = f"`edge_gradient={options.edge_gradient}`"
     compiled = options.edge_gradient == "compiled"
     if options.edge_gradient in ("compiled", "surrogate") and not estimator.discrete:
-        raise InputError(f"{edge_gradient} needs an estimator that draws, '{name}' mixes all")
+        raise InputError(
+            f"{edge_gradient} needs an estimator that draws, '{name}' mixes all: give another `estimator`"
+        )
     if compiled and estimator.signal == "loss":
-        raise InputError(f"{edge_gradient} needs an estimator that differentiates, not '{name}'")
+        raise InputError(
+            f"{edge_gradient} needs an estimator that differentiates, not '{name}': drop one of the two"
+        )
     if compiled and options.sync_batch_norm:
         raise InputError(f"{edge_gradient} does not go with `sync_batch_norm`: drop one of the two")
     unfit = {
@@ -161,6 +165,8 @@ def check(options: SearchOptions, estimator: Estimator) -> None:
         if wrong:
             raise InputError(f"{what} does not go with `draw_per={options.draw_per}`: drop one of the two")
     if options.order == 2 and estimator.signal == "loss":
-        raise InputError(f"`order=2` needs an estimator that differentiates, not '{name}'")
+        raise InputError(
+            f"`order=2` needs an estimator that differentiates, not '{name}': drop one of the two"
+        )
     if options.draws is not None and options.draws < estimator.fewest_draws:
         raise InputError(f"`draws` is {options.draws}, '{name}' needs at least {estimator.fewest_draws}")

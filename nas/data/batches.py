@@ -174,7 +174,10 @@ class Batches:
             try:
                 out.append(np.asarray(policy(picture))[:, :, : image.shape[2]])
             except (ValueError, TypeError, OSError) as error:
-                raise InputError(f"the policy of `auto_augment` fails on these images: {error}") from None
+                raise InputError(
+                    f"the policy of `auto_augment` fails on these images ({error}): choose "
+                    "another, or drop it"
+                ) from None
         return torch.from_numpy(np.stack(out)).to(pixels.device)
 
     def _finish(self, pixels: Tensor) -> Tensor:

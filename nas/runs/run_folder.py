@@ -155,14 +155,16 @@ class RunFolder:
                 f"{self.path} is in use by another process: wait for it, or give another `out`"
             ) from None
         except OSError as error:
-            raise InputError(f"cannot write into the run folder {self.path}: {error}") from None
+            raise InputError(
+                f"cannot write into the run folder {self.path}: {error}; give another `out`"
+            ) from None
 
     def _is_occupied(self) -> bool:
         """Whether there is more in the folder than a process leaves that was killed at its very beginning."""
         try:
             names = [p.name for p in self.path.iterdir()] if self.path.exists() else []
         except OSError as error:
-            raise InputError(f"`out` {self.path} cannot be used as a folder: {error}") from None
+            raise InputError(f"`out` {self.path} cannot be used as a folder: {error}; give another") from None
         return any(name != LOCK and not name.startswith(".config.json.") for name in names)
 
     def _is_run(self) -> bool:

@@ -14,14 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from nas.tables.lookup import Truth, fixed, positions
+from nas.tables.units import Values, as_percent
 from recipes import InputError
 from search_spaces.space import EnumerableSpace
 
 _NUMBER = re.compile(r"[0-9.eE+-]+")
 
 
-def columns(path: Path, space: EnumerableSpace, text: str) -> dict[str, Callable[[], Truth]]:
-    """The columns of accuracies in a CSV, still to be read. Raises InputError."""
+def columns(
+    path: Path, space: EnumerableSpace, text: str, values: Values = "auto"
+) -> dict[str, Callable[[], Truth]]:
+    """The columns of accuracies in a CSV, still to be read; `values` as for `as_percent`. Raises
+    InputError."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
@@ -30,8 +34,8 @@ def columns(path: Path, space: EnumerableSpace, text: str) -> dict[str, Callable
         records = list(itertools.islice(filled, space.size + 1))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error}): correct it") from None
-    values = [name for name in names if name not in ("index", "arch")]
-    if "arch" not in names or not values or len(set(names)) < len(names):
+    named = [name for name in names if name not in ("index", "arch")]
+    if "arch" not in names or not named or len(set(names)) < len(names):
         found = ", ".join(names)[:120] or "nothing"
         raise InputError(
             f"{path}, line 1: the columns are {found}; expected index, arch and columns of accuracies such "
@@ -45,10 +49,12 @@ def columns(path: Path, space: EnumerableSpace, text: str) -> dict[str, Callable
     rows = _rows(path, space, [(line, record[names.index("arch")].strip()) for line, record in records])
 
     def truth(name: str, position: int) -> Truth:
-        column = np.array([_percent(path, line, name, record[position]) for line, record in records])
-        return Truth(space.name, f"{name} of {path.name}", fixed(column[rows]))
+        column = np.array([_number(path, line, name, record[position]) for line, record in records])
+        accuracies, said = as_percent(column, str(path), name, values)
+        source = f"{name} of {path.name}" + (f" ({said})" if said else "")
+        return Truth(space.name, source, fixed(accuracies[rows]))
 
-    return {name: partial(truth, name, names.index(name)) for name in values}
+    return {name: partial(truth, name, names.index(name)) for name in named}
 
 
 def _rows(path: Path, space: EnumerableSpace, texts: Sequence[tuple[int, str]]) -> np.ndarray:
@@ -75,14 +81,14 @@ def _rows(path: Path, space: EnumerableSpace, texts: Sequence[tuple[int, str]]) 
     return np.array([rows[text] for text in known])
 
 
-def _percent(path: Path, line: int, column: str, text: str) -> float:
+def _number(path: Path, line: int, column: str, text: str) -> float:
     try:
         value = float(text) if _NUMBER.fullmatch(text.strip()) else math.nan
     except ValueError:
         value = math.nan
     if not 0 <= value <= 100:
         raise InputError(
-            f"{path}, line {line}: {column} is {text[:40]!r}, expected an accuracy in %, a number from 0 to "
-            "100: correct the line"
+            f"{path}, line {line}: {column} is {text[:40]!r}, expected an accuracy, a number from 0 to 100 "
+            "(%) or to 1: correct the line"
         )
     return value

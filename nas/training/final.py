@@ -56,7 +56,9 @@ class Training:
         ):
             if wanted and feature not in space.features:
                 able = [n for n in search_spaces.names() if feature in search_spaces.get(n).features]
-                raise InputError(f"`{name}` is for the spaces {', '.join(able)}, this is '{space.name}'")
+                raise InputError(
+                    f"`{name}` is for the spaces {', '.join(able)}, this is '{space.name}': drop it"
+                )
         self.dataset = dataset
         delivery = data.delivery(
             dataset, device=place, data_budget_gb=options.data_budget_gb, channels_last=options.channels_last

@@ -160,7 +160,10 @@ def _named(text: str, **arguments: Any) -> Any:
     wanted = inspect.signature(source).parameters
     if path and "path" not in wanted:
         takers = [n for n in SOURCES.names() if "path" in inspect.signature(SOURCES.get(n)).parameters]
-        raise InputError(f"data set '{text}' is malformed: only {', '.join(takers)} takes a path")
+        raise InputError(
+            f"data set '{text}' is malformed: only {', '.join(takers)} takes a path, drop what "
+            "follows the colon"
+        )
     if path:
         arguments["path"] = Path(path)
     elif "path" in wanted and wanted["path"].default is inspect.Parameter.empty:

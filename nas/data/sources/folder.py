@@ -37,7 +37,10 @@ def load(
             f"folder:{path.resolve().name}", found.parts, found.classes, str(path), reading, test_fraction
         )
     except OSError as error:
-        raise InputError(f"cannot read the data set folder '{str(path)[:200]}': {error}") from None
+        raise InputError(
+            f"cannot read the data set folder '{str(path)[:200]}': {error}; check the path and your "
+            "rights to read it"
+        ) from None
     files = sum(len(files) for classes in found.parts.values() for files in classes.values())
     lost = files - sum(len(part) for part in dataset.parts.values())
     notes = (*found.notes, *dataset.notes, *found.left.notes(unreadable=lost))

@@ -94,7 +94,7 @@ def _images(data: Any) -> Images:
     pixels = _pixels(_tensor(images, "images"))
     labels = _tensor(labels, "labels")  # a list of them, too
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
-        raise InputError(f"labels are {_kind(labels)}, expected integers from 0 to classes - 1")
+        raise InputError(f"labels are {_kind(labels)}, expected integers from 0 to classes - 1: convert them")
     if labels.shape != (len(pixels),):
         raise InputError(
             f"labels have the shape {tuple(labels.shape)}, expected ({len(pixels)},): one for every image"
