@@ -75,11 +75,13 @@ class RunOptions:
     """Seed of everything random; equal seeds give equal runs on the CPU."""
 
     dataset: str = "digits"
-    """digits, cifar10, cifar100 or folder:PATH (class folders, under train/, val/ and test/ or not)."""
+    """digits, cifar10, cifar100, imagenet16-120, mnist, fashion_mnist, kmnist, svhn, stl10, oxford_pets,
+    flowers102, food101; or folder:PATH (class folders, under train/, val/ and test/ or not), csv:FILE
+    (paths and labels), arrays:FILE.npz (images and labels)."""
     data_root: str = option("data", free=True)
-    """Folder that holds cifar10 and cifar100."""
+    """Folder that holds the data sets with a name of their own."""
     download: bool = option(False, free=True)
-    """Download cifar10 or cifar100 into --data-root where it is missing."""
+    """Download the data set into --data-root where it is missing, through torchvision."""
     image_size: int = option(32, at_least=4, at_most=4096)
     """Side in pixels that image files are resized to."""
     channels_in: Literal["auto", "1", "3"] = "auto"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nas.data.images import DataSet, Images, split
-from nas.data.sources import cifar, digits, folder, memory
+from nas.data.sources import arrays, cifar, digits, folder, imagenet16, listed, memory, torchvision_sets
 from recipes import InputError
 from recipes.registry import Registry
 
@@ -29,7 +29,11 @@ SOURCES: Registry[Source] = Registry(
         "digits": digits.load,
         "cifar10": partial(cifar.load, "cifar10"),
         "cifar100": partial(cifar.load, "cifar100"),
+        "imagenet16-120": imagenet16.load,
+        **{name: partial(torchvision_sets.load, name) for name in torchvision_sets.SETS},
         "folder": folder.load,
+        "csv": listed.load,
+        "arrays": arrays.load,
     },
 )
 
@@ -75,8 +79,8 @@ def load(
     """A data set on the CPU.
 
     Args:
-        data: a name, `folder:PATH`, a DataSet, images with labels, or a pair (training images with labels,
-            test images with labels). Images with labels are a pair (images, labels) of tensors or arrays, or
+        data: a name such as `digits` or `folder:PATH`, a DataSet, images with labels, or several parts: a pair
+            (training, test), or a dict of `train`, `test` and `valid`. Images with labels are a pair (images, labels) of tensors or arrays, or
             a torch Dataset of items (image, label), read once. Images are (N, C, H, W) or (N, H, W), those
             of a Dataset (C, H, W), (H, W) or PIL's, uint8 or floating point in [0, 1], and stay as they are;
             labels are integers from 0.

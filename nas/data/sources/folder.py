@@ -74,7 +74,8 @@ def of_files(
         labels = torch.arange(len(counts)).repeat_interleave(counts)
         images[part] = pixels.images(start, labels)
         start += len(labels)
-        _require_classes(images[part].labels, classes, title)
+        if part in ("train", "all"):
+            _require_classes(images[part].labels, classes, title)
     augmentation = Augmentation(crop_padding=max(1, reading.size // 8), flip=True)
     return complete(name, images, classes, augmentation, test_fraction, title, pixels.scale, pixels.notes)
 
