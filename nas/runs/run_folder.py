@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Collection, Mapping
@@ -12,14 +13,14 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nas import distributed
 from nas.runs import checkpoint, kept
-from nas.runs.files import append, json_text, lock, read_json_lines, remove_temporary, write_json
+from nas.runs.files import Lock, append, json_text, lock, read_json_lines, remove_temporary, write_json
 from nas.runs.job import Job
 from recipes import InputError, RunOptions
 from recipes.config_file import config_json, read_config, require_same
@@ -63,7 +64,7 @@ class RunFolder:
         self.finished = False
         self._damage: str | None = None
         self._saved_at: tuple[int, int, float] | None = None
-        self._lock: IO[bytes] | None = None
+        self._lock: Lock | None = None
         if not self._is_occupied():
             if options.resume:
                 raise InputError(f"there is no run in {self.path} to resume: check `out`")
@@ -146,7 +147,7 @@ class RunFolder:
             self._compare(environment)
         write_json(self.path / "environment.json", environment)
 
-    def _take(self) -> IO[bytes]:
+    def _take(self) -> Lock:
         """Keep others out."""
         try:
             return lock(self.path / LOCK)
@@ -347,7 +348,7 @@ class Spectator(NoFolder):
 
 def default_path(options: RunOptions, name: str) -> Path:
     """Where a run goes that `out` names no folder for; `name` begins its own name."""
-    slug = options.dataset.rstrip("/").rpartition("/")[2].replace(":", "-")
+    slug = re.split(r"[/\\]", options.dataset.rstrip("/\\"))[-1].replace(":", "-")
     return Path("runs") / f"{name}-{slug}-s{options.seed}"
 
 

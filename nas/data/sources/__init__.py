@@ -79,11 +79,11 @@ def load(
     """A data set on the CPU.
 
     Args:
-        data: a name such as `digits` or `folder:PATH`, a DataSet, images with labels, or several parts: a pair
-            (training, test), or a dict of `train`, `test` and `valid`. Images with labels are a pair (images, labels) of tensors or arrays, or
-            a torch Dataset of items (image, label), read once. Images are (N, C, H, W) or (N, H, W), those
-            of a Dataset (C, H, W), (H, W) or PIL's, uint8 or floating point in [0, 1], and stay as they are;
-            labels are integers from 0.
+        data: a name such as `digits` or `folder:PATH`, a DataSet, images with labels, or several parts: a
+            pair (training, test), or a dict of `train`, `test` and `valid`. Images with labels are a pair
+            (images, labels) of tensors or arrays, or a torch Dataset of items (image, label), read once.
+            Images are (N, C, H, W) or (N, H, W), those of a Dataset (C, H, W), (H, W) or PIL's, uint8 or
+            floating point in [0, 1], and stay as they are; labels are integers from 0.
         data_root: folder of the data sets that have files of their own.
         download: fetch those files where they are missing.
         image_size: side in pixels that images from files are resized to.
