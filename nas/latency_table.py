@@ -108,8 +108,7 @@ def read(path: str | Path, space: SearchSpace) -> LatencyTable:
         )  # fmt: skip
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"`latency_table` {path} cannot be read ({first_line(error)}): expected a file of "
-            "nas latency"
+            f"`latency_table` {path} cannot be read ({first_line(error)}): expected a file of nas latency"
         ) from None
 
 

@@ -22,6 +22,7 @@ from nas.bilevel.rules import collapse_warnings
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import draw_value, logits_value
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
+from nas.confusion import Confusion, of_classes
 from nas.data import Batches
 from nas.genotypes import cells_of, planned_size_of
 from nas.large_images import warn_of_large_images
@@ -63,20 +64,34 @@ class Search:
         self.space, self.dataset, self.task, self.rule = parts.space, parts.dataset, parts.task, parts.rule
         self.schedule, self.counted = parts.schedule, True
         dataset = parts.dataset
-        pieces = data.split(dataset.train.labels, options.val_fraction, options.seed)
+        if dataset.valid is None:
+            pieces = data.split(dataset.train.labels, options.val_fraction, options.seed)
+            train, valid = (dataset.train[piece] for piece in pieces)
+        else:
+            train, valid = dataset.train, dataset.valid
+            pieces = torch.arange(len(train)), torch.arange(len(valid))
         self.documents: dict[str, Any] = {
             "splits.json": {"train": pieces[0].tolist(), "valid": pieces[1].tolist()}
         }
-        train, valid = (dataset.train[piece] for piece in pieces)
+        self.used = {"train": train.labels, "valid": valid.labels}
+        balanced = options.sampling == "balanced"
+        self.concerns = data.concerns(
+            dataset.classes,
+            self.used | {"test": dataset.test.labels},
+            balanced or options.class_weights == "balanced",
+        )
+        self.announcement = [f"data: {dataset}", *(f"warning: {text}" for text in self.concerns)]
         delivery = data.delivery(
             dataset, device=place, data_budget_gb=options.data_budget_gb, channels_last=options.channels_last
         )
         share = (distributed.rank(), distributed.world())
-        self.train = Batches(train, options.batch_size, delivery, dataset.augmentation, options.seed, share)
+        self.train = Batches(
+            train, options.batch_size, delivery, dataset.augmentation, options.seed, share, balanced
+        )
         self.steps = len(self.train)
         self.train_mean, self.valid_mean = Mean(), Mean()  # of the current epoch
         self.valid = Batches(
-            valid, options.batch_size, delivery, data.Augmentation(), options.seed + 1, share
+            valid, options.batch_size, delivery, data.Augmentation(), options.seed + 1, share, balanced
         )
 
         latencies = None
@@ -99,7 +114,8 @@ class Search:
         if options.sync_batch_norm:
             distributed.synchronise(supernet)
         shape = dataset.train.pixels.shape[1:]
-        self.warnings = warn_of_large_images(self.space, supernet, shape, options.batch_size)
+        warned = warn_of_large_images(self.space, supernet, shape, options.batch_size)
+        self.announcement += [f"warning: {text}" for text in warned]
         self.supernet = device.place(supernet, place, options.channels_last)
         self.architecture = Architecture(self.space, parts.estimator)
         if options.prior:
@@ -193,13 +209,13 @@ class Search:
         self.bilevel.work.evaluated += len(self.valid.images)
         return self._score(draw)
 
-    def score_uncounted(self, genotype: Genotype) -> tuple[float, float]:
+    def score_uncounted(self, genotype: Genotype, confusion: Confusion | None = None) -> tuple[float, float]:
         """`score` for the record, which is not part of the work that the search takes."""
-        return self._score(self.space.choice(genotype))
+        return self._score(self.space.choice(genotype), confusion)
 
-    def _score(self, draw: Draw) -> tuple[float, float]:
+    def _score(self, draw: Draw, confusion: Confusion | None = None) -> tuple[float, float]:
         seed_everything(self.options.seed, "score")
-        return evaluate(self.supernet, self.valid, self.task, self.bilevel.precision, draw)
+        return evaluate(self.supernet, self.valid, self.task, self.bilevel.precision, draw, confusion)
 
     def measure(self, epoch: int) -> dict[str, Any]:
         """How far every estimator is from the gradient of the logits now; see `nas.bilevel.measure`."""
@@ -357,7 +373,9 @@ class Search:
                 f"{self.space.format(genotype)}: `search.budget.fit` says which are within it"
             )
         text = self.space.format(genotype)
-        warnings = collapse_warnings(genotype)
+        collapsed = collapse_warnings(genotype)
+        classes = self.dataset.classes
+        confusion = Confusion(len(classes)) if self.task.outputs == len(classes) else None
         result = {
             "kind": "search",
             "space": self.space.name,
@@ -365,10 +383,12 @@ class Search:
             "dataset": self.options.dataset,
             "seed": self.options.seed,
             "genotype": text,
-            "derived_accuracy": self.score_uncounted(genotype)[1],
+            "derived_accuracy": self.score_uncounted(genotype, confusion)[1],
             **self._images(),
             "parameters": sum(p.numel() for p in self.supernet.parameters()),
-            "warnings": warnings,
+            "data": str(self.dataset),
+            **of_classes(confusion, self.dataset, self.used, "valid"),
+            "warnings": [*self.concerns, *collapsed],
         }
         if self.budget.costs:
             result["budget"] = {
@@ -382,7 +402,7 @@ class Search:
                 for row in considered
             ]
             result |= {"rule": self.options.derive, "considered": rows}
-        return Outcome(genotype, result, [f"found {text}", *(f"warning: {w}" for w in warnings)])
+        return Outcome(genotype, result, [f"found {text}", *(f"warning: {w}" for w in collapsed)])
 
     def save(self, folder: Path, outcome: Outcome) -> None:
         """Write the architecture."""
