@@ -1,4 +1,4 @@
-"""Steps of a search in `mobile` on large images, beside the sampled network: `python -m benchmarks.mobile`."""
+"""Steps of a search in `mobile` on large images, beside a training step: `python -m benchmarks.mobile`."""
 
 from __future__ import annotations
 
