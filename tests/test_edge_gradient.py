@@ -84,7 +84,9 @@ def gradient_of_draw(supernet, mode, choice, k):
         return torch.autograd.grad(loss, draw)[0]
 
 
-@pytest.mark.parametrize(("space_name", "shapes"), [("micro", 3), ("nasbench201", 3), ("darts", 5)])
+@pytest.mark.parametrize(
+    ("space_name", "shapes"), [("micro", 3), ("nasbench201", 3), ("darts", 5), ("nasbench_macro", 6)]
+)
 def test_compiled_equals_dense(space_name, shapes, traced):
     """It is also compiled once for each shape of a cell, whatever is drawn."""
     torch.manual_seed(0)
