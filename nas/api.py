@@ -129,7 +129,7 @@ class SearchResult(Result):
                 f"`genotype` is {str(genotype)[:60]!r}, expected a Genotype: `space.parse` reads texts"
             )
         try:
-            self.space.validate(genotype)
+            self.space.choice(self.space.validate(genotype))
         except GenotypeError as error:
             raise InputError(f"`genotype`: {error}") from None
         with kept_generators():
