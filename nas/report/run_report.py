@@ -43,9 +43,10 @@ def render_report(folder: Path, space: SearchSpace | None = None) -> None:
         tiles=tiles,
         pictures=[
             Picture("Architecture", cell_picture.plot_cell(genotype), wide=False),
+            *budget_report.front_pictures(result),
             *_pictures(metrics, result, space),
         ],
-        tables=_considered(result),
+        tables=[*budget_report.front_tables(result), *_considered(result)],
         texts={"Genotype": text, "Retrain it": retrain_command(config, result, text)},
         settings={"Configuration": config, "Environment": machine},
     )
