@@ -16,6 +16,7 @@ from nas import data, device, distributed, latency_table
 from nas.bilevel import budget
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget_term import BudgetTerm
+from nas.bilevel.front import Front, pareto
 from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
 from nas.bilevel.rules import collapse_warnings
@@ -32,10 +33,13 @@ from nas.seeding import generator, seed_everything
 from nas.steps import Mean, Work, evaluate
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
+from recipes.budget import format_cost
 from recipes.registry import name_of
 from search_spaces import Genotype, operations
 from search_spaces.cell import candidate_parameters
 from search_spaces.mixed_edge import Draw
+
+FRONT = "front"  # the folder of the architectures of several budgets
 
 
 class Search:
@@ -49,7 +53,6 @@ class Search:
     Attributes:
         space, dataset, task, rule: see SearchParts.
         budget: what the derived network may cost.
-        budgets: for each of which an architecture is derived, ascending; empty: only for `budget`.
         architecture: the logits.
         supernet: on the device.
         bilevel: the two steps.
@@ -98,7 +101,9 @@ class Search:
         if options.latency_table is not None:
             latencies = latency_table.read(options.latency_table, self.space)
             self.documents["latency.json"] = latencies.to_json(self.space)
-        self.budget, self.budgets = budget.build(self.space, options, dataset, self.task.outputs, latencies)
+        self.budget, budgets = budget.build(self.space, options, dataset, self.task.outputs, latencies)
+        if budgets:
+            self.rule = Front(self.rule, budgets)
 
         seed_everything(options.seed, "initial weights")
         supernet = self.space.supernet(
@@ -396,15 +401,46 @@ class Search:
                 "costs": self.budget.cost(genotype),
                 "size": asdict(self.budget.size),
             }
+        messages = [f"found {text}", *(f"warning: {w}" for w in warnings)]
+        if isinstance(self.rule, Front):
+            result["front"] = front = self._front(self.rule)
+            kind = front["kind"]
+            for row in front["rows"]:
+                costs = [format_cost(kind, row["costs"][kind]), format_cost(kind, row["limit"])]
+                messages.append("{} of {}: {}".format(*costs, row["genotype"]))
         if considered := self.rule.considered(self):
             rows = [
                 {key: value if key == "genotype" else float(value) for key, value in row.items()}
                 for row in considered
             ]
             result |= {"rule": self.options.derive, "considered": rows}
-        return Outcome(genotype, result, [f"found {text}", *(f"warning: {w}" for w in collapsed)])
+        return Outcome(genotype, result, messages)
+
+    def _front(self, rule: Front) -> dict[str, Any]:
+        """The architectures of several budgets, their costs and their accuracies with the shared weights."""
+        kind = next(k for k in rule.budgets[0].limits if len({b.limits[k] for b in rule.budgets}) > 1)
+        rows = []
+        for one, genotype in zip(rule.budgets, rule.found(self), strict=True):
+            row: dict[str, Any] = {
+                "limit": one.limits[kind],
+                "genotype": self.space.format(genotype),
+                "costs": one.cost(genotype),
+                "derived_accuracy": self.score_uncounted(genotype)[1],
+            }
+            rows.append(row)
+        points = [{"cost": row["costs"][kind], "accuracy": row["derived_accuracy"]} for row in rows]
+        for row, best in zip(rows, pareto(points, "cost", "accuracy"), strict=True):
+            row["pareto"] = best
+        return {"kind": kind, "rows": rows}
 
     def save(self, folder: Path, outcome: Outcome) -> None:
         """Write the architecture."""
         text = outcome.result["genotype"]
         write_json(folder / "genotype.json", outcome.genotype.to_json() | {"text": text})
+        if front := outcome.result.get("front"):
+            (folder / FRONT).mkdir(exist_ok=True)
+            for row in front["rows"]:
+                name = format_cost(front["kind"], row["limit"]).replace(" ", "").replace("µ", "u")
+                genotype = self.space.parse(row["genotype"])
+                content = genotype.to_json() | {"text": row["genotype"]}
+                write_json(folder / FRONT / f"{front['kind']}-{name}.json", content)

@@ -52,10 +52,11 @@ def render_report(folder: Path, space: SearchSpace | None = None) -> None:
         tiles=tiles,
         pictures=[
             Picture("Architecture", cell_picture.plot_cell(genotype), wide=False),
+            *budget_report.front_pictures(result),
             *_pictures(metrics, result, space, genotype),
             *classes.pictures(result),
         ],
-        tables=[*classes.tables(result), *_considered(result)],
+        tables=[*budget_report.front_tables(result), *classes.tables(result), *_considered(result)],
         texts=texts,
         settings={"Configuration": config, "Environment": machine},
     )
