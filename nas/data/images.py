@@ -15,7 +15,7 @@ from nas.data.preprocessing import Preprocessing
 from nas.seeding import generator
 
 Policy = Callable[[Any], Any]
-CHUNK = 1024  # images that are copied at a time where all are looked at
+CHUNK, CHUNK_BYTES = 1024, 32_000_000  # images, and their bytes, that are copied where all are looked at
 PART_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 
 
@@ -62,8 +62,9 @@ class Images:
         if self.rows is None:
             yield from self.pixels.split(CHUNK)  # nothing is copied
             return
-        for rows in self.rows.split(CHUNK):
-            yield self.pixels[rows]
+        image = self.nbytes // max(1, len(self))
+        for indices in torch.arange(len(self)).split(max(1, min(CHUNK, CHUNK_BYTES // image))):
+            yield self.read(indices).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
