@@ -100,7 +100,7 @@ def peak(action: Action, place: torch.device) -> float:
     torch.cuda.reset_peak_memory_stats(place)
     for call in range(step.DRAWS):
         action(call)
-    return (device.peak_memory(place) - before) / 2**30
+    return (torch.cuda.max_memory_allocated(place) - before) / 2**30
 
 
 if __name__ == "__main__":
