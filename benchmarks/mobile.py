@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from benchmarks import step, subjects, timing
 from benchmarks.timing import Action, BenchmarkOptions, Report, Row, ratio
-from nas import device
 from nas.bilevel.search import Search
 from recipes import SearchOptions
 from recipes.options import option

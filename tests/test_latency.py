@@ -47,7 +47,7 @@ def file(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["nasbench201", "darts"])
 def test_the_model_finds_the_factors_of_operations(name):
-    """Whole networks take a little more or less than their candidates alone, and the measurements are noisy."""
+    """Whole networks take a little more or less than their candidates alone; measurements are noisy."""
     space, rng = search_spaces.get(name), np.random.default_rng(0)
     alone = torch.randint(50_000, 500_000, (space.num_slots, space.width), generator=torch.Generator())
     for row, slot in enumerate(space.slots):

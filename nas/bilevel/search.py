@@ -401,7 +401,7 @@ class Search:
                 "costs": self.budget.cost(genotype),
                 "size": asdict(self.budget.size),
             }
-        messages = [f"found {text}", *(f"warning: {w}" for w in warnings)]
+        messages = [f"found {text}", *(f"warning: {w}" for w in collapsed)]
         if isinstance(self.rule, Front):
             result["front"] = front = self._front(self.rule)
             kind = front["kind"]
