@@ -75,6 +75,7 @@ class NetworkSize:
 
     Attributes:
         image_size: height and width.
+        planned_size: side of the images that strides and stem are meant for; default: the shorter one.
     """
 
     channels: int
@@ -82,6 +83,10 @@ class NetworkSize:
     num_classes: int
     in_channels: int
     image_size: tuple[int, int]
+    planned_size: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "planned_size", self.planned_size or min(self.image_size))
 
     def network(self, space: SearchSpace, genotype: Genotype) -> Skeleton:
         """The derived network in this size."""
@@ -91,6 +96,7 @@ class NetworkSize:
             cells=self.cells,
             num_classes=self.num_classes,
             in_channels=self.in_channels,
+            planned_size=self.planned_size,
         )
 
     @property
@@ -123,7 +129,13 @@ def frame(space: SearchSpace, size: NetworkSize) -> tuple[Skeleton, list[Place]]
         network = space.skeleton(
             space.plans(),
             _Places(derived_norm, derived_norm),
-            Size(size.channels, size.cells, size.num_classes, size.in_channels),
+            Size(
+                size.channels,
+                size.cells,
+                size.num_classes,
+                size.in_channels,
+                planned_size=size.planned_size,
+            ),
         )
         with torch.no_grad():
             network.eval()(torch.zeros(1, *size.shape))

@@ -53,9 +53,11 @@ def test_the_candidates_of_an_architecture_add_up_to_its_network(name):
             sys.path.pop(0)
     space = search_spaces.get(name)
     rng = random.Random(0)
+    more = space.fewest_cells + (space.most_cells is None)
     for size in (
         NetworkSize(6, space.fewest_cells, 10, 3, (16, 16)),
-        NetworkSize(5, space.fewest_cells + 1, 3, 1, (9, 13)),
+        NetworkSize(5, more, 3, 1, (9, 13)),
+        *([NetworkSize(8, space.fewest_cells, 10, 3, (64, 64), plan) for plan in (0, 160)] * space.plans_size),
     ):
         costs = count_costs(space, size)
         for _ in range(2):
@@ -73,6 +75,14 @@ def test_the_costs_that_nasbench201_publishes():
     ):
         genotype = space.parse(text.format("nor_conv_3x3", "skip_connect"))
         assert of(costs, space, genotype) == {"parameters": parameters, "macs": macs}
+
+
+def test_the_costs_that_nasbench_macro_publishes():
+    space = search_spaces.get("nasbench_macro")
+    costs = count_costs(space, NetworkSize(32, space.fewest_cells, 10, 3, (32, 32)))
+    for text, parameters in (("22222222", 2_932_586), ("00000000", 387_882)):
+        assert of(costs, space, space.parse(text))["parameters"] == parameters
+    assert round(of(costs, space, space.parse("22212202"))["macs"] / 1e5) == 852
 
 
 def test_the_costs_of_darts_v2():

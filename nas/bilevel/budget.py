@@ -189,6 +189,7 @@ def build(
         outputs,
         dataset.in_channels,
         image_size,
+        options.planned_size or 0,
     )
     costs = count_costs(space, size) if limits or latencies else {}
     if latencies is not None:

@@ -128,10 +128,10 @@ class Training:
             return None
         table = latency_table.read(self.options.latency_table, self.space)
         height, width = self.description["image_size"]
-        channels, cells, classes, inputs = (
-            self.description[k] for k in ("channels", "cells", "num_classes", "in_chans")
+        channels, cells, classes, inputs, planned = (
+            self.description[k] for k in ("channels", "cells", "num_classes", "in_chans", "planned_size")
         )
-        table.require_size(NetworkSize(channels, cells, classes, inputs, (height, width)))
+        table.require_size(NetworkSize(channels, cells, classes, inputs, (height, width), planned))
         device.select(table.settings.device)
         return table
 
