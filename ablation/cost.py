@@ -9,6 +9,7 @@ from estimators import CategoricalEstimator, Estimator, family
 from nas.report import page
 
 COUNTS = (1, 2, 4, 8, 16, 32)  # draws of an estimate
+MORE = (64, 128)  # of those that cost no gradient, so that they reach the cost of the others
 BUDGETS = (2, 5, 10, 20, 40, 80, 160)  # forward passes
 
 Record = Mapping[str, Any]
@@ -33,7 +34,7 @@ def default(estimator: Estimator) -> Way:
 
 def ways(estimator: Estimator) -> Iterator[Way]:
     """All that are measured."""
-    for count in COUNTS:
+    for count in (*COUNTS, *MORE) if estimator.signal == "loss" else COUNTS:
         if count >= estimator.fewest_draws and (count == 1 or estimator.stochastic):
             yield Way(count)
             if count > 1 and isinstance(estimator, CategoricalEstimator):

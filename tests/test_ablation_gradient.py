@@ -113,6 +113,10 @@ def test_what_an_estimate_costs():
     assert found == {"st": 20, "reinforce_loo": 4, "reinforce_critic": 4, "double_cv": 20, "concrete": 32}
     assert list(cost.ways(estimators.get("softmax"))) == [Way(1)]
     assert Way(2) in cost.ways(estimators.get("reinforce_loo"))
+    most = {
+        name: max(way.draws for way in cost.ways(estimators.get(name))) for name in ("st", "reinforce_loo")
+    }
+    assert most == {"st": 32, "reinforce_loo": 128}
     assert Way(1) not in cost.ways(estimators.get("reinforce_loo"))
     assert Way(8, systematic=True) in cost.ways(estimators.get("st_gumbel"))
     assert Way(8, systematic=True) not in cost.ways(estimators.get("reinforce_loo"))
@@ -304,6 +308,7 @@ def test_too_many_outcomes_are_refused():
 def test_command_writes_report_and_results(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gradient, "SWEEP", (2, 8))
     monkeypatch.setattr(cost, "COUNTS", (1, 2, 4))
+    monkeypatch.setattr(cost, "MORE", (8,))
     monkeypatch.setattr(gradient, "PAST", 12)
     arguments = [
         "gradient",
