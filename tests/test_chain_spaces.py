@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small import batch, bilevel, rng
+from torch import nn
 
 import estimators
 import nas
@@ -16,10 +17,11 @@ import search_spaces
 from nas import tables
 from nas.bilevel.steps import frozen
 from nas.training.final import count_macs
-from search_spaces.cell import EdgeFactory
+from search_spaces import compiled_products
+from search_spaces.cell import Cell, CellPlan, EdgeFactory, PlannedEdge
 from search_spaces.chain import ChainSpace
-from search_spaces.mixed_edge import MixedEdge
-from search_spaces.operations import Residual, candidate_norm, family, supernet_norm
+from search_spaces.mixed_edge import MixedEdge, read_draw
+from search_spaces.operations import Residual, Zero, candidate_norm, family, supernet_norm
 from search_spaces.skeleton import Size
 
 MACRO, MOBILE = search_spaces.get("nasbench_macro"), search_spaces.get("mobile")
@@ -198,6 +200,27 @@ def test_several_draws(name):
         steps.append(search.architecture.logits.grad)
     torch.testing.assert_close(*steps, rtol=1e-10, atol=1e-12)
     assert steps[0].norm() > 1e-4
+
+
+@pytest.mark.parametrize("chosen", [0, 1, 2])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_products_of_residual_candidates(chosen, compiled, monkeypatch):
+    """With and without a last normalisation, a candidate that adds its input gets <dL/dy, x + branch(x)>."""
+    monkeypatch.setattr(compiled_products, "_compiled", lambda: compiled_products._all_products)
+    torch.manual_seed(0)
+    plain = Residual(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Tanh()))
+    normal = Residual(nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), candidate_norm(4)))
+    operations = [plain.double(), normal.double(), nn.Identity()]
+    edge = MixedEdge(zip("abc", operations, strict=True), Zero(4, 1))
+    edge.edge_gradient = "compiled" if compiled else "lean"
+    cell = Cell(CellPlan(1, 2, (PlannedEdge(0, 1, 0, None, ("a", "b", "c")),)), lambda _: edge)
+    x, upstream = torch.randn(2, 2, 4, 5, 5, dtype=torch.float64)
+    weights = torch.eye(3, dtype=torch.float64)[[chosen]].requires_grad_()
+    y = cell([x], read_draw(weights, x.device))
+    torch.testing.assert_close(y, operations[chosen](x))
+    (at_weights,) = torch.autograd.grad(y, weights, upstream)
+    expected = torch.stack([(upstream * operation(x)).sum() for operation in operations])
+    torch.testing.assert_close(at_weights[0], expected)
 
 
 def kept_bytes(network, *arguments):

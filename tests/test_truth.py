@@ -380,11 +380,11 @@ class Listed(EnumerableSpace):
 
 
 def test_spaces_are_asked_whether_they_can_be_listed(monkeypatch):
-    assert enumerable_names() == ["micro", "nasbench201"]
+    assert enumerable_names() == ["micro", "nasbench201", "nasbench_macro"]
     known = {**{name: search_spaces.get(name) for name in search_spaces.names()}, "listed": Listed()}
     monkeypatch.setattr(search_spaces, "names", lambda: list(known))
     monkeypatch.setattr(search_spaces, "get", known.get)
-    assert enumerable_names() == ["listed", "micro", "nasbench201"]
+    assert enumerable_names() == ["listed", "micro", "nasbench201", "nasbench_macro"]
     assert not list(enumerable("listed").all())
 
 

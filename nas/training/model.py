@@ -23,7 +23,7 @@ from search_spaces import Genotype
 from search_spaces.skeleton import Skeleton
 
 # The size of a network, with the largest that a file to be loaded may have.
-LARGEST = {"channels": 4096, "cells": 1000, "num_classes": 10**6, "in_chans": 10**6, "planned_size": 4096}
+LARGEST = {"channels": 4096, "cells": 1000, "num_classes": 10**6, "in_chans": 10**6, "planned_size": 10**6}
 
 # Keyword arguments of timm.create_model that are for timm.
 _FOR_TIMM = {
