@@ -30,6 +30,7 @@ from recipes.latency import LatencyOptions
 from recipes.plugins import import_plugins
 from search_spaces import Genotype, SearchSpace
 from search_spaces.cost import Candidate, CostTable, NetworkSize, Place, added_up, frame
+from search_spaces.derivation import is_connected
 from search_spaces.operations import Zero
 
 
@@ -57,8 +58,8 @@ def candidate_times(
 
 
 def random_networks(space: SearchSpace, count: int, seed: int) -> list[Genotype]:
-    """Different architectures: one half uniform, the other with operations that are likely for each of them,
-    so that there are fast and slow ones."""
+    """Different architectures whose output depends on the input: one half uniform, the other with operations
+    that are likely for each of them, so that there are fast and slow ones."""
     rng, noise = random.Random(seed), torch.Generator().manual_seed(seed)
     found: dict[Genotype, None] = {}
     for number in range(20 * count):
@@ -70,7 +71,8 @@ def random_networks(space: SearchSpace, count: int, seed: int) -> list[Genotype]
             genotype = space.discretise(scores)
         else:
             genotype = space.random(rng)
-        found.setdefault(genotype)
+        if is_connected(space, space.choice(genotype)):
+            found.setdefault(genotype)
         if len(found) == count:
             break
     return list(found)

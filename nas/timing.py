@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,11 +78,13 @@ def _onnx_runner(network: nn.Module, images: Tensor, threads: int) -> Run:
     import onnxruntime
 
     file = io.BytesIO()
-    torch.onnx.export(network.eval().cpu(), (images,), file, dynamo=False)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: sizes are those of the run
+        torch.onnx.export(network.eval().cpu(), (images,), file, dynamo=False)  # type: ignore[arg-type]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
-    inputs = {session.get_inputs()[0].name: images.numpy()}
+    inputs = {entry.name: images.numpy() for entry in session.get_inputs()}
     return lambda: session.run(None, inputs)
 
 

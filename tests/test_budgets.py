@@ -258,14 +258,15 @@ def test_a_rule_that_selects_what_is_above_the_budget_is_stopped():
 
 
 def test_a_search_under_a_budget_goes_on_exactly_where_it_was(tmp_path):
-    options = {"budget": ["macs=45k", "parameters=7k"], "epochs": 6, "arch_lr": 0.1, **SMALL}
+    options = {"budget": ["macs=45k", "parameters=7k"], "epochs": 4, "arch_lr": 0.1, **SMALL}
+    options |= {"train_limit": 200}
     whole = nas.search("nasbench201", out=str(tmp_path / "whole"), **options)
     nas.search(
-        "nasbench201", out=str(tmp_path / "run"), callback=lambda metrics: metrics["epoch"] == 4, **options
+        "nasbench201", out=str(tmp_path / "run"), callback=lambda metrics: metrics["epoch"] == 3, **options
     )
     resumed = nas.search(out=str(tmp_path / "run"), resume=True, progress=False)
     assert resumed.history == whole.history
-    assert whole.history[4]["budget"]["macs"]["multiplier"] > 0
+    assert max(line["budget"]["macs"]["multiplier"] for line in whole.history[:3]) > 0
     logs = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("whole", "run")]
     assert logs[0] == logs[1]
     assert resumed.summary["budget"] == whole.summary["budget"]

@@ -57,7 +57,10 @@ def test_the_candidates_of_an_architecture_add_up_to_its_network(name):
     for size in (
         NetworkSize(6, space.fewest_cells, 10, 3, (16, 16)),
         NetworkSize(5, more, 3, 1, (9, 13)),
-        *([NetworkSize(8, space.fewest_cells, 10, 3, (64, 64), plan) for plan in (0, 160)] * space.plans_size),
+        *(
+            [NetworkSize(8, space.fewest_cells, 10, 3, (64, 64), plan) for plan in (0, 160)]
+            * space.plans_size
+        ),
     ):
         costs = count_costs(space, size)
         for _ in range(2):
