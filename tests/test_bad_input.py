@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import pickle
 import random
 import re
 import shutil
@@ -43,6 +44,7 @@ from nas import device as devices
 from nas.bilevel import parts
 from nas.bilevel.rules import RULES
 from nas.bilevel.search import Search
+from nas.data import plain_pickle
 from nas.data.sources import pictures
 from nas.report.run_report import render_report
 from nas.runs import checkpoint, kept
@@ -624,6 +626,31 @@ def image_file(folder: Path) -> Parser:
     return Parser(from_file(folder / "image.png", read), edited_bytes(contents), megabytes=1300)
 
 
+@parser("batch of ImageNet16")
+def pickled_batch(folder: Path) -> Parser:
+    content = {"data": np.zeros((2, 768), np.uint8), "labels": [1, 120]}
+    whole = [pickle.dumps(content, protocol) for protocol in (0, 2, 4, 5)]
+    return Parser(from_file(folder / "batch", plain_pickle.load), edited_bytes(st.sampled_from(whole)))
+
+
+@parser("arrays")
+def arrays_of_images(folder: Path) -> Parser:
+    buffer = io.BytesIO()
+    np.savez(buffer, images=np.zeros((6, 4, 4), np.uint16), labels=np.arange(6) % 2)
+    read = from_file(folder / "a.npz", lambda path: data.load(f"arrays:{path}"))
+    return Parser(read, edited_bytes(st.just(buffer.getvalue())))
+
+
+@parser("list of images")
+def list_of_images(folder: Path) -> Parser:
+    for name in ("1.png", "2.png", "3.png", "4.png"):
+        (folder / name).write_bytes(images()[0])
+    texts = st.just("path,label,split\n" + "".join(f"{i}.png,{i % 2},train\n" for i in range(1, 5)))
+    words = ["path", "label", "split", ",", "\n", '"', "1.png", "a", "train", "test", ";", "\r"]
+    inputs = edited(texts) | soup(*words) | edited_bytes(texts.map(str.encode))
+    return Parser(from_file(folder / "l.csv", lambda path: data.load(f"csv:{path}", image_size=8)), inputs)
+
+
 @parser("file of MNIST")
 def mnist_file(folder: Path) -> Parser:
     raw = folder / "MNIST" / "raw"
@@ -668,7 +695,7 @@ def image_folder(folder: Path) -> Parser:
         dataset = data.load(f"folder:{folder}/tree", image_size=8)
         assert len(dataset.classes) >= 2
         for part in (dataset.train, dataset.test):
-            assert part.pixels.shape == (len(part), 3, 8, 8)
+            assert part.pixels.shape in ((len(part), 1, 8, 8), (len(part), 3, 8, 8))
             assert set(part.labels.tolist()) <= set(range(len(dataset.classes)))
 
     return Parser(read, trees)

@@ -106,7 +106,7 @@ def test_a_class_may_have_the_name_of_a_part(tmp_path):
         (["train/a", "train/b", "test/a", "test/c"], "under train: b; only under test: c: rename"),
         (["a/train", "b/train", "a/test", "b/test", "b/testing"], "are both names of the"),
         (["a"], r"has 1 class folder \('a'\), expected at least 2"),
-        ([""], "has 0 class folders, .*; 3 images lie beside them: .*csv:PATH"),
+        ([""], "has 0 class folders, .*; 3 images lie beside them: .*csv:FILE"),
         (["x/train/a", "x/test/a", "y/train/a", "y/test/a", "z/"], "z' are not: give the folder"),
     ],
 )  # fmt: skip

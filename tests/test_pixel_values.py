@@ -169,6 +169,20 @@ def test_numbers_that_are_none_are_refused(root):
         load(root)
 
 
+def test_files_called_arrays(root):
+    fill(root, lambda path, label: save(path, np.zeros((8, 8), np.uint8)), ending="npy")
+    bad = root / "ant" / "bad.npy"
+    for write in (
+        lambda: np.savez(bad.with_suffix(".npz"), x=np.zeros(8)) or bad.with_suffix(".npz").rename(bad),
+        lambda: np.save(bad, np.array([{}]), allow_pickle=True),
+        lambda: bad.write_bytes(b"hello"),
+        lambda: np.save(bad, np.zeros((2, 2, 2, 2))),
+    ):
+        write()
+        with pytest.raises(InputError, match=r"cannot read the image .*bad.npy"):
+            load(root)
+
+
 @pytest.mark.parametrize("order", ["HWC", "CHW"])
 def test_arrays_of_many_channels(order, root):
     def make(path, label):

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import struct
+import unicodedata
 
 import numpy as np
 import pytest
@@ -139,6 +140,15 @@ def test_a_list_of_paths_and_labels(head, delimiter, tmp_path):
     for images in dataset.parts.values():
         assert [int(v) % 2 for v in images.pixels[:, 0, 0, 0]] == (1 - (images.labels == 1).long()).tolist()
     assert "understood: paths in the column" in str(dataset)
+
+
+def test_a_list_in_another_unicode_form(tmp_path):
+    rows = [[f"bée{i}.png", str(i % 2)] for i in range(8)]
+    name = listed(tmp_path, ["file", "label"], rows)
+    text = (tmp_path / "list.csv").read_text(encoding="utf-8")
+    (tmp_path / "list.csv").write_text(unicodedata.normalize("NFD", text), encoding="utf-8")
+    dataset = data.load(name, image_size=8)
+    assert len(dataset.train) + len(dataset.test) == 8
 
 
 def test_a_list_without_parts_with_missing_files(tmp_path):

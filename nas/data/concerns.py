@@ -14,8 +14,8 @@ FEW = 10  # training images of a class, below which it is called small
 UNEQUAL = 5  # times the images of the smallest class that the largest may have unnoticed
 _MEND = {
     "train": "it cannot be learned: add images",
-    "valid": "the validation accuracy leaves it out: add images, or change `val_fraction`",
-    "test": "the test accuracy leaves it out: add images, or change `test_fraction`",
+    "valid": "the validation accuracy leaves it out: add images, or set more aside (`val_fraction`)",
+    "test": "the test accuracy leaves it out: add images, or set more aside (`test_fraction`)",
 }
 
 

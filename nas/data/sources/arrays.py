@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def load(*, path: Path, test_fraction: float, pixel_range: str = "auto") -> Data
     span = parse_range(pixel_range)
     try:
         arrays = _arrays(path)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+    except Exception as error:  # whatever a damaged file ends in
         raise InputError(
             f"cannot read the arrays {path} ({first_line(error)}): expected a .npz file, or a folder of .npy "
             "files, of numbers: save them again with numpy.savez"
@@ -70,8 +69,12 @@ def _arrays(path: Path) -> dict[str, Array]:
         return files
     if path.suffix == ".npy":
         raise ValueError("images without labels")
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    with open(path, "rb") as file:  # which NumPy leaves open where it is damaged
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("images without labels")
+        with archive:
+            return {name: archive[name] for name in archive.files}
 
 
 def _parts(arrays: Mapping[str, Array], path: Path) -> dict[str, tuple[Array, Array]]:

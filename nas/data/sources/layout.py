@@ -171,7 +171,7 @@ def _holder(folder: Path, part: str) -> Path:
         count = _count_images(folder)
         raise InputError(
             f"{folder} is the {_word(part)} part by its name, and has {count} images but no class folders: "
-            "sort them into a folder for each class, list them in a file (csv:PATH), "
+            "sort them into a folder for each class, list them in a file (csv:FILE), "
             + ("or move it away" if part != "train" else "or give it another name if it is a class")
         )
     return folder
@@ -240,7 +240,7 @@ def _classes(root: Path, left: Left, part: str | None = None) -> tuple[Files, li
         if loose:
             advice = (
                 f"; {loose} images lie beside them: sort them into a folder for each class, or list them in "
-                "a file with a column of labels, csv:PATH"
+                "a file with a column of labels, csv:FILE"
             )
         raise InputError(f"{root} has {words}, expected at least 2{advice}")
     left.loose += _count_images(root)

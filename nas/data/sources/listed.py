@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +127,7 @@ def _parts(
                 f"{path}, line {line}: {columns['parts']} is '{text}', expected train, val or "
                 "test: correct it"
             )
-        file = path.parent / written.replace("\\", "/")
+        file = _found(path.parent / written.replace("\\", "/"))
         if file in seen:
             raise InputError(f"{path}, line {line}: {written} is in line {seen[file]}, too: keep one")
         seen[file] = line
@@ -147,6 +148,16 @@ def _parts(
     notes = [f"left out: {len(missing)} lines whose image does not exist"] if missing else []
     parts, said = _unified(path, found)
     return parts, notes + said
+
+
+def _found(file: Path) -> Path:
+    """The file, or the one whose name differs in its Unicode form only, as archives of other "
+    "systems have it."""
+    for form in ("NFC", "NFD"):
+        other = Path(unicodedata.normalize(form, str(file)))
+        if not os.path.isfile(file) and os.path.isfile(other):
+            return other
+    return file
 
 
 def _unified(

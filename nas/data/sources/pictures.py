@@ -237,6 +237,9 @@ def _bands(path: Path) -> Array | None:
 def _array(path: Path) -> Array:
     """(H, W, C) of an image in a file of NumPy."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError("an archive of arrays, expected one image")
     if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "buif":
         raise ValueError(
             f"an array of {array.dtype} and the shape {array.shape}, expected numbers, (H, W) or (H, W, C)"
