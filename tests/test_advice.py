@@ -18,8 +18,8 @@ CELL = "|nor_conv_3x3~0|+|skip_connect~0|avg_pool_3x3~1|"
 # What tells a reader what to do, or what would be right.
 ADVICE = re.compile(
     r"\b(expected|give|drop|choose|lower|keep|add|rename|repair|remove|restore|correct|check|delete|wait|"
-    r"install|convert|save|sort|name|list|merge|move|pair|permute|rescale|make|start|continue|did you mean|"
-    r"take|copy|needs|let|train|must|sum|search|see|leave|starts again|but `space` is)\b"
+    r"install|convert|save|sort|name|list|merge|move|pair|permute|rescale|make|start|continue|replace|"
+    r"did you mean|take|copy|needs|let|train|must|sum|search|see|leave|starts again|but `space` is)\b"
 )
 # What is to be changed: an option, a file, or whatever else was given and is repeated.
 NAMED = re.compile(r"`\w+|--[a-z]|\{|'\w+'")

@@ -130,7 +130,10 @@ def _scale(
         return None, []
     low, high = min(float(x.min()) for x in arrays), max(float(x.max()) for x in arrays)
     if not np.isfinite((low, high)).all():
-        raise InputError("the images have values that are infinite or not a number: replace them")
+        raise InputError(
+            "the arrays of images have values that are infinite or not a number: replace these "
+            "and save them again"
+        )
     if span is None and arrays[0].dtype.kind == "f" and low >= 0 and high <= 1:
         return (0.0, 1.0), []
     if span is None:
