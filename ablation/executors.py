@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from nas.runs.files import lock, write_json
+from nas.runs.files import Lock, lock, write_json
 from recipes import RESUME_ME, InputError, RunOptions, first_line
 from recipes.ablation import LOCAL_JOBS, GridOptions
 from recipes.config_file import config_json
@@ -84,7 +84,7 @@ class Children:
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.RLock()  # `stop` may interrupt `run` as a signal handler
 
-    def run(self, command: list[str], cwd: str, claim: IO[bytes] | None = None) -> tuple[int, str]:
+    def run(self, command: list[str], cwd: str, claim: Lock | None = None) -> tuple[int, str]:
         """Exit code and standard error of a command, which inherits the file `claim`.
 
         It is in a session of its own: the signals that a terminal or a scheduler sends to the group of its
@@ -149,7 +149,7 @@ def finish(run: Run, retries: int, children: Children | None = None) -> str | No
 
 
 @contextmanager
-def _claim(run: Run, children: Children) -> Iterator[IO[bytes]]:
+def _claim(run: Run, children: Children) -> Iterator[Lock]:
     """The lock of one run, which its process inherits: where that has outlived whoever started it, the next
     one waits here until it has ended."""
     path = run.folder.with_name(run.folder.name + ".lock")
@@ -260,13 +260,17 @@ def _slurm(runs: Sequence[Run], options: GridOptions, cluster: str = "slurm") ->
     submitit = _import("submitit")
     gpus = options.gpus_per_run or 0
     if gpus != int(gpus):
-        raise InputError(f"--gpus-per-run is {gpus:g}: Slurm gives whole GPUs, --executor ray also parts")
+        raise InputError(
+            f"--gpus-per-run is {gpus:g}: Slurm gives whole GPUs, choose --executor ray for parts"
+        )
     try:
         executor = submitit.AutoExecutor(
             Path(options.out or "") / "slurm", cluster, slurm_max_num_timeout=options.retries
         )
     except RuntimeError as error:
-        raise InputError(f"there is no Slurm here: {first_line(error)}") from None
+        raise InputError(
+            f"there is no Slurm here ({first_line(error)}): give --executor local or ray"
+        ) from None
     executor.update_parameters(
         name="ablate",
         timeout_min=options.time or 24 * 60,

@@ -78,6 +78,8 @@ def run(options: GridOptions) -> None:
     known = find_truth(options)
     grid_ranking.require_sound(options, known)
     scores = zero_cost_scores(options)
+    if known is not None:
+        print(f"table: {known.source}", flush=True)
     work(trials, "train_search", "searching", options)
     if known is None:
         accuracies = retrain(trials, options)
@@ -98,7 +100,7 @@ def plan(options: GridOptions, folder: Path) -> list[Trial]:
     if not options.methods:
         raise InputError("--methods is empty, expected at least one estimator")
     if len(set(options.methods)) < len(options.methods):
-        raise InputError(f"--methods names a method twice: {' '.join(options.methods)}")
+        raise InputError(f"--methods names a method twice: {' '.join(options.methods)}; drop one")
     recipe = presets.TABLES_SEARCH if options.dataset == "digits" else None
     place = ["--space", options.space, "--dataset", options.dataset, *_plugins(options)]
     common = _split(options.search, "search")
@@ -201,11 +203,17 @@ def find_truth(options: GridOptions) -> Truth | None:
     """The table that the cells are looked up in; None where they are retrained. Raises InputError."""
     if options.evaluate == "retrain":
         if options.table is not None:
-            raise InputError("--table and --evaluate retrain were both given: drop one")
+            raise InputError("`table` and `evaluate=retrain` were both given: drop one")
         return None
     if options.table is not None:
-        return tables.read(Path(options.table), options.space, options.column)
-    return tables.packaged(options.space, options.dataset)
+        return tables.read(Path(options.table), options.space, options.column, options.table_values)
+    try:
+        return tables.packaged(options.space, options.dataset)
+    except InputError as error:
+        raise InputError(
+            f"{error}; without one, `evaluate=retrain` trains every cell that is found and "
+            "compares them by that"
+        ) from None
 
 
 def zero_cost_scores(options: GridOptions) -> dict[str, ZeroCost]:

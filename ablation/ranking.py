@@ -30,6 +30,7 @@ from nas.runs.interruption import Interruption
 from nas.seeding import kept_generators
 from nas.tables import Truth
 from nas.tables.lookup import enumerable
+from nas.tables.units import Values
 from recipes import InputError, InterruptionError, SearchOptions
 from recipes.ablation import RankOptions
 from recipes.config_file import starting_options
@@ -55,6 +56,7 @@ def run(options: RankOptions) -> None:
             raise InputError(f"the run {path} is given twice: drop one")
     wanted = _epochs(options.epochs)
     table = _common_table(paths, options)
+    print(f"table: {table.source}", flush=True)
     folder = Path(options.out or f"runs/ablation-{options.command}")
     states = rank_folders(
         paths, Field.of(table, options.cells, options.seed), names=_names(paths), epochs=wanted, out=folder,
@@ -224,18 +226,24 @@ def _rank_result(result: SearchResult, ranker: Ranker, epochs: Epochs, end: bool
     return rankings
 
 
-def _table(table: Truth | str | Path | None, space: str, dataset: str, column: str | None) -> Truth:
+def _table(
+    table: Truth | str | Path | None,
+    space: str,
+    dataset: str,
+    column: str | None,
+    values: Values = "auto",
+) -> Truth:
     """The true accuracies, given, in a file, or those that come with the package. Raises InputError."""
     if isinstance(table, Truth):
         if table.space != enumerable(space).name:
-            raise InputError(f"`table` is of the space '{table.space}', expected '{space}'")
+            raise InputError(f"`table` is of the space '{table.space}', expected '{space}': give another")
         return table
     if table is None:
         if column is not None:
             raise InputError("`column` is that of a table: give `table`, too")
         enumerable(space)
         return tables.packaged(space, dataset)
-    return tables.read(Path(table), space, column)
+    return tables.read(Path(table), space, column, values)
 
 
 def _common_table(paths: Sequence[Path], options: RankOptions) -> Truth:
@@ -252,7 +260,7 @@ def _common_table(paths: Sequence[Path], options: RankOptions) -> Truth:
                 f"{path} searches on {other.dataset} and {paths[0]} on {runs[0].dataset}: give a `table`, or "
                 "runs on one data set"
             )
-    return _table(options.table, runs[0].space, runs[0].dataset, options.column)
+    return _table(options.table, runs[0].space, runs[0].dataset, options.column, options.table_values)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

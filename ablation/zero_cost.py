@@ -62,7 +62,7 @@ def chosen(names: Sequence[str] | None, space: EnumerableSpace) -> dict[str, Zer
     if names is None:
         names = SCORES.names() if len(distinct(space)) <= MANY else CHEAPEST
     if len(set(names)) < len(names):
-        raise InputError(f"`zero_cost` names a score twice: {' '.join(names)}")
+        raise InputError(f"`zero_cost` names a score twice: {' '.join(names)}; drop one")
     try:
         found: dict[str, ZeroCost] = {name: SCORES.build(name) for name in names}
     except InputError as error:

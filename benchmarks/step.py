@@ -17,7 +17,7 @@ from benchmarks.timing import Action, BenchmarkOptions, Report, Row, timed
 from nas import device
 from nas.bilevel.search import Search
 from nas.bilevel.unroll import Batch, frozen
-from nas.genotypes import cells_of
+from nas.genotypes import cells_of, planned_size_of
 from nas.seeding import generator
 from recipes import SearchOptions, one_of
 from recipes.options import option
@@ -29,8 +29,8 @@ STEPS = 50  # of an epoch in which time outside the network is taken
 TARGETS = {
     "nasbench201": {"weight": "0.12", "architecture": "0.20", "memory": "0.25"},
     "darts": {"weight": "0.06", "architecture": "0.15", "memory": "0.20"},
-    "nasbench_macro": {"weight": "0.45", "architecture": "0.60", "memory": "0.60"},
-    "mobile": {"weight": "0.20", "architecture": "0.35", "memory": "0.35"},
+    "nasbench_macro": {"weight": "0.30", "architecture": "0.40", "memory": "0.50"},
+    "mobile": {"weight": "0.10", "architecture": "0.30", "memory": "0.30"},
 }
 
 
@@ -155,8 +155,13 @@ def alone(search: Search, call: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     chosen = (
         search.architecture.estimator(search.architecture.masked().detach(), draws(call)).argmax(-1).tolist()
     )
+    options = search.options
     network = subjects.sampled_network(
-        search.space, chosen, search.options.channels, cells_of(search.space, search.options.cells)
+        search.space,
+        chosen,
+        options.channels,
+        cells_of(search.space, options.cells),
+        planned_size_of(search.space, options.planned_size, search.dataset),
     )
     network = device.place(network, search.device, search.options.channels_last)
     defaults = search.weight_optimizer.defaults

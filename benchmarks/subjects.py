@@ -21,12 +21,12 @@ from search_spaces.skeleton import Size
 Job = TypeVar("Job", Search, Training)
 
 
-def random_images(count: int, seed: int = 0) -> DataSet:
-    """`count` training images of 10 classes, 3 x 32 x 32, and 256 test images, all noise."""
+def random_images(count: int, seed: int = 0, size: int = 32) -> DataSet:
+    """`count` training images of 10 classes, 3 x `size` x `size`, and 256 test images, all noise."""
     rng = torch.Generator().manual_seed(seed)
 
     def part(n: int) -> Images:
-        pixels = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=rng)
+        pixels = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=rng)
         return Images(pixels, torch.arange(n) // 2 % 10)  # an even number of each, to be split in halves
 
     classes = tuple(str(digit) for digit in range(10))
@@ -50,7 +50,9 @@ def training(options: FinalOptions, dataset: DataSet) -> Training:
     return Training.of(options, {"dataset": dataset}, device.select(options.device))
 
 
-def sampled_network(space: SearchSpace, chosen: Sequence[int], channels: int, cells: int) -> nn.Module:
+def sampled_network(
+    space: SearchSpace, chosen: Sequence[int], channels: int, cells: int, planned_size: int = 32
+) -> nn.Module:
     """The network of a draw by itself: every edge of the supernet, with the chosen operation alone.
 
     Its normalisations are those of the supernet, so that nothing but the other candidates is left out.
@@ -59,5 +61,5 @@ def sampled_network(space: SearchSpace, chosen: Sequence[int], channels: int, ce
         None if k == ABSENT else slot.candidates[k] for slot, k in zip(space.slots, chosen, strict=True)
     ]
     factory = EdgeFactory(candidate_norm, supernet_norm, space.pool_norm)
-    size = Size(channels, cells, num_classes=10, in_channels=3)
+    size = Size(channels, cells, num_classes=10, in_channels=3, planned_size=planned_size)
     return space.skeleton(space.plans(space.genotype(operations)), factory, size)

@@ -49,8 +49,25 @@ _BUILTIN: tuple[type[Estimator], ...] = (
     DoubleCV,
     ReinforceCritic,
 )
+_GUMBEL = "the straight-through Gumbel-softmax is st_gumbel"
+_ELSEWHERE = {
+    "gdas": f"{_GUMBEL}, and GDAS is st_gumbel with `edge_gradient=surrogate` (in a grid: "
+    "st_gumbel,edge_gradient=surrogate); `preset=nasbench201-gdas` has its schedule",
+    "darts": "the mixture of all candidates of DARTS is softmax; `preset=darts-first-order` and "
+    "`preset=darts-second-order` have its recipe",
+    "snas": "the relaxed draw of SNAS is concrete",
+    "drnas": "the Dirichlet draw of DrNAS is dirichlet",
+    "gumbel": _GUMBEL,
+    "gumbel_softmax": f"{_GUMBEL}, the relaxed one concrete",
+    "ste": "straight-through is st",
+    "straight_through": "straight-through is st",
+    "rebar": "it is not here; reinforce_loo and gumbel_rao are near",
+    "enas": "its controller is not here; reinforce and reinforce_loo take the value of the loss as ENAS does",
+    "random": "a search that does not learn is `policy=uniform` with a rule such as `derive=sample:50`",
+}
+"""What the methods and estimators of others are called here."""
 _REGISTRY: Registry[type[Estimator]] = Registry(
-    "estimator", {cls.name: cls for cls in _BUILTIN}, expects=Estimator
+    "estimator", {cls.name: cls for cls in _BUILTIN}, expects=Estimator, elsewhere=_ELSEWHERE
 )
 
 

@@ -51,7 +51,7 @@ class ReinforceCritic(Estimator):
     Args:
         memory: most draws that are remembered, at least 1; a step costs their number cubed.
         rho: weight of an interaction, by its order; default: 2 / L.
-        ridge: lambda; default: rho.
+        ridge: lambda; default: rho. It is at least what keeps rounding from making the fit impossible.
         slope: whether b also has a moving average of the gradients at the draws, which then are needed.
     """
 
@@ -74,9 +74,9 @@ class ReinforceCritic(Estimator):
         super().__init__(tau)
         if not 1 <= memory <= 5_000:
             raise ValueError(f"memory is {memory}, expected an integer from 1 to 5,000")
-        for name, value in (("rho", rho), ("ridge", ridge)):
-            if value is not None and not 0 < value <= 1e6:
-                raise ValueError(f"{name} is {value:g}, expected a number above 0 and at most 1e6")
+        for name, value, most in (("rho", rho, 1), ("ridge", ridge, 1e6)):
+            if value is not None and not 0 < value <= most:
+                raise ValueError(f"{name} is {value:g}, expected a number above 0 and at most {most:g}")
         self.memory, self.rho, self.ridge = memory, rho, ridge
         if slope:
             self.signal = "both"
@@ -168,7 +168,9 @@ class ReinforceCritic(Estimator):
                 y = y - (x.double() @ slope).squeeze(-1)
             _, group, counts = past.steps.unique(return_inverse=True, return_counts=True)
             system = _centred(_centred(self._kernel(x, x, choices), group, counts).mT, group, counts)
-            system.diagonal(dim1=-2, dim2=-1).add_(self._rho(choices) if self.ridge is None else self.ridge)
+            ridge = self._rho(choices) if self.ridge is None else self.ridge
+            least = 1e-14 * len(group) * (1 + self._rho(choices)) ** choices
+            system.diagonal(dim1=-2, dim2=-1).add_(max(ridge, least))
             right = _centred(y.unsqueeze(-1), group, counts)
             solved = torch.cholesky_solve(right, torch.linalg.cholesky(system))
             self._beta = _centred(solved, group, counts).squeeze(-1)

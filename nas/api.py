@@ -22,7 +22,7 @@ from nas.bilevel.rules import RULES
 from nas.bilevel.search import Search
 from nas.bilevel.terms import Term
 from nas.runs import loop
-from nas.runs.loop import Callback, Ended
+from nas.runs.loop import Announce, Callback, Ended
 from nas.runs.run_folder import METRICS, NoFolder
 from nas.seeding import kept_generators
 from nas.task import Task
@@ -72,7 +72,7 @@ class Result:
             raise InputError(f"`out` is {out!r}, expected the path of a folder")
         folder = self.ended.folder
         if not isinstance(folder, NoFolder):
-            raise InputError(f"this run has its folder already: {folder.path}")
+            raise InputError(f"this run has its folder already, {folder.path}: copy that")
         options = replace(folder.options, out=str(out))
         written = folder.written(self.ended.job, options)
         try:
@@ -129,7 +129,7 @@ class SearchResult(Result):
                 f"`genotype` is {str(genotype)[:60]!r}, expected a Genotype: `space.parse` reads texts"
             )
         try:
-            self.space.validate(genotype)
+            self.space.choice(self.space.validate(genotype))
         except GenotypeError as error:
             raise InputError(f"`genotype`: {error}") from None
         with kept_generators():
@@ -158,7 +158,7 @@ class TrainResult(Result):
         try:
             save(path, network, network.description)
         except OSError as error:
-            raise InputError(f"cannot write the network {path}: {error}") from None
+            raise InputError(f"cannot write the network {path}: {error}; give another path") from None
 
 
 def search(
@@ -172,6 +172,7 @@ def search(
     task: Task | None = None,
     callback: Callback | None = None,
     progress: bool | None = None,
+    announce: Announce | None = None,
     **options: Any,
 ) -> SearchResult:
     """Search an architecture.
@@ -184,6 +185,8 @@ def search(
             search stops, exactly as if it had been asked to by a signal; in the last epoch there is nothing
             to stop.
         progress: whether to show a bar; None: on a terminal and in a notebook.
+        announce: gets the lines that are to be read before the first step, what was understood of the data;
+            None: they are printed.
         options: any other option of train_search.py by its name: `epochs=20`, `precision="bfloat16"`,
             `preset="nasbench201-gdas"`. With `out`, the run is written into that folder while it goes on, and
             `resume=True` continues it.
@@ -199,7 +202,12 @@ def search(
     named |= {"dataset": data, "terms": None if terms is None else tuple(terms), "task": task}
     chosen, given = _options(SearchOptions, named, options, callback)
     ended = loop.run(
-        chosen, partial(Search.of, chosen, given), objects=given, callback=callback, progress=progress
+        chosen,
+        partial(Search.of, chosen, given),
+        objects=given,
+        callback=callback,
+        progress=progress,
+        announce=announce,
     )
     return _result(SearchResult, ended, ended.job.would_find())
 
@@ -211,6 +219,7 @@ def train(
     task: Task | None = None,
     callback: Callback | None = None,
     progress: bool | None = None,
+    announce: Announce | None = None,
     **options: Any,
 ) -> TrainResult:
     """Train an architecture, from scratch or from saved `weights`, and test it.
@@ -218,7 +227,7 @@ def train(
     Args:
         genotype: a Genotype, the result of a search, or a text as for `--genotype` of train_final.py: a
             notation, the name of a published cell, a file; None: that of `weights`.
-        data, task, callback, progress: see `search`.
+        data, task, callback, progress, announce: see `search`.
         options: any other option of train_final.py by its name.
 
     Raises:
@@ -234,7 +243,12 @@ def train(
     chosen, given = _options(FinalOptions, {"dataset": data, "task": task}, options, callback)
     chosen = with_architecture(chosen)
     ended = loop.run(
-        chosen, partial(Training.of, chosen, given), objects=given, callback=callback, progress=progress
+        chosen,
+        partial(Training.of, chosen, given),
+        objects=given,
+        callback=callback,
+        progress=progress,
+        announce=announce,
     )
     return _result(TrainResult, ended, ended.job.genotype)
 

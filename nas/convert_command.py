@@ -1,4 +1,4 @@
-"""`python -m nas.convert_command CELL --to NOTATION`."""
+"""`nas convert CELL --to NOTATION`."""
 
 from __future__ import annotations
 

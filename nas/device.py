@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,11 @@ from torch import nn
 from nas import distributed
 from nas.seeding import kept_generators
 from recipes import InputError
+
+try:
+    import resource
+except ImportError:  # not on this system
+    resource = None  # type: ignore[assignment]
 
 Model = TypeVar("Model", bound=nn.Module)
 Precision = Callable[[], AbstractContextManager[Any]]
@@ -90,7 +94,7 @@ def select(name: str) -> torch.device:
     if not usable:
         raise InputError(
             f"device '{given}' is not available here, expected auto, cpu or one of "
-            f"{torch.cuda.device_count()} CUDA devices"
+            f"{torch.cuda.device_count()} CUDA devices: give another `device`"
         )
     if device.type == "cpu":
         return torch.device("cpu")
@@ -115,10 +119,12 @@ def _answers(command: str) -> bool:
         return False
 
 
-def peak_memory(device: torch.device) -> int:
-    """Most bytes in use so far: by tensors on a CUDA device, else by this process."""
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes in use so far: by tensors on a CUDA device, else by this process; None: it is not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -12,6 +12,7 @@ from nas import api, distributed
 from nas.runs import loop
 from nas.runs.run_folder import default_path
 from recipes import RESUME_ME, FinalOptions, InterruptionError, RunOptions, SearchOptions
+from recipes.errors import with_flags
 
 
 def search(options: SearchOptions) -> None:
@@ -34,7 +35,11 @@ def _run(function: Callable[..., api.Result], options: RunOptions, name: str) ->
         if loop.finished(options):
             return
         arguments = dataclasses.asdict(options) | {"config": None}
-        result = function(data=arguments.pop("dataset"), **arguments)
+        result = function(data=arguments.pop("dataset"), announce=_announce, **arguments)
         if result.stopped is not None:
             raise distributed.agreed(InterruptionError(result.stopped), RESUME_ME)
         print("\n".join(result.messages))
+
+
+def _announce(line: str) -> None:
+    print(with_flags(line), flush=True)

@@ -117,10 +117,10 @@ def _fit(written: Written, space_name: str | None) -> Genotype:
         objections[space.name] = problems[0]
         if space_name is None and len(problems) < fewest:
             fewest, nearest = len(problems), space.name
-    if nearest not in objections:
-        wanted = search_spaces.get(nearest or search_spaces.names()[0])
-        raise next(wanted.problems(written))
-    error = objections[nearest]
+    if nearest in objections:
+        error = objections[nearest]
+    else:  # no space has such cells, or not the one that is asked for
+        error = next(search_spaces.get(nearest or search_spaces.names()[0]).problems(written))
     hint = f"; the space '{holds}' holds it: give that as `space`, or none" if holds else ""
     raise GenotypeError(f"{error}{hint}", error.at, error.cut_off)
 

@@ -1,4 +1,4 @@
-"""Latencies of the networks of a space on this machine: `python -m nas.latency --help`.
+"""Latencies of the networks of a space on this machine: `nas latency --help`.
 
 Every candidate is timed in its places, with the addition that follows it, and so are some dozens of whole
 networks; an additive model is fitted to them, and tested on others.
@@ -202,7 +202,7 @@ def summary(table: LatencyTable) -> list[str]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return command_line.main_alone("nas.latency", LatencyOptions, run, words)
+    return command_line.main_alone("nas latency", LatencyOptions, run, words)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def read(path: str | Path, space: SearchSpace) -> LatencyTable:
         if data["space"] != space.name:
             raise InputError(
                 f"`latency_table` {path} is of the space '{str(data['space'])[:40]}', not of '{space.name}': "
-                f"measure it with python -m nas.latency --space {space.name}"
+                f"measure it with nas latency --space {space.name}"
             )
         size = dict(data["size"])
         height, width = size.pop("image_size")
@@ -108,8 +108,7 @@ def read(path: str | Path, space: SearchSpace) -> LatencyTable:
         )  # fmt: skip
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"`latency_table` {path} cannot be read ({first_line(error)}): expected a file of "
-            "python -m nas.latency"
+            f"`latency_table` {path} cannot be read ({first_line(error)}): expected a file of nas latency"
         ) from None
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import distributed
+from nas.confusion import Confusion
 from nas.data import Batches
 from nas.device import Precision
 from nas.task import Task
@@ -107,9 +108,18 @@ class Mean:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Batches, task: Task, precision: Precision, draw: Draw | None = None
+    model: nn.Module,
+    batches: Batches,
+    task: Task,
+    precision: Precision,
+    draw: Draw | None = None,
+    confusion: Confusion | None = None,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy (%) over all images; `draw` is for supernets, see `read_draw`."""
+    """Mean loss and accuracy (%) over all images; `draw` is for supernets, see `read_draw`.
+
+    Args:
+        confusion: gets what the images are taken for, if the task has predictions.
+    """
     was_training = model.training
     model.eval()
     mean = Mean()
@@ -118,8 +128,12 @@ def evaluate(
             output = model(images) if draw is None else model(images, draw)
         loss = task.plain_loss(output.float(), target)
         mean.add(StepResult(loss, task.correct(output, target), len(target)))
+        if confusion is not None and (predicted := task.predicted(output)) is not None:
+            confusion.add(target, predicted)
     model.train(was_training)
     mean.sum_over_ranks()
+    if confusion is not None:
+        confusion.sum_over_ranks()
     loss_value, accuracy = mean.read()
     assert loss_value is not None
     assert accuracy is not None

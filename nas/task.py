@@ -44,6 +44,10 @@ class Task(ABC):
     def correct(self, output: Tensor, target: Tensor) -> Tensor:
         """(), on the device: the number of images whose output is right for the labels (B,)."""
 
+    def predicted(self, output: Tensor) -> Tensor | None:
+        """(B,), the classes that outputs speak for; None: this task has no such thing."""
+        return None
+
 
 class Classification(Task):
     """Cross entropy and accuracy.
@@ -81,6 +85,9 @@ class Classification(Task):
 
     def correct(self, output: Tensor, target: Tensor) -> Tensor:
         return (output.argmax(1) == target).sum()
+
+    def predicted(self, output: Tensor) -> Tensor:
+        return output.argmax(1)
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

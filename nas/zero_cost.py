@@ -168,7 +168,7 @@ def relu_codes(network: nn.Module, images: Tensor) -> list[Tensor]:
     for handle in handles:
         handle.remove()
     if not found:
-        raise InputError("the network has no nn.ReLU, which naswot looks at: take another score")
+        raise InputError("the network has no nn.ReLU, which `naswot` looks at: take another score")
     return found
 
 

@@ -94,6 +94,8 @@ class GridOptions(AblationOptions):
     comes along)."""
     column: str | None = None
     """Column of a CSV table (default: cifar10)."""
+    table_values: Literal["auto", "percent", "fraction", "error", "error_fraction"] = "auto"
+    """What the column holds: accuracies in % or as fractions (auto: as all of them show), or errors."""
     final: str = ""
     """For --evaluate retrain: options of train_final.py, as in --search."""
     evaluations: int | None = option(None, at_least=1)
@@ -145,6 +147,8 @@ class RankOptions(AblationOptions):
     """Table of true accuracies, as for `ablate.py nas` (default: the one that comes along)."""
     column: str | None = None
     """Column of a CSV table (default: cifar10)."""
+    table_values: Literal["auto", "percent", "fraction", "error", "error_fraction"] = "auto"
+    """What the column holds: accuracies in % or as fractions (auto: as all of them show), or errors."""
     cells: int | None = option(None, at_least=3)
     """Most cells that are scored, drawn at random from those that differ (default: 1,000). With more cells
     and the same seed, those that were scored are among them."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import tyro
 
 from recipes.config_file import require_same, starting_options
-from recipes.errors import RESUME_ME, InputError, InterruptionError, one_of
+from recipes.errors import RESUME_ME, InputError, InterruptionError, one_of, with_flags
 from recipes.options import RunOptions, check, check_numbers
 from recipes.plugins import import_plugins
 from recipes.registry import Registry
@@ -82,7 +82,7 @@ def exit_code(do: Callable[[], int | None], advice: str) -> int:
     try:
         return do() or 0
     except InputError as error:
-        print(f"error: {_with_flags(str(error))}", file=sys.stderr)
+        print(f"error: {with_flags(str(error))}", file=sys.stderr)
         return 2
     except InterruptionError as interruption:
         print(f"interrupted: {interruption}", file=sys.stderr)
@@ -90,17 +90,6 @@ def exit_code(do: Callable[[], int | None], advice: str) -> int:
     except KeyboardInterrupt:
         print(f"interrupted: {advice}", file=sys.stderr)
         return 130
-
-
-def _with_flags(message: str) -> str:
-    """`message` with options in place of the arguments that a library error speaks of: --draw-per image for
-    `draw_per=image` in backticks."""
-
-    def flag(found: re.Match[str]) -> str:
-        name, value = found.groups()
-        return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
-
-    return re.sub(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`", flag, message)
 
 
 def parse(

@@ -26,6 +26,8 @@ COMMANDS = {
     "ablate": Command("ablate:main", "compare gradient estimators, alone and in searches"),
     "export": Command("recipes.deploy:export", "write a trained network as ONNX and for other programs"),
     "predict": Command("recipes.deploy:predict", "classes and probabilities of pictures"),
+    "latency": Command("nas.latency:main", "time the networks of a space on this machine, for --budget"),
+    "convert": Command("nas.convert_command:main", "an architecture in the notation of another tool"),
     "presets": Command("recipes.preset_list:main", "list the recipes that --preset names"),
 }
 

@@ -29,11 +29,13 @@ def read_config(options_class: type[RunOptions], path: Path, objects: Collection
     try:
         data = parse_json(read_text(path))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the configuration {path}: {error}") from None
+        raise InputError(f"cannot read the configuration {path}: {error}; give another `config`") from None
     if not isinstance(data, dict):
-        raise InputError(f"configuration {path} must be a JSON object, got {type(data).__name__}")
+        raise InputError(f"configuration {path} must be a JSON object, got {type(data).__name__}: correct it")
     if data.pop("kind", options_class.kind) != options_class.kind:
-        raise InputError(f"configuration {path} is not that of a {options_class.kind} run")
+        raise InputError(
+            f"configuration {path} is not that of a {options_class.kind} run: give another `config`"
+        )
     given = data.pop("objects", [])
     if not _fits(given, list[str]) or (missing := sorted(set(given) - set(objects))):
         what = f"`{'`, `'.join(missing)}`" if _fits(given, list[str]) else "something"
@@ -46,7 +48,8 @@ def read_config(options_class: type[RunOptions], path: Path, objects: Collection
         one_of(f"option in {path}", name, [f.name for f in dataclasses.fields(options_class)])
         if not _fits(value, hints[name]):
             raise InputError(
-                f"option '{name}' in {path} is {json.dumps(value)[:60]}, expected {_words(hints[name])}"
+                f"option '{name}' in {path} is {json.dumps(value)[:60]}, expected {_words(hints[name])}: "
+                "correct it"
             )
     return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
 
@@ -128,12 +131,20 @@ def require_same(options: RunOptions, stored: Mapping[str, Any]) -> None:
     for field in dataclasses.fields(options):
         was, now = getattr(before, field.name), getattr(options, field.name)
         if field.name not in free(type(options)) and was != now:
-            longer = field.name == "epochs" and hasattr(options, "weights") and now > was
             raise InputError(
                 f"the run in {options.out} has another configuration: `{field.name}` was {was}, now {now}; "
-                "drop the option to continue it, or give a new `out`"
-                + (f", and `weights={options.out}` to train longer what was trained" if longer else "")
+                f"drop the option to continue it, or give a new `out`{_longer(options, field.name, was, now)}"
             )
+
+
+def _longer(options: RunOptions, name: str, was: Any, now: Any) -> str:
+    """How a run is trained for more epochs, where these are what differs: its learning rate has come to its
+    end."""
+    if name != "epochs" or not isinstance(was, int) or was >= now:
+        return ""
+    if "weights" not in {field.name for field in dataclasses.fields(options)}:
+        return f": `epochs` are part of its schedule, and a run of {now} starts anew"
+    return f" with `weights={options.out}/model.safetensors`, which trains its network for longer"
 
 
 def _fits(value: Any, hint: Any) -> bool:

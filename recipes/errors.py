@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -46,3 +47,14 @@ def one_of(kind: str, name: str, known: Iterable[str]) -> str:
     if near and len(known) > MANY:
         raise InputError(f"unknown {kind} '{name[:80]}'{hint}")
     raise InputError(f"unknown {kind} '{name[:80]}', expected one of: {', '.join(known)}{hint}")
+
+
+def with_flags(message: str) -> str:
+    """`message` with options in place of the arguments that a library error speaks of: --draw-per image for
+    `draw_per=image` in backticks."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
+
+    return re.sub(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`", flag, message)

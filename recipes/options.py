@@ -76,15 +76,24 @@ class RunOptions:
     """Seed of everything random; equal seeds give equal runs on the CPU."""
 
     dataset: str = "digits"
-    """digits, cifar10, cifar100 or folder:PATH (class folders, under train/ and test/ or not)."""
+    """digits, cifar10, cifar100, imagenet16-120, mnist, fashion_mnist, kmnist, svhn, stl10, oxford_pets,
+    flowers102, food101; or folder:PATH (class folders, under train/, val/ and test/ or not), csv:FILE
+    (paths and labels), arrays:FILE.npz (images and labels)."""
     data_root: str = option("data", free=True)
-    """Folder that holds cifar10 and cifar100."""
+    """Folder that holds the data sets with a name of their own."""
     download: bool = option(False, free=True)
-    """Download cifar10 or cifar100 into --data-root where it is missing."""
+    """Download the data set into --data-root where it is missing, through torchvision."""
     image_size: int = option(32, at_least=4, at_most=4096)
-    """Side in pixels that the images of folder:PATH are resized to."""
+    """Side in pixels that image files are resized to."""
+    channels_in: Literal["auto", "1", "3"] = "auto"
+    """Channels of the images: as they are, or grey (1) or colours (3) made of the other."""
+    pixel_range: str = "auto"
+    """Values of image files that count as 0 and 1: auto (0:255 of 8 bits, otherwise what occurs in the whole
+    data set) or LOW:HIGH, such as 0:4095."""
+    bad_images: Literal["refuse", "leave_out"] = "refuse"
+    """What becomes of image files that cannot be read."""
     test_fraction: float = option(0.2, above=0, below=1)
-    """Part of the images set aside as test set where the data set (digits, folder:PATH) has none."""
+    """Part of the images set aside as test set where the data set has none."""
     train_limit: int | None = option(None, at_least=1)
     """Use only so many training images, drawn evenly over the classes (default: all)."""
     data_budget_gb: float = option(8.0, at_least=0)
@@ -100,6 +109,8 @@ class RunOptions:
     """Probability mass that is spread over the other classes in training."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: weigh classes in the training loss by the inverse of their number of images."""
+    sampling: Literal["all", "balanced"] = "all"
+    """balanced: an epoch has equally many images of each class, those of small ones several times."""
     channels: int = option(16, at_least=1, at_most=4096)
     """Channels of the first cells (C), or of the stem, in units of which are all others (mobile)."""
     cells: int | None = option(None, at_least=1, at_most=1000)
@@ -125,7 +136,7 @@ class RunOptions:
     """Side in pixels of a random square that is blanked in training images; 0 turns it off."""
 
     latency_table: str | None = None
-    """JSON file of `python -m nas.latency`, with the latencies of a machine: what networks are said to
+    """JSON file of `nas latency`, with the latencies of a machine: what networks are said to
     take."""
 
     device: str = "auto"
@@ -196,7 +207,8 @@ class SearchOptions(RunOptions):
     """End the search, and select, after an epoch in which the mean entropy of the decisions falls below so
     many nats; 0: do all epochs."""
     val_fraction: float = option(0.5, above=0, below=1)
-    """Part of the training images that serves the architecture steps."""
+    """Part of the training images that serves the architecture steps where the data set has no validation
+    part of its own."""
     prior: float = option(0.0, at_least=0, at_most=100)
     """Where the search starts: the logit of a candidate is this times its share of the parameters of its
     slot's largest candidate; 0: all candidates alike."""
@@ -308,6 +320,10 @@ def check(options: Options) -> Options:
         raise InputError(f"`warmup_epochs` is {warmup}, expected fewer than `epochs`, {options.epochs}")
     if isinstance(options, SearchOptions):
         _check_budgets(options)
+    if options.class_weights == "balanced" and options.sampling == "balanced":
+        raise InputError(
+            "`class_weights=balanced` and `sampling=balanced` would balance the classes twice: choose one"
+        )
     if options.resume and options.overwrite:
         raise InputError("`resume` and `overwrite` were both given: choose one")
     if options.resume and not options.out:
@@ -326,5 +342,5 @@ def _check_budgets(options: SearchOptions) -> None:
     if "latency" in kinds and options.latency_table is None:
         raise InputError(
             "a latency budget needs `latency_table`, the latencies of a machine: measure them with "
-            f"python -m nas.latency --space {options.space}"
+            f"nas latency --space {options.space}"
         )

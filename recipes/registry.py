@@ -31,11 +31,19 @@ class Registry(Generic[T]):
         builtin: those that come along.
         expects: where the things are classes, the class that they are derived from. They take on the name
             under which they are registered.
+        elsewhere: what a name that others use is here, in a few words.
     """
 
     kinds: typing.ClassVar[dict[str, Registry[Any]]] = {}
 
-    def __init__(self, kind: str, builtin: Mapping[str, T], expects: type | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        builtin: Mapping[str, T],
+        expects: type | None = None,
+        elsewhere: Mapping[str, str] | None = None,
+    ) -> None:
+        self.elsewhere = elsewhere or {}
         self.kind, self._things, self._builtin = kind, dict(builtin), frozenset(builtin)
         self._expects = expects
         self._origins: dict[str, tuple[str, str]] = {}
@@ -81,11 +89,14 @@ class Registry(Generic[T]):
         return list(self._things)
 
     def added(self) -> list[str]:
-        """Names that were registered from outside."""
-        return [name for name in self._things if name not in self._builtin]
+        """Names that were registered from outside, not while a module of ours was imported."""
+        own = {name for name, (module, _) in self._origins.items() if module.startswith("importlib")}
+        return [name for name in self._things if name not in self._builtin | own]
 
     def get(self, name: str) -> T:
-        """The thing of that name. Raises InputError with the nearest names."""
+        """The thing of that name. Raises InputError with the nearest names, or what it is called here."""
+        if name not in self._things and (here := self.elsewhere.get(name.casefold().replace("-", "_"))):
+            raise InputError(f"unknown {self.kind} '{name}': {here}")
         return self._things[one_of(self.kind, name, self._things)]
 
     def __contains__(self, name: object) -> bool:
@@ -194,7 +205,7 @@ def read(
             expected = f"one of: {', '.join(known)}" if known else "no settings"
             raise InputError(f"{what}: unknown setting '{key[:60]}', expected {expected}")
         if key in found:
-            raise InputError(f"{what}: {key} is given twice")
+            raise InputError(f"{what}: {key} is given twice, keep one")
         if not _readable(known[key]):
             raise InputError(f"{what}: {key} cannot be given as text: drop it, or give an object from Python")
         try:

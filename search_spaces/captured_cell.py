@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -70,12 +71,10 @@ class Piece:
         return graph
 
 
-_streams: dict[torch.device, torch.cuda.Stream] = {}
-
-
+@cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
     """The stream on which everything is recorded: backward passes run where their forward passes did."""
-    return _streams.setdefault(device, torch.cuda.Stream(device))
+    return torch.cuda.Stream(device)
 
 
 def _pool(device: torch.device) -> Any:
@@ -122,6 +121,7 @@ class _Candidate:
             if found[0] is not None:
                 grads[self.edge.source].add_(found[0])
             for place, gradient in zip(self.gradients, found[1:], strict=True):
+                assert gradient is not None  # every layer is on the way to y
                 place.copy_(gradient)
             if self.product is not None:
                 self.product.copy_(inner_product(grad, y.detach()))

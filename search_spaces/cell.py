@@ -94,7 +94,7 @@ class Cell(nn.Module):
     def forward(self, inputs: Sequence[Tensor], choice: Choice | None) -> Tensor:
         if choice is not None and self._captures(choice):
             assert choice.chosen is not None
-            return self._together(self.captured(inputs, choice.weights, choice.chosen))
+            return self._together(self.captured()(inputs, choice.weights, choice.chosen))
         states = list(inputs)
         caches: list[Cache] = [{} for _ in range(self.plan.nodes)]
         recorder = self._recorder(choice, states)
@@ -133,7 +133,6 @@ class Cell(nn.Module):
         captured = isinstance(first, MixedEdge) and first.edge_gradient == "captured"
         return captured and choice.chosen is not None and torch.is_grad_enabled()
 
-    @property
     def captured(self) -> CapturedCell:
         """What runs the cell by pieces."""
         if self._pieces is None:

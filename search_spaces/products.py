@@ -86,7 +86,8 @@ def inner_product(a: Tensor, b: Tensor) -> Tensor:
 def normalised_inner_product(grad: Tensor, z: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """<grad, norm(z)>, by the kernel that the chosen candidate gets its product from, in its precision."""
     if allowed(z):  # without computing norm(z)
-        mean, variance = torch.batch_norm_update_stats(z, *_ones_and_zeros(z), 0.0)
+        ones, zeros = _ones_and_zeros(z)
+        mean, variance = torch.batch_norm_update_stats(z, zeros, ones, 0.0)
         inverse = (variance + norm.eps).rsqrt()
     else:
         _, mean, inverse = normalised(z, norm.eps)

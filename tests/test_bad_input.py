@@ -43,7 +43,7 @@ from nas import device as devices
 from nas.bilevel import parts
 from nas.bilevel.rules import RULES
 from nas.bilevel.search import Search
-from nas.data.sources import folder as folder_source
+from nas.data.sources import pictures
 from nas.report.run_report import render_report
 from nas.runs import checkpoint, kept
 from nas.runs.run_folder import RunFolder
@@ -617,7 +617,7 @@ def image_file(folder: Path) -> Parser:
     def read(path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as they are where folders are read
-            assert folder_source._decode(path, 8).shape == (8, 8, 3)
+            assert pictures.decode(path, 8, 3, False)[0].shape == (8, 8, 3)
 
     # An image of the largest size allowed takes 320 MB with alpha, and that three times to be put on white.
     contents = st.sampled_from(images())

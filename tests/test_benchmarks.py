@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, run_environment
 
 import estimators as registry
-from benchmarks import data, estimators, final, gpu, gpu_step, price, search, step, timing
+from benchmarks import data, estimators, final, gpu, gpu_step, mobile, price, search, step, timing
 from benchmarks.timing import BenchmarkOptions, Report, Row
 from search_spaces import compiled_products
 
@@ -49,6 +49,16 @@ def test_step(space, capsys, tmp_path):
     assert len(document["rows"]) == 14
     assert values["architecture step"] < values["architecture step, second order"]
     assert 0 < values["two batches"] < values["architecture step"]
+
+
+def test_mobile(capsys, tmp_path):
+    size = ["--channels", "4", "--batch-size", "4", "--image-size", "16", "--device", "cpu"]
+    values, _ = rows_of(mobile, mobile.MobileOptions, [*size, *QUICK], capsys, tmp_path / "m.json")
+    assert set(values) == {"sampled network alone", "weight step", "architecture step"}
+    search = mobile.build(mobile.MobileOptions(channels=4, batch_size=4, image_size=64, device="cpu"))
+    network, _ = step.alone(search, 0)
+    assert network.layout == search.supernet.layout
+    assert network.layout.reduction == 16
 
 
 def test_the_public_step_and_ours_move_the_same_logits():

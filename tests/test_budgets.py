@@ -12,6 +12,7 @@ import search_spaces
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget import Budget
 from nas.bilevel.budget_term import BudgetTerm
+from nas.bilevel.front import Front, pareto
 from nas.bilevel.rules import Ascent, Sample
 from recipes import InputError, SearchOptions
 from recipes.budget import format_cost, parse_budget, parse_budgets
@@ -191,7 +192,7 @@ def test_in_the_last_quarter_the_likeliest_architecture_counts():
         term.multipliers.fill_(1.0)
         term.learn(architecture, progress)
         cost = budget.cost(budget.space.discretise(architecture.logits))["macs"] if cost is None else cost
-        moved = term.rate * max(-0.25, min(0.25, cost / 40_000 - 1))
+        moved = term.rate * max(-0.05, min(0.05, cost / 40_000 - 1))
         assert float(term.multipliers) == pytest.approx(1.0 + moved)
         assert moved > 0
     other = BudgetTerm(budget, architecture, 0.0, 100)
@@ -268,3 +269,52 @@ def test_a_search_under_a_budget_goes_on_exactly_where_it_was(tmp_path):
     logs = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("whole", "run")]
     assert logs[0] == logs[1]
     assert resumed.summary["budget"] == whole.summary["budget"]
+
+
+# Several budgets of one search
+
+
+def test_one_search_ends_in_an_architecture_for_every_budget(tmp_path):
+    options = {
+        "budgets": "macs=40k,60k,120k",
+        "budget": ["parameters=12k"],
+        "prior": 3.0,
+        "epochs": 2,
+        **SMALL,
+    }
+    options |= {"derive": "sample:6"}
+    result = nas.search("nasbench201", out=str(tmp_path / "run"), **options)
+    front = result.summary["front"]
+    assert (front["kind"], [row["limit"] for row in front["rows"]]) == ("macs", [40_000, 60_000, 120_000])
+    for row in front["rows"]:
+        assert row["costs"]["macs"] <= row["limit"]
+        assert row["costs"]["parameters"] <= 12_000
+        genotype = result.space.parse(row["genotype"])
+        assert row["costs"] == result.search.budget.cost(genotype)
+        assert row["derived_accuracy"] == result.search.score(genotype)[1]
+    assert str(result) == front["rows"][-1]["genotype"]
+    files = {path.name: json.loads(path.read_text())["text"] for path in (tmp_path / "run/front").iterdir()}
+    assert files == {
+        f"macs-{row['limit'] // 1000}k.json": row["genotype"] for row in front["rows"]
+    }  # fmt: skip
+    assert "An architecture for every budget" in (tmp_path / "run/report.html").read_text()
+    assert result.search.budget.limits["macs"] == 120_000
+
+
+def test_the_rule_of_every_budget_goes_on_where_it_was():
+    result = nas.search("micro", budgets="macs=40k,70k", derive="ascent", epochs=2, **SMALL)
+    whole, search = result.search.rule, result.search
+    part = Front(Ascent(), whole.budgets)
+    for _ in zip(range(5), part.select(search), strict=False):
+        pass
+    rest = Front(Ascent(), whole.budgets)
+    rest.restore(json.loads(json.dumps(part.state())))
+    for _ in rest.select(search):
+        pass
+    assert rest.found(search) == whole.found(search)
+    assert search.budget.limits == {"macs": 70_000}
+
+
+def test_the_pareto_front_is_what_nothing_beats():
+    rows = [{"c": c, "a": a} for c, a in ((1, 5), (2, 5), (2, 7), (3, 6), (4, 9), (4, 9))]
+    assert pareto(rows, "c", "a") == [True, False, True, False, True, False]

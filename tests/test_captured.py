@@ -173,7 +173,7 @@ def test_weights_are_frozen_for_architecture_steps():
     with frozen(bilevel.parameters):
         bilevel.gradient_at(F.one_hot(torch.tensor(path), 5).float(), batch(1))
     bilevel.loss(path, batch(1))[0].backward()
-    kinds = [cell.captured.places for cell in bilevel.supernet.modules() if hasattr(cell, "plan")]
+    kinds = [cell.captured().places for cell in bilevel.supernet.modules() if hasattr(cell, "plan")]
     assert {len(kind) for kind in kinds} == {2}
     for places in kinds[0].values():
         trained = [c.parameters for c in places.candidates.values()]

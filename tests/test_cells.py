@@ -206,6 +206,8 @@ def test_of_a_log_the_last_cell_counts(tmp_path):
     refused(str(log), "log.txt", "line 1" if "\n" in log.read_text() else "character", "ends too early")
     log.write_text("\n".join([*lines, f"genotype = {CELL.replace('5x5', '9x9')}", "done"]))
     refused(str(log), "log.txt: line 151, column", "'dil_conv_9x9'", "nearest: dil_conv_5x5 or dil_conv_3x3")
+    log.write_text(f"{fields(nested)}\n{str(fields(nested)).replace('dil_conv_5x5', 'sep_conv_3x3')}\n")
+    assert read_genotype(str(log)) == DARTS.parse(OTHER)
     log.write_text("nothing here")
     refused(str(log), "malformed genotype 'nothing here'")
 
@@ -440,8 +442,8 @@ CRC = 3194400241
         ),
         (ARCH[:-3], None, ["nasbench201"]),
         (ARCH + "+|none~0|none~1|none~2|none~3|", None, ["nasbench201"]),
-        (ARCH, "darts", ["cells 'cell'", "'darts' are 'normal', 'reduce'"]),
-        (CELL, "micro", ["'micro' are 'cell'"]),
+        (ARCH, "darts", ["cells 'cell'", "'darts' are 'normal', 'reduce'; the space 'nasbench201' holds it"]),
+        (CELL, "micro", ["'micro' are 'cell'; the space 'darts' holds it"]),
         ("|nor_conv_3x3~0|+|none~0|nor_conv_5x5~1|", None, ["'nor_conv_5x5' for the space 'micro'"]),
         (
             f"Structure(4 nodes with {ARCH[:60]}|)",

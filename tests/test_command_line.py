@@ -133,7 +133,7 @@ def test_errors_of_the_library_name_arguments_and_those_of_the_command_line_flag
         "no `A`, `a b`, `` or `1`": "no `A`, `a b`, `` or `1`",
         "`tau=2 to 3` and `x=`": "--tau 2 to 3 and --x",
     }.items():
-        assert command_line._with_flags(message) == shown
+        assert command_line.with_flags(message) == shown
 
 
 @pytest.mark.parametrize("answer", [None, 1])
@@ -424,7 +424,8 @@ def test_scripts_as_a_user_runs_them(tmp_path):
     good = run_script(str(ROOT / "train_search.py"), *TINY, "--epochs", "1", cwd=tmp_path)
     assert good.returncode == 0, good.stderr
     assert good.stderr == ""
-    assert good.stdout.startswith("found |")
+    assert good.stdout.startswith("data: digits: 159 training and 359 test images")
+    assert "\nfound |" in good.stdout
     out = tmp_path / "runs" / "search-micro-reinmax-digits-s0"
     assert json.loads((out / "config.json").read_text())["out"].endswith("digits-s0")
 

@@ -245,6 +245,16 @@ def test_losses_that_are_not_finite_are_not_remembered():
     assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(before[k])) for k, v in critic.state().items())
 
 
+def test_many_equal_draws_of_many_choices_can_be_fitted():
+    """With the largest kernel and next to no ridge, a memory of equal draws makes a singular system."""
+    critic = estimators.get("reinforce_critic:rho=1,ridge=1e-9,memory=200")
+    logits = torch.randn(40, 4, generator=rng(0))
+    draws = critic(logits.expand(4, 40, 4), rng(1))
+    for seed in range(60):
+        found = critic.gradient(logits, draws[[0, 0, 1, seed % 4]], torch.randn(4, generator=rng(seed)))
+    assert found.isfinite().all()
+
+
 def test_it_learns_to_spread_less():
     """Of a fixed loss with interactions, 200 past draws leave less than a tenth of the variance."""
     logits, every, values = problem(8)
@@ -263,6 +273,7 @@ def test_it_learns_to_spread_less():
         ("memory=0", "from 1 to 5,000"),
         ("memory=20000", "from 1 to 5,000"),
         ("rho=0", "rho is 0, expected a number above 0"),
+        ("rho=2", "at most 1"),
         ("ridge=-1", "ridge is -1"),
         ("slope=maybe", "expected true or false"),
     ],

@@ -47,13 +47,15 @@ def gradient_of_logits(space, supernet, estimator_name, seed=1, dtype=torch.floa
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_lean_equals_dense(space_name, estimator, dtype, tolerance):
     space, supernet = build(space_name, dtype=dtype)
+    largest = 0.0  # of all seeds: a draw may have no path from input to output
     for seed in (1, 2):
         lean = gradient_of_logits(space, supernet, estimator, seed, dtype)
         supernet.set_edge_gradient("dense")
         dense = gradient_of_logits(space, supernet, estimator, seed, dtype)
         supernet.set_edge_gradient("lean")
         torch.testing.assert_close(lean, dense, rtol=tolerance, atol=tolerance)
-        assert dense[1].abs().max() > 1e-4
+        largest = max(largest, float(dense[1].abs().max()))
+    assert largest > 1e-4
 
 
 @pytest.fixture
@@ -82,7 +84,9 @@ def gradient_of_draw(supernet, mode, choice, k):
         return torch.autograd.grad(loss, draw)[0]
 
 
-@pytest.mark.parametrize(("space_name", "shapes"), [("micro", 3), ("nasbench201", 3), ("darts", 5)])
+@pytest.mark.parametrize(
+    ("space_name", "shapes"), [("micro", 3), ("nasbench201", 3), ("darts", 5), ("nasbench_macro", 6)]
+)
 def test_compiled_equals_dense(space_name, shapes, traced):
     """It is also compiled once for each shape of a cell, whatever is drawn."""
     torch.manual_seed(0)

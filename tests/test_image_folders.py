@@ -16,7 +16,7 @@ from conftest import little_memory
 from PIL import Image
 
 from nas import data
-from nas.data.sources import folder as folder_source
+from nas.data.sources import decoded, layout, pictures
 from recipes import InputError
 
 
@@ -94,10 +94,10 @@ def test_the_first_of_several_pictures_counts(tmp_path):
     for ending in ("gif", "tif", "webp", "png"):
         path = root / "ant" / f"several.{ending}"
         frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
-        assert folder_source._decode(path, 8)[0, 0, 0] >= 248
+        assert pictures.decode(path, 8, 3, False)[0][0, 0, 0] >= 248
     stereo = root / "bee" / "stereo.jpg"
     frames[0].save(stereo, "MPO", save_all=True, append_images=frames[1:])
-    assert folder_source._decode(stereo, 8)[0, 0, 0] >= 248
+    assert pictures.decode(stereo, 8, 3, False)[0][0, 0, 0] >= 248
     assert len(load(root).train) == 12
 
 
@@ -208,7 +208,7 @@ def test_names_of_files_and_classes(tmp_path):
 def test_classes_of_train_and_test_are_compared_before_anything_is_read(tmp_path, monkeypatch):
     write(tmp_path / "p" / "train", ("ant", "bee", "cow"))
     write(tmp_path / "p" / "test", ("ant", "bee", "dog"))
-    monkeypatch.setattr(folder_source, "_decode", None)
+    monkeypatch.setattr(decoded, "decode", None)
     with pytest.raises(InputError, match="differ, only under train: cow; only under test: dog"):
         load(tmp_path / "p")
     shutil.rmtree(tmp_path / "p" / "train" / "cow")
@@ -219,7 +219,11 @@ def test_classes_of_train_and_test_are_compared_before_anything_is_read(tmp_path
 def test_more_pixels_than_memory(tmp_path, monkeypatch):
     root = write(tmp_path / "p")
     monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else 4096)
-    with pytest.raises(InputError, match=r"more than the .* of this machine: lower `image_size`"):
+    dataset = load(root, size=64)  # they are in a file
+    assert len(dataset.train) + len(dataset.test) == 10
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"more than the .* of this machine, .* or lower `image_size`"):
         load(root, size=64)
 
 
@@ -227,9 +231,9 @@ def test_files_are_decoded_a_few_at_a_time(tmp_path, monkeypatch):
     """What waits and what is held does not grow with the folder; a bad file ends the reading soon."""
     root = write(tmp_path / "p", n=30)
     (root / "ant" / "00.png").write_bytes(b"")
-    monkeypatch.setattr(folder_source, "READ_AHEAD", 4)
-    decode, seen = folder_source._decode, []
-    monkeypatch.setattr(folder_source, "_decode", lambda path, size: seen.append(path) or decode(path, size))
+    monkeypatch.setattr(decoded, "READ_AHEAD", 4)
+    header, seen = decoded.header, []
+    monkeypatch.setattr(decoded, "header", lambda path: seen.append(path) or header(path))
     with pytest.raises(InputError, match=r"00\.png"):
         load(root)
     assert len(seen) <= 4
@@ -250,6 +254,7 @@ def test_loading_takes_the_memory_of_the_images_once(tmp_path):
         for i in range(1, 300):
             os.link(root / name / "0.jpg", root / name / f"{i}.jpg")
     with little_memory(250 if tuple(map(int, version("safetensors").split(".")[:2])) >= (0, 8) else 450):
-        pixels = folder_source._read(root, folder_source._class_folders(root), 320).pixels
+        paths = [path for files in layout.of(root).parts["all"].values() for path in files]
+        pixels = decoded.read(paths, "pictures", decoded.Reading(320)).pixels
     assert pixels.shape == (600, 3, 320, 320)
     assert pixels[:, 0].min() > 250

@@ -212,9 +212,9 @@ FLOATS = pixels(dtype=torch.float32)
         ((pixels(), labels() * 2), "labels are 0, 2, 4, 6, expected"),
         ((pixels(), labels() - 1), "labels are -1, 0, 1, 2, expected"),
         ((pixels(), labels() * 0), "labels are 0, expected at least 2 classes"),
-        ((pixels(2), labels(2)), "2 images are too few to set some aside"),
-        (((pixels(), labels()), (pixels(c=1), labels())), "test images (1, 6, 6) uint8: make them alike"),
-        (((pixels(), labels()), (FLOATS, labels())), "are (2, 6, 6) uint8, test images (2, 6, 6) float32"),
+        ((pixels(2), labels(2)), "2 images are too few to set `test_fraction` of them aside"),
+        (((pixels(), labels()), (pixels(c=1), labels())), "another part (1, 6, 6) uint8: make them alike"),
+        (((pixels(), labels()), (FLOATS, labels())), "are (2, 6, 6) uint8, those of another part"),
         (((pixels(), labels()), (pixels(), labels() + 1)), "labels are 1, 2, 3, 4, expected 0 to 3"),
         (Items([(1, 2, 3)]), "item 0 of Items is a tuple, expected a pair (image, label)"),
         (Items([pixels()[0]]), "item 0 of Items is a Tensor"),
@@ -231,7 +231,9 @@ FLOATS = pixels(dtype=torch.float32)
         (pixels(), "shape (40, 2, 6, 6) alone, expected (images, labels)"),
         (Path("a/b"), "give a folder of images as 'folder:a/b'"),
         (7, "data of type int: expected a name, (images, labels), a torch Dataset"),
-        ({"train": 1}, "data of type dict"),
+        ({"train": 1}, "data of type int"),
+        ({"images": 1}, "data is a dict of 'images': expected"),
+        ({"test": 1, "valid": 2}, "data is a dict of 'test', 'valid': expected"),
         (None, "data of type NoneType"),
         (DataSet("x", Images(pixels(), labels()), Images(pixels(), labels()), ("a", "b"), Augmentation()),
          "labels are 0, 1, 2, 3, expected 0 to 1 for 2 classes"),
@@ -259,7 +261,10 @@ def test_a_data_set_is_taken_as_it_is():
     assert again.train.pixels.data_ptr() == digits.train.pixels.data_ptr()  # not a copy
     assert again.augmentation == Augmentation(crop_padding=1, flip=True)
     assert again.name == "digits"
-    assert str(digits) == "digits: 1438 training and 359 test images (1 x 8 x 8, uint8) of 10 classes"
+    assert str(digits) == (
+        "digits: 1438 training and 359 test images (1 x 8 x 8, uint8) of 10 classes, "
+        "139 to 146 training images each"
+    )
 
 
 @pytest.fixture
@@ -322,7 +327,10 @@ def test_the_example_runs_and_is_a_plugin(monkeypatch, capsys, tmp_path):
     sys.modules.pop(name).main()  # forgotten after the test
     lines = capsys.readouterr().out.splitlines()
     assert (
-        lines[0] == lines[1] == "memory: 480 training and 120 test images (2 x 12 x 12, float32) of 3 classes"
+        lines[0]
+        == lines[1]
+        == "memory: 480 training and 120 test images (2 x 12 x 12, float32) of 3 classes, "
+        "160 training images each"
     )
     assert lines[2].startswith("shapes: 480 training and 120 test images (2 x 16 x 16")
     assert float(lines[-1].split()[-2]) > 40  # of three classes

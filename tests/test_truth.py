@@ -174,7 +174,7 @@ def test_packaged(tmp_path, monkeypatch):
     written(tmp_path / "micro-digits.json", own_table())
     assert tables.packaged("micro", "digits").source == "digits, 3 seeds"
     for name in (("nasbench201", "digits"), ("micro", "cifar10"), ("*", "digits"), ("..", "x")):
-        with pytest.raises(InputError, match=r"expected one of: micro-digits; give a table of your own"):
+        with pytest.raises(InputError, match=r"expected one of: micro-digits; give `table=FILE`"):
             tables.packaged(*name)
 
 

@@ -42,7 +42,7 @@ class BudgetTerm(Term):
     name = "budget"
     RHO = 5.0
     RATE = 100.0  # a violation of 10 % in a tenth of the architecture steps moves the multiplier by 1
-    FAR = 0.25
+    FAR = 0.05
     LAST = 0.75  # of the search, from where on the arg-max counts
 
     def __init__(self, budget: Budget, architecture: Architecture, begin: float, steps: int) -> None:

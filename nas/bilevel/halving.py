@@ -105,7 +105,9 @@ class Halving(Rule):
             yield
 
     def _training(self, search: SearchView, text: str, epochs: int) -> Training:
-        dataset = replace(search.dataset, train=search.train.images, test=search.valid.images)
+        dataset = replace(
+            search.dataset, train=search.train.images, test=search.valid.images, valid=None, notes=()
+        )
         shared = {entry.name: getattr(search.options, entry.name) for entry in fields(RunOptions)}
         optimizer = "sgd" if search.options.nesterov else "momentum"  # timm's names
         options = FinalOptions(**shared | {"epochs": epochs, "optimizer": optimizer, "latency_table": None})

@@ -140,9 +140,13 @@ def check(options: SearchOptions, estimator: Estimator) -> None:
     compiled = options.edge_gradient == "compiled"
     one_path = options.edge_gradient in ("compiled", "captured", "surrogate")
     if one_path and not estimator.discrete:
-        raise InputError(f"{edge_gradient} needs an estimator that draws, '{name}' mixes all")
+        raise InputError(
+            f"{edge_gradient} needs an estimator that draws, '{name}' mixes all: give another `estimator`"
+        )
     if compiled and estimator.signal == "loss":
-        raise InputError(f"{edge_gradient} needs an estimator that differentiates, not '{name}'")
+        raise InputError(
+            f"{edge_gradient} needs an estimator that differentiates, not '{name}': drop one of the two"
+        )
     if options.edge_gradient in ("compiled", "captured") and options.sync_batch_norm:
         raise InputError(f"{edge_gradient} does not go with `sync_batch_norm`: drop one of the two")
     unfit = {
@@ -166,21 +170,23 @@ def check(options: SearchOptions, estimator: Estimator) -> None:
     if options.architecture_loss == "error" and not values:
         raise InputError(
             f"`architecture_loss=error` needs an estimator that makes do with values, such as "
-            f"reinforce_loo or reinforce_critic, not '{name}'"
+            f"reinforce_loo or reinforce_critic, not '{name}': drop one of the two"
         )
     if options.architecture_loss == "error" and options.measure_every:
         raise InputError(
-            "`measure_every` measures the gradient of the loss, not of `architecture_loss=error`"
+            "`measure_every` measures the gradient of the loss, not of `architecture_loss=error`: drop one"
         )
     if options.coupling == "systematic":
         if not isinstance(estimator, CategoricalEstimator):
             raise InputError(
                 f"`coupling=systematic` needs an estimator that averages over single draws of the "
-                f"probabilities, such as reinmax, not '{name}'"
+                f"probabilities, such as reinmax, not '{name}': drop one of the two"
             )
         if (options.draws or estimator.default_draws) < 2 and options.draw_per != "image":
             raise InputError("`coupling=systematic` needs `draws` of at least 2")
     if options.order == 2 and values:
-        raise InputError(f"`order=2` needs an estimator that differentiates, not '{name}'")
+        raise InputError(
+            f"`order=2` needs an estimator that differentiates, not '{name}': drop one of the two"
+        )
     if options.draws is not None and options.draws < estimator.fewest_draws:
         raise InputError(f"`draws` is {options.draws}, '{name}' needs at least {estimator.fewest_draws}")

@@ -16,12 +16,14 @@ from nas import data, device, distributed, latency_table
 from nas.bilevel import budget
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget_term import BudgetTerm
+from nas.bilevel.front import Front, pareto
 from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
 from nas.bilevel.rules import collapse_warnings
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import draw_value, logits_value
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
+from nas.confusion import Confusion, of_classes
 from nas.data import Batches
 from nas.genotypes import cells_of, planned_size_of
 from nas.large_images import warn_of_large_images
@@ -31,10 +33,13 @@ from nas.seeding import generator, seed_everything
 from nas.steps import Mean, Work, evaluate
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
+from recipes.budget import format_cost
 from recipes.registry import name_of
 from search_spaces import Genotype, operations
 from search_spaces.cell import candidate_parameters
 from search_spaces.mixed_edge import Draw
+
+FRONT = "front"  # the folder of the architectures of several budgets
 
 
 class Search:
@@ -48,7 +53,6 @@ class Search:
     Attributes:
         space, dataset, task, rule: see SearchParts.
         budget: what the derived network may cost.
-        budgets: for each of which an architecture is derived, ascending; empty: only for `budget`.
         architecture: the logits.
         supernet: on the device.
         bilevel: the two steps.
@@ -63,27 +67,43 @@ class Search:
         self.space, self.dataset, self.task, self.rule = parts.space, parts.dataset, parts.task, parts.rule
         self.schedule, self.counted = parts.schedule, True
         dataset = parts.dataset
-        pieces = data.split(dataset.train.labels, options.val_fraction, options.seed)
+        if dataset.valid is None:
+            pieces = data.split(dataset.train.labels, options.val_fraction, options.seed)
+            train, valid = (dataset.train[piece] for piece in pieces)
+        else:
+            train, valid = dataset.train, dataset.valid
+            pieces = torch.arange(len(train)), torch.arange(len(valid))
         self.documents: dict[str, Any] = {
             "splits.json": {"train": pieces[0].tolist(), "valid": pieces[1].tolist()}
         }
-        train, valid = (dataset.train[piece] for piece in pieces)
+        self.used = {"train": train.labels, "valid": valid.labels}
+        balanced = options.sampling == "balanced"
+        self.concerns = data.concerns(
+            dataset.classes,
+            self.used | {"test": dataset.test.labels},
+            balanced or options.class_weights == "balanced",
+        )
+        self.announcement = [f"data: {dataset}", *(f"warning: {text}" for text in self.concerns)]
         delivery = data.delivery(
             dataset, device=place, data_budget_gb=options.data_budget_gb, channels_last=options.channels_last
         )
         share = (distributed.rank(), distributed.world())
-        self.train = Batches(train, options.batch_size, delivery, dataset.augmentation, options.seed, share)
+        self.train = Batches(
+            train, options.batch_size, delivery, dataset.augmentation, options.seed, share, balanced
+        )
         self.steps = len(self.train)
         self.train_mean, self.valid_mean = Mean(), Mean()  # of the current epoch
         self.valid = Batches(
-            valid, options.batch_size, delivery, data.Augmentation(), options.seed + 1, share
+            valid, options.batch_size, delivery, data.Augmentation(), options.seed + 1, share, balanced
         )
 
         latencies = None
         if options.latency_table is not None:
             latencies = latency_table.read(options.latency_table, self.space)
             self.documents["latency.json"] = latencies.to_json(self.space)
-        self.budget, self.budgets = budget.build(self.space, options, dataset, self.task.outputs, latencies)
+        self.budget, budgets = budget.build(self.space, options, dataset, self.task.outputs, latencies)
+        if budgets:
+            self.rule = Front(self.rule, budgets)
 
         seed_everything(options.seed, "initial weights")
         supernet = self.space.supernet(
@@ -99,7 +119,8 @@ class Search:
         if options.sync_batch_norm:
             distributed.synchronise(supernet)
         shape = dataset.train.pixels.shape[1:]
-        self.warnings = warn_of_large_images(self.space, supernet, shape, options.batch_size)
+        warned = warn_of_large_images(self.space, supernet, shape, options.batch_size)
+        self.announcement += [f"warning: {text}" for text in warned]
         self.supernet = device.place(supernet, place, options.channels_last)
         self.architecture = Architecture(self.space, parts.estimator)
         if options.prior:
@@ -193,13 +214,13 @@ class Search:
         self.bilevel.work.evaluated += len(self.valid.images)
         return self._score(draw)
 
-    def score_uncounted(self, genotype: Genotype) -> tuple[float, float]:
+    def score_uncounted(self, genotype: Genotype, confusion: Confusion | None = None) -> tuple[float, float]:
         """`score` for the record, which is not part of the work that the search takes."""
-        return self._score(self.space.choice(genotype))
+        return self._score(self.space.choice(genotype), confusion)
 
-    def _score(self, draw: Draw) -> tuple[float, float]:
+    def _score(self, draw: Draw, confusion: Confusion | None = None) -> tuple[float, float]:
         seed_everything(self.options.seed, "score")
-        return evaluate(self.supernet, self.valid, self.task, self.bilevel.precision, draw)
+        return evaluate(self.supernet, self.valid, self.task, self.bilevel.precision, draw, confusion)
 
     def measure(self, epoch: int) -> dict[str, Any]:
         """How far every estimator is from the gradient of the logits now; see `nas.bilevel.measure`."""
@@ -357,7 +378,9 @@ class Search:
                 f"{self.space.format(genotype)}: `search.budget.fit` says which are within it"
             )
         text = self.space.format(genotype)
-        warnings = collapse_warnings(genotype)
+        collapsed = collapse_warnings(genotype)
+        classes = self.dataset.classes
+        confusion = Confusion(len(classes)) if self.task.outputs == len(classes) else None
         result = {
             "kind": "search",
             "space": self.space.name,
@@ -365,10 +388,12 @@ class Search:
             "dataset": self.options.dataset,
             "seed": self.options.seed,
             "genotype": text,
-            "derived_accuracy": self.score_uncounted(genotype)[1],
+            "derived_accuracy": self.score_uncounted(genotype, confusion)[1],
             **self._images(),
             "parameters": sum(p.numel() for p in self.supernet.parameters()),
-            "warnings": warnings,
+            "data": str(self.dataset),
+            **of_classes(confusion, self.dataset, self.used, "valid"),
+            "warnings": [*self.concerns, *collapsed],
         }
         if self.budget.costs:
             result["budget"] = {
@@ -376,15 +401,46 @@ class Search:
                 "costs": self.budget.cost(genotype),
                 "size": asdict(self.budget.size),
             }
+        messages = [f"found {text}", *(f"warning: {w}" for w in collapsed)]
+        if isinstance(self.rule, Front):
+            result["front"] = front = self._front(self.rule)
+            kind = front["kind"]
+            for row in front["rows"]:
+                costs = [format_cost(kind, row["costs"][kind]), format_cost(kind, row["limit"])]
+                messages.append("{} of {}: {}".format(*costs, row["genotype"]))
         if considered := self.rule.considered(self):
             rows = [
                 {key: value if key == "genotype" else float(value) for key, value in row.items()}
                 for row in considered
             ]
             result |= {"rule": self.options.derive, "considered": rows}
-        return Outcome(genotype, result, [f"found {text}", *(f"warning: {w}" for w in warnings)])
+        return Outcome(genotype, result, messages)
+
+    def _front(self, rule: Front) -> dict[str, Any]:
+        """The architectures of several budgets, their costs and their accuracies with the shared weights."""
+        kind = next(k for k in rule.budgets[0].limits if len({b.limits[k] for b in rule.budgets}) > 1)
+        rows = []
+        for one, genotype in zip(rule.budgets, rule.found(self), strict=True):
+            row: dict[str, Any] = {
+                "limit": one.limits[kind],
+                "genotype": self.space.format(genotype),
+                "costs": one.cost(genotype),
+                "derived_accuracy": self.score_uncounted(genotype)[1],
+            }
+            rows.append(row)
+        points = [{"cost": row["costs"][kind], "accuracy": row["derived_accuracy"]} for row in rows]
+        for row, best in zip(rows, pareto(points, "cost", "accuracy"), strict=True):
+            row["pareto"] = best
+        return {"kind": kind, "rows": rows}
 
     def save(self, folder: Path, outcome: Outcome) -> None:
         """Write the architecture."""
         text = outcome.result["genotype"]
         write_json(folder / "genotype.json", outcome.genotype.to_json() | {"text": text})
+        if front := outcome.result.get("front"):
+            (folder / FRONT).mkdir(exist_ok=True)
+            for row in front["rows"]:
+                name = format_cost(front["kind"], row["limit"]).replace(" ", "").replace("µ", "u")
+                genotype = self.space.parse(row["genotype"])
+                content = genotype.to_json() | {"text": row["genotype"]}
+                write_json(folder / FRONT / f"{front['kind']}-{name}.json", content)

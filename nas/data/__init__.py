@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from nas.data.batches import Batches, Delivery, delivery
+from nas.data.concerns import concerns
 from nas.data.images import Augmentation, DataSet, Images, Policy, split
+from nas.data.preprocessing import Preprocessing
 from nas.data.sources import load, register
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "Delivery",
     "Images",
     "Policy",
+    "Preprocessing",
+    "concerns",
     "delivery",
     "load",
     "register",

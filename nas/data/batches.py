@@ -41,8 +41,9 @@ def delivery(
 ) -> Delivery:
     """How batches of `dataset` come to `device`, on which the data stay unless they are larger than the
     budget."""
-    resident = dataset.train.pixels.nbytes + dataset.test.pixels.nbytes <= data_budget_gb * 1e9
-    return Delivery(device, *dataset.statistics(), resident, channels_last)
+    resident = sum(part.nbytes for part in dataset.parts.values()) <= data_budget_gb * 1e9
+    known = dataset.preprocessing
+    return Delivery(device, list(known.mean), list(known.std), resident, channels_last)
 
 
 class Batches:
@@ -59,6 +60,8 @@ class Batches:
         seed: of order and augmentation, which are functions of (seed, epoch, batch).
         part: (r, n) makes `epoch` and `endless` give only slice r of n of every batch, exactly as it is in
             the whole batch.
+        balanced: an epoch has as many images as otherwise, but equally many of each class: of small classes
+            the same ones again, of large ones others in every epoch.
 
     Raises:
         InputError: too few images for a batch, a batch that the ranks cannot share, or a policy for images
@@ -73,6 +76,7 @@ class Batches:
         augmentation: Augmentation | None = None,
         seed: int = 0,
         part: tuple[int, int] = (0, 1),
+        balanced: bool = False,
     ) -> None:
         rank, ranks = part
         if ranks > 1 and (batch_size % ranks or batch_size < 2 * ranks):
@@ -87,7 +91,7 @@ class Batches:
                 f"the data set has {len(images)} images for this part of the training, too few for "
                 f"one batch of {batch_size}: {advice}"
             )
-        _, c, h, w = images.pixels.shape
+        c, h, w = images.shape
         largest = 255 if images.pixels.dtype == torch.uint8 else 1
         if augmentation is not None and augmentation.policy and (largest == 1 or c not in (1, 3)):
             raise InputError(
@@ -95,13 +99,16 @@ class Batches:
                 f"{str(images.pixels.dtype).removeprefix('torch.')} of {c}: drop it"
             )
         self.batch_size, self.augmentation, self.seed = batch_size, augmentation, seed
+        self.members = members(images.labels) if balanced else None
         self.delivery, device = delivery, delivery.device
-        # Channels last, so that a row of an image is a run of memory.
-        pixels, labels = images.pixels.contiguous(memory_format=torch.channels_last), images.labels
-        if delivery.resident:
-            pixels, labels = pixels.to(device), labels.to(device)
-        self.images = Images(pixels, labels)
-        self.home = pixels.device
+        if images.rows is not None and delivery.resident and device.type != "cpu":
+            images = Images(torch.cat([part.to(device) for part in images.chunks()]), images.labels)
+        if images.rows is None:  # channels last, so that a row of an image is a run of memory
+            pixels, labels = images.pixels.contiguous(memory_format=torch.channels_last), images.labels
+            if delivery.resident:
+                pixels, labels = pixels.to(device), labels.to(device)
+            images = Images(pixels, labels)
+        self.images, self.home = images, images.pixels.device
         # Per value of an image (H, W, C): a short last dimension to broadcast over would be slow.
         scale = torch.tensor([1 / (largest * s) for s in delivery.std])
         shift = torch.tensor([-m / s for m, s in zip(delivery.mean, delivery.std, strict=True)])
@@ -120,12 +127,16 @@ class Batches:
         count = math.ceil(len(self.images) / max(self.batch_size, EVALUATION_BATCH))
         order = torch.randperm(len(self.images), generator=generator(self.seed, "evaluation order"))
         for indices in order.to(self.home, non_blocking=True).tensor_split(count)[first::every]:
-            yield self._finish(self._read(indices)), self._move(self.images.labels[indices])
+            yield self._finish(self.images.read(indices)), self._move(self.images.labels[indices])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The shuffled, augmented batches of `epoch` from batch `start` on, as in `__iter__`."""
         assert self.augmentation is not None
-        order = torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))
+        draws = generator(self.seed, "order", epoch)
+        if self.members is None:
+            order = torch.randperm(len(self.images), generator=draws)
+        else:
+            order = balanced_order(self.members, len(self.images), draws)
         order = order.to(self.home, non_blocking=True)
         rng = torch.Generator(self.home)
         for step in range(start, len(self)):
@@ -143,7 +154,7 @@ class Batches:
     def _augmented(
         self, indices: Tensor, augmentation: Augmentation, rng: torch.Generator, position: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        pixels = self._read(indices)
+        pixels = self.images.read(indices)
         if augmentation.policy is not None:
             pixels = self._apply_policy(pixels, augmentation.policy, position)
         noise = _Noise(self.batch_size, self.part, rng)
@@ -151,10 +162,6 @@ class Batches:
         if augmentation.cutout:
             x *= _cutout_mask(x, augmentation.cutout, self._move(noise.uniform(2)))
         return x, self._move(self.images.labels[indices])
-
-    def _read(self, indices: Tensor) -> Tensor:
-        """Pixels (B, H, W, C) of the images, a copy."""
-        return self.images.pixels.permute(0, 2, 3, 1).index_select(0, indices)
 
     def _apply_policy(self, pixels: Tensor, policy: Policy, position: tuple[int, int]) -> Tensor:
         """(B, H, W, C) uint8, one by one through PIL."""
@@ -167,7 +174,10 @@ class Batches:
             try:
                 out.append(np.asarray(policy(picture))[:, :, : image.shape[2]])
             except (ValueError, TypeError, OSError) as error:
-                raise InputError(f"the policy of `auto_augment` fails on these images: {error}") from None
+                raise InputError(
+                    f"the policy of `auto_augment` fails on these images ({error}): choose "
+                    "another, or drop it"
+                ) from None
         return torch.from_numpy(np.stack(out)).to(pixels.device)
 
     def _finish(self, pixels: Tensor) -> Tensor:
@@ -180,6 +190,25 @@ class Batches:
         if self.delivery.resident or self.delivery.device.type == "cpu":
             return x
         return x.pin_memory().to(self.delivery.device, non_blocking=True)
+
+
+def members(labels: Tensor) -> list[Tensor]:
+    """The images of every class that has some, by their indices."""
+    return [(labels == label).nonzero().squeeze(1).cpu() for label in labels.unique().tolist()]
+
+
+def balanced_order(members: list[Tensor], count: int, draws: torch.Generator) -> Tensor:
+    """(count,) indices in random order, of each class count / classes to one; none of a class comes again
+    before all have."""
+    share, rest = divmod(count, len(members))
+    more = torch.randperm(len(members), generator=draws)[:rest].tolist()
+    chosen = []
+    for label, own in enumerate(members):
+        wanted = share + (label in more)
+        rounds = [torch.randperm(len(own), generator=draws) for _ in range(math.ceil(wanted / len(own)))]
+        chosen.append(own[torch.cat(rounds)[:wanted]] if rounds else own[:0])
+    order = torch.cat(chosen)
+    return order[torch.randperm(len(order), generator=draws)]
 
 
 class _Noise(NamedTuple):

@@ -8,36 +8,45 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 LARGEST_SIDE = 65_536  # pixels, of a file that says what a network wants
+_PLAIN = ((0.0, 255.0), (0.0, 1.0))  # ranges of 8-bit images, and of arrays in [0, 1]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """JSON-ready; stored with every trained network, next to its classes.
 
-    A picture is resized to `image_size` as a whole (bicubic, sides by themselves), without a crop. Its values
-    in [0, 1] are then normalised by channel: (x - mean) / std.
+    A picture is resized to `image_size` as a whole (bicubic, sides by themselves), without a crop. A value x
+    of channel c then becomes ((x - low) / (high - low) - mean[c]) / std[c].
 
     Attributes:
         image_size: rows and columns in pixels.
-        in_chans: channels.
-        mean, std: per channel.
+        in_chans: channels, 1: grey.
+        mean, std: per channel, of values in [0, 1].
+        range: low and high, the values that count as 0 and 1; 0 and 255 of 8-bit images.
     """
 
     image_size: tuple[int, int]
     in_chans: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    range: tuple[float, float] = _PLAIN[0]  # older files have none
 
     def __post_init__(self) -> None:
         sides = self.image_size
         if len(sides) != 2 or any(type(n) is not int or not 1 <= n <= LARGEST_SIDE for n in sides):
             raise ValueError(f"its image_size is {list(sides)}, expected two numbers of pixels")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            numbers = all(type(x) in (int, float) and math.isfinite(x) for x in values)
-            if len(values) != self.in_chans or not numbers:
+            if len(values) != self.in_chans or not _numbers(values):
                 raise ValueError(f"its {name} is {list(values)}, expected a number for each channel")
         if min(self.std, default=1.0) <= 0:
             raise ValueError(f"its std is {list(self.std)}, expected positive numbers")
+        if len(self.range) != 2 or not _numbers(self.range) or self.range[0] >= self.range[1]:
+            raise ValueError(f"its range is {list(self.range)}, expected two numbers, the lower one first")
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether 8 bits do not hold the values of a picture."""
+        return self.range not in _PLAIN
 
     def to_json(self) -> dict[str, Any]:
         """The fields, with lists for tuples."""
@@ -61,7 +70,8 @@ class Preprocessing:
         return cls(**fields)
 
     def for_timm(self) -> dict[str, Any]:
-        """As fields of timm's `pretrained_cfg`, from which timm builds the same transform."""
+        """As fields of timm's `pretrained_cfg`, from which timm builds the same transform, of pictures of 8
+        bits."""
         return {
             "input_size": (self.in_chans, *self.image_size),
             "mean": list(self.mean),
@@ -70,3 +80,7 @@ class Preprocessing:
             "crop_pct": 1.0,
             "crop_mode": "squash",
         }
+
+
+def _numbers(values: tuple[Any, ...]) -> bool:
+    return all(type(x) in (int, float) and math.isfinite(x) for x in values)

@@ -22,7 +22,8 @@ from torch import Tensor
 from nas import device as places
 from nas.data import Batches, Delivery, Images
 from nas.data.preprocessing import Preprocessing
-from nas.data.sources.folder import picture, picture_files
+from nas.data.sources.layout import picture_files
+from nas.data.sources.pictures import Array, prepared
 from nas.deploy.trained import Trained, of_path, of_result
 from nas.runs.files import atomic_path
 from recipes import InputError
@@ -103,11 +104,11 @@ def _predictions(
 
 
 def _read(paths: Sequence[Path], preprocessing: Preprocessing, bad: list[str]) -> tuple[list[Path], Tensor]:
-    """The paths that can be read, and their pixels (N, C, H, W), uint8."""
+    """The paths that can be read, and their pixels (N, C, H, W)."""
 
-    def read(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]] | str:
+    def read(path: Path) -> Array | str:
         try:
-            return picture(path, preprocessing)
+            return prepared(path, preprocessing)
         except InputError as error:
             return str(error)
 

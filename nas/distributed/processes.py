@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -37,8 +38,9 @@ def job() -> str | None:
     """What tells this job of torchrun from others, through all its restarts; None without torchrun."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
     if name == "none":  # torchrun's default; the processes it restarts have the same parent
-        started = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
-        name = f"{os.uname().nodename} {os.getppid()} {started}"
+        stat = Path(f"/proc/{os.getppid()}/stat")  # not on every system
+        started = stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else ""
+        name = f"{platform.node()} {os.getppid()} {started}"
     return name
 
 

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import search_spaces
-from nas.report import budget_report, cell_picture, figures, page, plots
+from nas.report import budget_report, cell_picture, classes, figures, page, plots
 from nas.report.page import Picture, Table, Tile
 from nas.runs.files import atomic_path, read_json, read_json_lines, write_text
+from recipes import FinalOptions
+from recipes.errors import with_flags
 from search_spaces import Genotype, SearchSpace, operations
 
 # Recipes of the publications for their data, which a cell found there is to be retrained with.
 _FINAL_PRESETS = {"nasbench201": "nasbench201-200", "darts": "darts-600"}
+DATA_OPTIONS = (
+    "image_size", "channels_in", "pixel_range", "bad_images", "test_fraction", "class_weights", "sampling",
+)  # fmt: skip
 CONSIDERED = 20  # architectures in the table of what a rule of selection looked at
 
 
@@ -35,18 +40,24 @@ def render_report(folder: Path, space: SearchSpace | None = None) -> None:
     tiles = _search_tiles(result, metrics, genotype) if search else _final_tiles(result)
     if skipped := result.get("skipped_steps", 0):
         tiles.append(Tile("Skipped steps", str(skipped), "", "loss or gradient not finite"))
+    tiles[1:1] = classes.tiles(result)
+    texts = {"Genotype": text, "Retrain it": retrain_command(config, result, text)}
+    if "data" in result:  # not in runs of older versions
+        texts["Data, as they were understood"] = with_flags(result["data"])
     html = page.render(
         "Architecture search" if search else "Final training",
         f"{subject} on {result['dataset']}",
         f"seed {result['seed']}, {len(metrics)} epoch{'s'[: len(metrics) != 1]}",
-        warnings=result["warnings"],
+        warnings=[with_flags(warning) for warning in result["warnings"]],
         tiles=tiles,
         pictures=[
             Picture("Architecture", cell_picture.plot_cell(genotype), wide=False),
+            *budget_report.front_pictures(result),
             *_pictures(metrics, result, space, genotype),
+            *classes.pictures(result),
         ],
-        tables=_considered(result),
-        texts={"Genotype": text, "Retrain it": retrain_command(config, result, text)},
+        tables=[*budget_report.front_tables(result), *classes.tables(result), *_considered(result)],
+        texts=texts,
         settings={"Configuration": config, "Environment": machine},
     )
     write_text(folder / "report.html", html)
@@ -78,6 +89,9 @@ def retrain_command(config: dict[str, Any], result: dict[str, Any], genotype: st
             words = ["--preset", _FINAL_PRESETS[result["space"]], *words]
         if "data_root" in config:
             words += ["--data-root", config["data_root"]]
+        for name in DATA_OPTIONS:  # that change what the data set is
+            if (value := config.get(name)) not in (None, getattr(FinalOptions(), name)):
+                words += [f"--{name.replace('_', '-')}", str(value)]
         if size := result.get("budget", {}).get("size"):
             words += ["--channels", str(size["channels"]), "--cells", str(size["cells"])]
         if table := config.get("latency_table"):
@@ -151,7 +165,13 @@ def _pictures(
         return pictures
     curves = plots.plot_curves(metrics)
     if result["kind"] == "final":
-        caption = "Loss and accuracy on training and test images; the result is that of the last epoch."
+        caption = (
+            "Loss and accuracy on the images of every part; the result is that of the last "
+            "epoch, whatever the "
+            "validation part says."
+            if "valid_loss" in metrics[0]
+            else "Loss and accuracy on training and test images; the result is that of the last epoch."
+        )
         return [*pictures, Picture("Curves", curves, caption)]
     moments, epochs = [m["probabilities"] for m in metrics], [m["epoch"] for m in metrics]
     probabilities = plots.plot_probabilities(space, moments, epochs)

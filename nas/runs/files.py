@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import stat
@@ -13,6 +12,11 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from recipes import InputError, first_line
+
+try:
+    import fcntl
+except ImportError:  # not on this system
+    fcntl = None  # type: ignore[assignment]
 
 Result = TypeVar("Result")
 
@@ -26,8 +30,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with open(temporary, "xb") as file:
             usual = os.fstat(file.fileno()).st_mode
         yield temporary
-        with open(temporary, "rb") as file:
-            if os.fstat(file.fileno()).st_mode != usual:  # safetensors lets nobody else read
+        with open(temporary, "r+b") as file:  # Windows flushes only what may be written to
+            if (
+                hasattr(os, "fchmod") and os.fstat(file.fileno()).st_mode != usual
+            ):  # safetensors lets nobody else
                 os.fchmod(file.fileno(), stat.S_IMODE(usual))
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -43,7 +49,9 @@ def remove_temporary(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk."""
+    """Flush the names in a folder to the disk, where a system lets a program do that."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,16 +59,54 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def lock(path: Path) -> IO[bytes]:
+class OtherLock:
+    """A lock where there is no `flock`, by the package filelock: on Windows one of the system, elsewhere
+    only a file, which a process that is killed leaves behind.
+
+    Raises:
+        BlockingIOError: somebody else holds the lock.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from filelock import FileLock, Timeout
+
+        self._held = FileLock(path, timeout=0)
+        try:
+            self._held.acquire()
+        except Timeout:
+            raise BlockingIOError from None
+
+    def close(self) -> None:
+        """Let others in."""
+        self._held.release()
+
+    def __enter__(self) -> OtherLock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """No descriptor that another process could inherit."""
+        raise OSError("this system has no locks that another process could inherit")
+
+
+Lock = IO[bytes] | OtherLock
+
+
+def lock(path: Path) -> Lock:
     """Lock a file, which is made where it is missing and never deleted.
 
-    The lock ends when the returned file is closed here and in all processes that have inherited it, or when
-    these have ended, however that happened.
+    The lock ends when what is returned is closed here and in all processes that have inherited it, or when
+    these have ended, however that happened; see `OtherLock` for where this is promised less.
 
     Raises:
         BlockingIOError: somebody else holds the lock.
         OSError: the file cannot be written, or its file system has no locks.
     """
+    if fcntl is None:
+        return OtherLock(path)
     file = open(path, "ab")  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +133,7 @@ def append(path: Path, text: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text`, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 _DEADLY = (signal.SIGTERM, signal.SIGINT)
-_SIGNALS = (*_DEADLY, signal.SIGUSR1)
+_SIGNALS = (*_DEADLY, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))  # not on Windows
 
 
 class Interruption:

@@ -29,14 +29,14 @@ class Job(Protocol):
         space: of its genotype.
         steps: weight steps an epoch.
         documents: JSON files to write into the folder at the start, by name.
-        warnings: what its user should know before it starts.
+        announcement: lines to say before the first step: what was understood of the data, and warnings.
     """
 
     device: torch.device
     space: SearchSpace
     steps: int
     documents: dict[str, Any]
-    warnings: list[str]
+    announcement: list[str]
 
     @property
     def options(self) -> RunOptions:

@@ -28,6 +28,7 @@ from recipes.config_file import config_json
 
 AJob = TypeVar("AJob", bound=Job)
 Callback = Callable[[dict[str, Any]], Any]
+Announce = Callable[[str], Any]
 POLL = 50  # steps between two reads of the number of skipped steps, for which the host waits for a GPU
 
 
@@ -55,6 +56,7 @@ def run(
     objects: Collection[str] = (),
     callback: Callback | None = None,
     progress: bool | None = None,
+    announce: Announce | None = None,
 ) -> Ended[AJob]:
     """Do or continue the run that `options` describe, in the folder `options.out`, or in memory where it is
     None.
@@ -68,6 +70,7 @@ def run(
         callback: gets the metrics of every epoch; where it returns what is true the run stops as if a
             signal had asked it to.
         progress: whether to show a bar; None: on a terminal and in a notebook.
+        announce: gets the lines that are to be read before the first step; None: they are printed.
 
     Raises:
         InputError: bad input, or a run that cannot go on.
@@ -78,7 +81,11 @@ def run(
         _open(options, objects) as folder,
         device.prepared(options.device, options.threads, options.deterministic) as place,
     ):
-        return _run(options, folder, make_job, place, callback, progress)
+        return _run(options, folder, make_job, place, callback, progress, announce or _print)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
 
 
 def finished(options: RunOptions) -> bool:
@@ -139,6 +146,7 @@ def _run(
     place: torch.device,
     callback: Callback | None,
     progress: bool | None,
+    announce: Announce,
 ) -> Ended[AJob]:
     with distributed.together():
         job = make_job(place)
@@ -169,8 +177,8 @@ def _run(
     with distributed.together():
         folder.create(job.device)
     if distributed.rank() == 0:
-        for warning in job.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+        for line in job.announcement:
+            announce(line)
     board = None
     if folder.writes:
         for file, content in job.documents.items():

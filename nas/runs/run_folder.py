@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Collection, Mapping
@@ -12,14 +13,14 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nas import distributed
 from nas.runs import checkpoint, kept
-from nas.runs.files import append, json_text, lock, read_json_lines, remove_temporary, write_json
+from nas.runs.files import Lock, append, json_text, lock, read_json_lines, remove_temporary, write_json
 from nas.runs.job import Job
 from recipes import InputError, RunOptions
 from recipes.config_file import config_json, read_config, require_same
@@ -31,7 +32,7 @@ METRICS, TIMINGS, LOCK = "metrics.jsonl", "timings.jsonl", "lock"
 _OWN = (
     "environment.json", METRICS, TIMINGS, checkpoint.NEWEST, checkpoint.PREVIOUS, checkpoint.DAMAGED,
     "splits.json", "latency.json", "weights.json", "genotype.json", "result.json", "model.safetensors",
-    "cell.svg", "cell.png", "report.html", "tensorboard", kept.FOLDER,
+    "cell.svg", "cell.png", "report.html", "front", "tensorboard", kept.FOLDER,
 )  # fmt: skip
 
 
@@ -63,7 +64,7 @@ class RunFolder:
         self.finished = False
         self._damage: str | None = None
         self._saved_at: tuple[int, int, float] | None = None
-        self._lock: IO[bytes] | None = None
+        self._lock: Lock | None = None
         if not self._is_occupied():
             if options.resume:
                 raise InputError(f"there is no run in {self.path} to resume: check `out`")
@@ -146,7 +147,7 @@ class RunFolder:
             self._compare(environment)
         write_json(self.path / "environment.json", environment)
 
-    def _take(self) -> IO[bytes]:
+    def _take(self) -> Lock:
         """Keep others out."""
         try:
             return lock(self.path / LOCK)
@@ -155,14 +156,16 @@ class RunFolder:
                 f"{self.path} is in use by another process: wait for it, or give another `out`"
             ) from None
         except OSError as error:
-            raise InputError(f"cannot write into the run folder {self.path}: {error}") from None
+            raise InputError(
+                f"cannot write into the run folder {self.path}: {error}; give another `out`"
+            ) from None
 
     def _is_occupied(self) -> bool:
         """Whether there is more in the folder than a process leaves that was killed at its very beginning."""
         try:
             names = [p.name for p in self.path.iterdir()] if self.path.exists() else []
         except OSError as error:
-            raise InputError(f"`out` {self.path} cannot be used as a folder: {error}") from None
+            raise InputError(f"`out` {self.path} cannot be used as a folder: {error}; give another") from None
         return any(name != LOCK and not name.startswith(".config.json.") for name in names)
 
     def _is_run(self) -> bool:
@@ -345,7 +348,7 @@ class Spectator(NoFolder):
 
 def default_path(options: RunOptions, name: str) -> Path:
     """Where a run goes that `out` names no folder for; `name` begins its own name."""
-    slug = options.dataset.rstrip("/").rpartition("/")[2].replace(":", "-")
+    slug = re.split(r"[/\\]", options.dataset.rstrip("/\\"))[-1].replace(":", "-")
     return Path("runs") / f"{name}-{slug}-s{options.seed}"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.tables.lookup import Truth, fixed, positions
+from nas.tables.units import Values, as_percent
 from recipes import InputError
 from search_spaces.space import EnumerableSpace
 
@@ -22,8 +23,11 @@ STD = "std"  # the column of deviations over seeds, where there is one column of
 _OTHERS = ("index", "arch", STD, "parameters", "macs")  # columns that hold no accuracies
 
 
-def columns(path: Path, space: EnumerableSpace, text: str) -> dict[str, Callable[[], Truth]]:
-    """The columns of accuracies in a CSV, still to be read. Raises InputError."""
+def columns(
+    path: Path, space: EnumerableSpace, text: str, values: Values = "auto"
+) -> dict[str, Callable[[], Truth]]:
+    """The columns of accuracies in a CSV, still to be read; `values` as for `as_percent`. Raises
+    InputError."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
@@ -32,8 +36,8 @@ def columns(path: Path, space: EnumerableSpace, text: str) -> dict[str, Callable
         records = list(itertools.islice(filled, space.size + 1))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error}): correct it") from None
-    values = [name for name in names if name not in _OTHERS]
-    if "arch" not in names or not values or len(set(names)) < len(names):
+    named = [name for name in names if name not in _OTHERS]
+    if "arch" not in names or not named or len(set(names)) < len(names):
         found = ", ".join(names)[:120] or "nothing"
         raise InputError(
             f"{path}, line 1: the columns are {found}; expected index, arch and columns of accuracies such "
@@ -48,15 +52,18 @@ def columns(path: Path, space: EnumerableSpace, text: str) -> dict[str, Callable
 
     def column(name: str) -> np.ndarray:
         position = names.index(name)
-        values = np.array([_percent(path, line, name, record[position]) for line, record in records])
-        ordered: np.ndarray = values[rows]
-        return ordered
+        return np.array([_number(path, line, name, record[position]) for line, record in records])
 
     def truth(name: str) -> Truth:
-        deviations = fixed(column(STD)) if STD in names and len(values) == 1 else None
-        return Truth(space.name, f"{name} of {path.name}", fixed(column(name)), deviations)
+        numbers = column(name)
+        accuracies, said = as_percent(numbers, str(path), name, values)
+        deviations = None
+        if STD in names and len(named) == 1:  # in the unit of the accuracies
+            deviations = fixed(column(STD)[rows] * (100.0 if numbers.max() <= 1 else 1.0))
+        source = f"{name} of {path.name}" + (f" ({said})" if said else "")
+        return Truth(space.name, source, fixed(accuracies[rows]), deviations)
 
-    return {name: partial(truth, name) for name in values}
+    return {name: partial(truth, name) for name in named}
 
 
 def _rows(path: Path, space: EnumerableSpace, texts: Sequence[tuple[int, str]]) -> np.ndarray:
@@ -83,14 +90,14 @@ def _rows(path: Path, space: EnumerableSpace, texts: Sequence[tuple[int, str]]) 
     return np.array([rows[text] for text in known])
 
 
-def _percent(path: Path, line: int, column: str, text: str) -> float:
+def _number(path: Path, line: int, column: str, text: str) -> float:
     try:
         value = float(text) if _NUMBER.fullmatch(text.strip()) else math.nan
     except ValueError:
         value = math.nan
     if not 0 <= value <= 100:
         raise InputError(
-            f"{path}, line {line}: {column} is {text[:40]!r}, expected an accuracy in %, a number from 0 to "
-            "100: correct the line"
+            f"{path}, line {line}: {column} is {text[:40]!r}, expected an accuracy, a number from 0 to 100 "
+            "(%) or to 1: correct the line"
         )
     return value

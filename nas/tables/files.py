@@ -16,7 +16,10 @@ from recipes.text_files import LARGEST_FILE
 def read_text(path: Path) -> str:
     """The text of a file, decompressed. Raises InputError."""
     if not os.path.isfile(path):
-        raise InputError(f"the table {path} {'is not a file' if os.path.exists(path) else 'does not exist'}")
+        raise InputError(
+            f"the table {path} {'is not a file' if os.path.exists(path) else 'does not exist'}: "
+            "give another `table`"
+        )
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -24,7 +27,8 @@ def read_text(path: Path) -> str:
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
             raise InputError(
-                f"{path} holds more than {LARGEST_FILE:,} bytes: this is not a table of accuracies"
+                f"{path} holds more than {LARGEST_FILE:,} bytes: this is not a table of "
+                "accuracies, give another `table`"
             )
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -33,7 +37,10 @@ def read_text(path: Path) -> str:
             f"{path}, line {line}: not UTF-8 text, expected JSON or CSV: save the table as UTF-8"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"cannot read the table {path} ({first_line(error)}): is it complete?") from None
+        raise InputError(
+            f"cannot read the table {path} ({first_line(error)}): is it complete? Get it again, "
+            "or give another `table`"
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

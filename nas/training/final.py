@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import search_spaces
 from nas import data, device, distributed, latency_table
+from nas.confusion import Confusion, balanced_message, of_classes
 from nas.data import Batches, DataSet
-from nas.data.preprocessing import Preprocessing
 from nas.genotypes import cells_of, planned_size_of, read_cell
 from nas.given import build_task, load_data
 from nas.guard import KeptBuffers, guarded_step
@@ -62,20 +62,24 @@ class Training:
         ):
             if wanted and feature not in space.features:
                 able = [n for n in search_spaces.names() if feature in search_spaces.get(n).features]
-                raise InputError(f"`{name}` is for the spaces {', '.join(able)}, this is '{space.name}'")
+                raise InputError(
+                    f"`{name}` is for the spaces {', '.join(able)}, this is '{space.name}': drop it"
+                )
+        self.dataset = dataset
         delivery = data.delivery(
             dataset, device=place, data_budget_gb=options.data_budget_gb, channels_last=options.channels_last
         )
         augmentation = replace(dataset.augmentation, policy=image_policy(options.auto_augment))
         share = (distributed.rank(), distributed.world())
-        self.train = Batches(dataset.train, options.batch_size, delivery, augmentation, options.seed, share)
+        balanced = options.sampling == "balanced"
+        self.train = Batches(
+            dataset.train, options.batch_size, delivery, augmentation, options.seed, share, balanced
+        )
         self.steps = len(self.train)
         self.mean = Mean()  # of the current epoch
         self.test = Batches(dataset.test, options.batch_size, delivery)
-        rows, columns = dataset.test.pixels.shape[-2:]
-        preprocessing = Preprocessing(
-            (rows, columns), dataset.in_channels, tuple(delivery.mean), tuple(delivery.std)
-        )
+        own = dataset.valid
+        self.valid = None if own is None else Batches(own, options.batch_size, delivery)
         self.description: dict[str, Any] = {
             "genotype": self.genotype.to_json(),
             "text": self.text,
@@ -85,16 +89,22 @@ class Training:
             "planned_size": planned_size_of(space, options.planned_size, dataset),
             "classes": list(dataset.classes),
             "dataset": dataset.name,
-            **preprocessing.to_json(),
+            **dataset.preprocessing.to_json(),
         }
         self.latencies = self._latencies()
+        self.concerns = data.concerns(
+            dataset.classes,
+            {name: part.labels for name, part in dataset.parts.items()},
+            balanced or options.class_weights == "balanced",
+        )
+        self.announcement = [f"data: {dataset}", *(f"warning: {text}" for text in self.concerns)]
         self.mixup = build_mixup(options, task.outputs)
 
         self.model: Any = self.build()
-        self.warnings: list[str] = []
         if isinstance(self.model, Skeleton):
             shape = dataset.train.pixels.shape[1:]
-            self.warnings = warn_of_large_images(space, self.model, shape, options.batch_size)
+            warned = warn_of_large_images(space, self.model, shape, options.batch_size)
+            self.announcement += [f"warning: {text}" for text in warned]
         self.taken: str | None = None  # what weights were taken from a file
         if options.weights is not None:
             self.taken = self._start_from(file_of(options.weights))
@@ -232,15 +242,28 @@ class Training:
 
     def test_now(self) -> tuple[float, float]:
         """Loss and accuracy (%) on the test images."""
+        return self._test(None)
+
+    def _test(self, confusion: Confusion | None) -> tuple[float, float]:
         seed_everything(self.options.seed, "test")  # for operations that are random themselves
-        return evaluate(self.tested, self.test, self.task, self.precision)
+        return evaluate(self.tested, self.test, self.task, self.precision, confusion=confusion)
+
+    def validate_now(self) -> dict[str, float]:
+        """Loss and accuracy (%) on the validation part of the data set, where it has one."""
+        if self.valid is None:
+            return {}
+        seed_everything(self.options.seed, "validation")
+        loss, accuracy = evaluate(self.tested, self.valid, self.task, self.precision)
+        return {"valid_loss": loss, "valid_accuracy": accuracy}
 
     def describe(self, epoch: int) -> dict[str, Any]:
         """The metrics line of an epoch whose steps are done."""
         options = self.options
         train_loss, train_accuracy = self.mean.read()
         test: tuple[float, float] | tuple[None, None] = (None, None)
+        watched: dict[str, Any] = dict.fromkeys(("valid_loss", "valid_accuracy") if self.valid else ())
         if (epoch + 1) % options.evaluate_every == 0 or epoch + 1 == options.epochs:
+            watched |= self.validate_now()
             test = self.test_now()
         return {
             "epoch": epoch + 1,
@@ -250,6 +273,7 @@ class Training:
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
             "skipped_steps": self.skipped(),
+            **watched,
             "test_loss": test[0],
             "test_accuracy": test[1],
         }
@@ -280,7 +304,7 @@ class Training:
 
     def summary(self, metrics: dict[str, Any]) -> str:
         """The accuracies so far, for the progress bar."""
-        known = ((name, metrics[f"{name}_accuracy"]) for name in ("train", "test"))
+        known = ((name, metrics.get(f"{name}_accuracy")) for name in ("train", "valid", "test"))
         return ", ".join(f"{name} {value:.2f} %" for name, value in known if value is not None)
 
     def pieces(self) -> int:
@@ -293,7 +317,9 @@ class Training:
 
     def conclude(self) -> Outcome:
         """Test the network of the last epoch."""
-        loss, accuracy = self.test_now()
+        classes = self.dataset.classes
+        confusion = Confusion(len(classes)) if self.task.outputs == len(classes) else None
+        loss, accuracy = self._test(confusion)
         network = self.tested
         shape = (self.description["in_chans"], *self.description["image_size"])
         result = {
@@ -304,12 +330,16 @@ class Training:
             "genotype": self.text,
             "test_accuracy": accuracy,
             "test_loss": loss,
+            **self.validate_now(),
             "parameters": count_parameters(network),
             "macs": count_macs(network, shape),
-            "warnings": [],
+            "data": str(self.dataset),
+            **of_classes(confusion, self.dataset, {}, "test"),
+            "warnings": self.concerns,
         }
         messages = [] if self.taken is None else [self.taken]
         messages.append(f"test accuracy {accuracy:.2f} % (of the last epoch, {len(self.test.images)} images)")
+        messages += balanced_message(result)
         if self.latencies is not None:
             predicted = self.latencies.costs.of(self.space.choice(self.genotype))
             measured = network_latency(copy.deepcopy(network), shape, self.latencies.settings)

@@ -38,9 +38,13 @@ def build_optimizer(model: nn.Module, options: FinalOptions, device: torch.devic
             **({"fused": True} if fusible and device.type == "cuda" else {}),
         )
     except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
-        raise InputError(f"optimizer '{options.optimizer}' cannot be used: {error}") from None
+        raise InputError(
+            f"optimizer '{options.optimizer}' cannot be used ({error}): give another `optimizer`"
+        ) from None
     if getattr(optimizer, "is_second_order", False):
-        raise InputError(f"optimizer '{options.optimizer}' needs second derivatives: choose another")
+        raise InputError(
+            f"optimizer '{options.optimizer}' needs second derivatives: give another `optimizer`"
+        )
     return optimizer
 
 

@@ -41,6 +41,7 @@ _LIST = re.compile(
 _ANNOUNCED = re.compile(
     r"(?:hash|arch\w*|indices|compact|spec|genotypes?|cells?|best)\W{1,20}$", re.IGNORECASE
 )
+_END = re.compile(r"[\s\"'`;,.]*")
 _NAMED = re.compile(r"\s*(?:[A-Za-z_][\w.]{0,60}\s{0,9}[=:]\s{0,9})?[\"'`]?\s*")
 
 
@@ -84,10 +85,15 @@ def _whole(text: str) -> Iterator[tuple[str, int, int]]:
     assert start is not None
     opening = text[start.end() : start.end() + 1]
     found = _LIST.match(text, start.end())
-    if found is not None and found["numbers"] and not text[found.end() :].strip(" \t\r\n\"'`;,."):
+    if found is not None and found["numbers"] and _is_end(text, found.end()):
         yield "numbers", start.end(), found.end()
     elif opening == "{" or (found is not None and found["nested"]):
         yield "whole", start.end(), start.end()
+
+
+def _is_end(text: str, at: int) -> bool:
+    """Whether nothing but quotes and the like follows."""
+    return _END.fullmatch(text, at) is not None
 
 
 def _from_the_end(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, int, int]]:
@@ -111,7 +117,7 @@ def _first(text: str, places: Iterator[tuple[str, int, int]]) -> Found | None:
             continue
         try:
             item, stop = _value(kind, text, start, end)
-            written = _read(item)
+            written = _read(item) if kind != "whole" or _is_end(text, stop) else None
         except LiteralError as error:
             if kind in ("call", "structure", "dict"):
                 wrong = GenotypeError(f"malformed genotype: {error}", error.at, error.cut_off)

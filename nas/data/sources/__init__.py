@@ -9,20 +9,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nas.data.images import DataSet, split
-from nas.data.sources import cifar, digits, folder, memory
+import torch
+
+from nas.data.images import DataSet, Images, split
+from nas.data.sources import arrays, cifar, digits, folder, imagenet16, listed, memory, torchvision_sets
 from recipes import InputError
 from recipes.registry import Registry
 
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 Source = Callable[..., Any]
-ARGUMENTS = ("path", "data_root", "download", "image_size", "test_fraction")  # that a source may ask for
+ARGUMENTS = (
+    "path", "data_root", "download", "image_size", "test_fraction", "channels_in", "pixel_range",
+    "bad_images",
+)  # fmt: skip
+"""What a source may ask for."""
 SOURCES: Registry[Source] = Registry(
     "data set",
     {
         "digits": digits.load,
         "cifar10": partial(cifar.load, "cifar10"),
         "cifar100": partial(cifar.load, "cifar100"),
+        "imagenet16-120": imagenet16.load,
+        **{name: partial(torchvision_sets.load, name) for name in torchvision_sets.SETS},
         "folder": folder.load,
+        "csv": listed.load,
+        "arrays": arrays.load,
     },
 )
 
@@ -34,7 +45,7 @@ def register(name: str, source: Source) -> Source:
         source: returns a DataSet, or anything else that `load` takes but a name. It is given by keyword
             those of these arguments that it has: `path` (Path, what follows the colon of `NAME:PATH`; where
             nothing does, it keeps its default), `data_root` (Path), `download`, `image_size`,
-            `test_fraction`.
+            `test_fraction`, `channels_in`, `pixel_range`, `bad_images`.
 
     Raises:
         ValueError: the name is taken or malformed, or `source` is no function or needs another argument.
@@ -56,6 +67,9 @@ def load(
     download: bool = False,
     image_size: int = 32,
     test_fraction: float = 0.2,
+    channels_in: str = "auto",
+    pixel_range: str = "auto",
+    bad_images: str = "refuse",
     classes: Sequence[str] | None = None,
     train_limit: int | None = None,
     crop_padding: int | None = None,
@@ -65,15 +79,18 @@ def load(
     """A data set on the CPU.
 
     Args:
-        data: a name, `folder:PATH`, a DataSet, images with labels, or a pair (training images with labels,
-            test images with labels). Images with labels are a pair (images, labels) of tensors or arrays, or
-            a torch Dataset of items (image, label), read once. Images are (N, C, H, W) or (N, H, W), those
-            of a Dataset (C, H, W), (H, W) or PIL's, uint8 or floating point in [0, 1], and stay as they are;
-            labels are integers from 0.
+        data: a name such as `digits` or `folder:PATH`, a DataSet, images with labels, or several parts: a
+            pair (training, test), or a dict of `train`, `test` and `valid`. Images with labels are a pair
+            (images, labels) of tensors or arrays, or a torch Dataset of items (image, label), read once.
+            Images are (N, C, H, W) or (N, H, W), those of a Dataset (C, H, W), (H, W) or PIL's, uint8 or
+            floating point in [0, 1], and stay as they are; labels are integers from 0.
         data_root: folder of the data sets that have files of their own.
         download: fetch those files where they are missing.
         image_size: side in pixels that images from files are resized to.
         test_fraction: part of the images set aside as test set where there is none.
+        channels_in: auto, 1 or 3: colours become grey, or grey three equal channels.
+        pixel_range: auto, or LOW:HIGH: values of files that count as 0 and 1.
+        bad_images: refuse, or leave_out: what becomes of image files that cannot be read.
         classes: names of the classes; without them, every label up to the largest must occur.
         train_limit: use only about so many training images, drawn evenly over the classes.
         crop_padding, flip, cutout: as in Augmentation; None: as the data set has it.
@@ -91,9 +108,14 @@ def load(
                 download=download,
                 image_size=image_size,
                 test_fraction=test_fraction,
+                channels_in=channels_in,
+                pixel_range=pixel_range,
+                bad_images=bad_images,
             ),
         )
     found = memory.load(data, name=name, test_fraction=test_fraction, classes=classes)
+    if channels_in != "auto":
+        found = with_channels(found, int(channels_in))
     given = {"crop_padding": crop_padding, "flip": flip, "cutout": cutout or None}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     found = replace(found, augmentation=replace(found.augmentation, **changes))
@@ -110,6 +132,31 @@ def load(
     return found
 
 
+def with_channels(dataset: DataSet, channels: int) -> DataSet:
+    """The data set in grey (1), or in colours (3). Raises InputError where it is neither."""
+    there = dataset.in_channels
+    if there == channels:
+        return dataset
+    if {there, channels} != {1, 3}:
+        raise InputError(
+            f"`channels_in` is {channels}, for images of {there} channels: leave it at auto, or "
+            "choose channels"
+        )
+
+    def change(images: Images) -> Images:
+        parts = [
+            part.expand(-1, 3, -1, -1)
+            if channels == 3
+            else (part.float() * torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+            for part in images.chunks()
+        ]
+        if channels == 1 and images.pixels.dtype == torch.uint8:
+            parts = [part.round().to(torch.uint8) for part in parts]
+        return Images(torch.cat(parts), images.labels)
+
+    return dataset.of_parts(change)
+
+
 def _named(text: str, **arguments: Any) -> Any:
     """What the source of `NAME` or `NAME:PATH` returns."""
     name, _, path = text.partition(":")
@@ -117,7 +164,10 @@ def _named(text: str, **arguments: Any) -> Any:
     wanted = inspect.signature(source).parameters
     if path and "path" not in wanted:
         takers = [n for n in SOURCES.names() if "path" in inspect.signature(SOURCES.get(n)).parameters]
-        raise InputError(f"data set '{text}' is malformed: only {', '.join(takers)} takes a path")
+        raise InputError(
+            f"data set '{text}' is malformed: only {', '.join(takers)} takes a path, drop what "
+            "follows the colon"
+        )
     if path:
         arguments["path"] = Path(path)
     elif "path" in wanted and wanted["path"].default is inspect.Parameter.empty:

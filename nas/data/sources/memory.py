@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nas.data.images import Augmentation, DataSet, Images, split
+from nas.data.names import part_of
 from recipes import InputError
 
 EXPECTED = (
-    "expected a name, (images, labels), a torch Dataset with a length, or a pair (train, test) of either"
+    "expected a name, (images, labels), a torch Dataset with a length, a pair (train, test) of either, or "
+    '{"train": ..., "valid": ..., "test": ...}'
 )
 
 
@@ -25,28 +26,40 @@ def load(data: Any, *, name: str, test_fraction: float, classes: Sequence[str] |
     if isinstance(data, DataSet):
         if classes is not None:
             raise InputError("the data set names its classes itself: drop `classes`")
-        train, test = (_images(part) for part in (data.train, data.test))
-        for part in (train, test):
-            _require_labels(part.labels, len(data.classes))
-        _require_alike(train, test)
-        return replace(data, train=train, test=test)
-    pair = isinstance(data, tuple | list) and len(data) == 2 and not _is_array(data[0])
-    sources = list(data) if pair else [data]
-    if classes is None and isinstance(named := getattr(sources[0], "classes", None), list | tuple):
+        known = data.of_parts(_images)
+        for part in known.parts.values():
+            _require_labels(part.labels, len(known.classes))
+            _require_alike(known.train, part)
+        return known
+    sources = _parts(data)
+    if classes is None and isinstance(named := getattr(sources["train"], "classes", None), list | tuple):
         classes = named  # as the data sets of torchvision have them
-    train, *tests = (_images(source) for source in sources)
+    parts = {part: _images(source) for part, source in sources.items()}
+    train = parts["train"]
     _require_labels(train.labels, None if classes is None else len(classes))
     names = tuple(map(str, range(int(train.labels.max()) + 1) if classes is None else classes))
-    if tests:
-        (test,) = tests
-        _require_labels(test.labels, len(names))
-        _require_alike(train, test)
-    else:
+    for part in parts.values():
+        _require_labels(part.labels, len(names))
+        _require_alike(train, part)
+    if "test" not in parts:
         rest, aside = split(train.labels, test_fraction, seed=0)
         if len(aside) == 0 or len(rest) == 0:
-            raise InputError(f"{len(train)} images are too few to set some aside for a test")
-        train, test = train[rest], train[aside]
-    return DataSet(name, train, test, names, Augmentation())
+            raise InputError(
+                f"{len(train)} images are too few to set `test_fraction` of them aside for a test: add more"
+            )
+        train, parts["test"] = train[rest], train[aside]
+    return DataSet(name, train, parts["test"], names, Augmentation(), parts.get("valid"))
+
+
+def _parts(data: Any) -> dict[str, Any]:
+    """What is given of the training part and, where there are more, of the others, by part."""
+    if isinstance(data, dict):
+        found = {part_of(str(key)): value for key, value in data.items()}
+        if "train" not in found or None in found or len(found) < len(data):
+            raise InputError(f"data is a dict of {', '.join(map(repr, data))[:100]}: {EXPECTED}")
+        return {str(part): value for part, value in found.items()}
+    pair = isinstance(data, tuple | list) and len(data) == 2 and not _is_array(data[0])
+    return {"train": data[0], "test": data[1]} if pair else {"train": data}
 
 
 def _is_array(data: Any) -> bool:
@@ -57,6 +70,8 @@ def _images(data: Any) -> Images:
     """Images with labels of any kind, as they are kept: checked, but for the range of the labels."""
     images: Any
     labels: Any
+    if isinstance(data, Images) and data.rows is not None:
+        return data  # from a file that was checked when it was written
     if isinstance(data, Images):
         images, labels = data.pixels, data.labels
     elif isinstance(data, tuple | list) and len(data) == 2 and _is_array(data[0]):
@@ -79,7 +94,7 @@ def _images(data: Any) -> Images:
     pixels = _pixels(_tensor(images, "images"))
     labels = _tensor(labels, "labels")  # a list of them, too
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
-        raise InputError(f"labels are {_kind(labels)}, expected integers from 0 to classes - 1")
+        raise InputError(f"labels are {_kind(labels)}, expected integers from 0 to classes - 1: convert them")
     if labels.shape != (len(pixels),):
         raise InputError(
             f"labels have the shape {tuple(labels.shape)}, expected ({len(pixels)},): one for every image"
@@ -178,10 +193,10 @@ def _require_labels(labels: Tensor, classes: int | None) -> None:
         raise InputError(f"labels are {listed}, expected at least 2 classes")
 
 
-def _require_alike(train: Images, test: Images) -> None:
-    kinds = [f"{tuple(part.pixels.shape[1:])} {_kind(part.pixels)}" for part in (train, test)]
+def _require_alike(train: Images, other: Images) -> None:
+    kinds = [f"{tuple(part.pixels.shape[1:])} {_kind(part.pixels)}" for part in (train, other)]
     if kinds[0] != kinds[1]:
-        raise InputError(f"training images are {kinds[0]}, test images {kinds[1]}: make them alike")
+        raise InputError(f"training images are {kinds[0]}, those of another part {kinds[1]}: make them alike")
 
 
 def _kind(x: Tensor) -> str:

@@ -1,0 +1,250 @@
+"""What pixels are worth: 8 and 16 bits, floating point, one channel and many."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nas
+from nas import data
+from nas.data import Preprocessing
+from nas.data.sources import pictures
+from recipes import InputError
+
+RNG = np.random.default_rng(0)
+
+
+def stripes(label, high, kind=np.uint16, size=8, low=0):
+    """Pictures that differ in the lowest eighth of their values only."""
+    values = RNG.uniform(0, 0.02, (size, size))
+    values[:, ::2] += 0.04 * label
+    values[0, 0], values[0, 1] = 0, 1  # the whole range occurs
+    return (low + values * (high - low)).astype(kind)
+
+
+def png16(path, values):
+    """A PNG of 16 bits (H, W, C), which Pillow does not write in colours."""
+    h, w, c = values.shape
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", w, h, 16, {3: 2, 4: 6}[c], 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in values))),
+        (b"IEND", b""),
+    ]
+    packed = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "p"  # beside the cache
+
+
+def fill(root, make, n=5, ending="png"):
+    for label, name in enumerate(("ant", "bee")):
+        (root / name).mkdir(parents=True)
+        for i in range(n):
+            make(root / name / f"{i}.{ending}", label)
+    return root
+
+
+def save(path, values):
+    np.save(path, values) if path.suffix == ".npy" else Image.fromarray(values).save(path)
+
+
+def load(root, **options):
+    return data.load(f"folder:{root}", image_size=8, **options)
+
+
+def all_pixels(dataset):
+    return torch.cat([images.pixels for images in dataset.parts.values()])
+
+
+@pytest.mark.parametrize(
+    ("high", "kind", "ending", "low"),
+    [
+        (65535, np.uint16, "png", 0), (4095, np.uint16, "png", 0), (4095, np.uint16, "tif", 0),
+        (300, np.uint16, "png", 0), (34_000, np.uint16, "png", 30_000), (1_000_000, np.int32, "tif", -50),
+        (3.5, np.float32, "tif", -1.25), (4095, np.uint16, "npy", 0), (2.0, np.float64, "npy", -2),
+    ],
+)  # fmt: skip
+def test_the_range_that_occurs_is_read_as_0_to_1_without_loss(high, kind, ending, low, root):
+    made = {}
+
+    def make(path, label):
+        made[path.parent.name, path.name] = values = stripes(label, high, kind, low=low)
+        save(path, values)
+
+    dataset = load(fill(root, make, ending=ending))
+    assert dataset.train.pixels.dtype == torch.float32
+    assert dataset.train.shape == (1, 8, 8)
+    assert dataset.scale == (low, high)
+    assert f"pixel values {low:g} to {high:g}, the values that occur, are read as 0 to 1" in str(dataset)
+    expected = {
+        ((v.astype(np.float64) - low) / (high - low)).astype(np.float32).tobytes() for v in made.values()
+    }
+    found = all_pixels(dataset)
+    wanted = np.stack([np.frombuffer(row, np.float32) for row in sorted(expected)])
+    distance = np.abs(found.reshape(10, 1, 64).numpy() - wanted[None]).max(2).min(1)
+    assert distance.max() < 1e-6
+    known = dataset.preprocessing
+    assert (known.in_chans, known.image_size, known.range) == (1, (8, 8), (low, high))
+    assert Preprocessing.of(known.to_json()) == known
+    again = load(root)  # from the cache
+    assert torch.equal(all_pixels(again), found)
+    assert (again.scale, again.notes) == (dataset.scale, dataset.notes)
+
+
+def test_eight_bits_stay_eight_bits_and_grey_stays_grey(root):
+    fill(root, lambda path, label: Image.new("L", (8, 8), 7 + label).save(path))
+    dataset = load(root)
+    assert (dataset.train.pixels.dtype, dataset.train.shape) == (torch.uint8, (1, 8, 8))
+    assert dataset.preprocessing.range == (0, 255)
+    assert all_pixels(dataset).unique().tolist() == [7, 8]
+    colours = load(root, channels_in="3")
+    assert colours.train.shape == (3, 8, 8)
+    assert all_pixels(colours).unique().tolist() == [7, 8]
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(root / "ant" / "colour.png")
+    assert load(root).in_channels == 3
+    grey = load(root, channels_in="1")
+    assert grey.in_channels == 1
+    assert all_pixels(grey).unique().tolist() == [7, 8, 9]
+
+
+def test_colours_of_16_bits_keep_both_bytes(root):
+    values = RNG.integers(0, 4096, (10, 8, 8, 3)).astype(np.uint16)
+    values[:, 0, 0] = [0, 0, 4095]
+    count = iter(range(10))
+    fill(root, lambda path, label: png16(path, values[next(count)]))
+    dataset = load(root)
+    assert dataset.scale == (0, 4095)
+    found = {tuple(np.round(x * 4095).astype(int).ravel()) for x in all_pixels(dataset).numpy()}
+    assert found == {tuple(v.transpose(2, 0, 1).astype(int).ravel()) for v in values}
+
+
+def test_a_loss_is_said(root):
+    """Pillow reads the upper byte of 16 bits where there is transparency."""
+    values = np.full((8, 8, 4), 65535, np.uint16)
+    fill(root, lambda path, label: png16(path, values))
+    assert "only the upper 8 of 16 bits are read of 10 files" in str(load(root))
+
+
+def test_a_range_that_is_given(root):
+    fill(root, lambda path, label: save(path, np.full((8, 8), 100 + 100 * label, np.uint16)))
+    dataset = load(root, pixel_range="0:150")
+    assert all_pixels(dataset).unique().tolist() == pytest.approx([100 / 150, 1.0])
+    assert "50 % of the pixels are outside `pixel_range` and were cut off" in str(dataset)
+    assert dataset.preprocessing.range == (0, 150)
+    eight = fill(root.parent / "8", lambda path, label: Image.new("L", (8, 8), 10 + label).save(path))
+    assert all_pixels(load(eight, pixel_range="0:16")).unique().tolist() == [10 / 16, 11 / 16]
+    assert load(eight, pixel_range="0:255").train.pixels.dtype == torch.uint8
+    for text in ("4095", "9:1", "0:nan", "a:b", "0:1:2"):
+        with pytest.raises(InputError, match="expected auto or LOW:HIGH, such as 0:4095"):
+            load(eight, pixel_range=text)
+
+
+def test_deeper_files_among_pictures_of_8_bits(root):
+    fill(root, lambda path, label: Image.new("L", (8, 8), 7).save(path))
+    save(root / "ant" / "deep.png", np.full((8, 8), 40 * 257, np.uint16))
+    dataset = load(root)
+    assert all_pixels(dataset).unique().tolist() == [7, 40]
+    assert "1 of 11 files have 16 bits or more and are reduced to the 8 of the others, 0 to 65535" in str(
+        dataset
+    )
+    assert all_pixels(load(root, pixel_range="0:20560")).unique().tolist() == [7, 128]
+    save(root / "ant" / "float.tif", np.ones((8, 8), np.float32))
+    with pytest.raises(InputError, match=r"float.tif: floating-point .*give `pixel_range=LOW:HIGH`"):
+        load(root)
+
+
+def test_numbers_that_are_none_are_refused(root):
+    fill(root, lambda path, label: save(path, np.full((8, 8), np.nan, np.float32)), ending="tif")
+    with pytest.raises(InputError, match="infinite or not a number"):
+        load(root)
+
+
+@pytest.mark.parametrize("order", ["HWC", "CHW"])
+def test_arrays_of_many_channels(order, root):
+    def make(path, label):
+        values = np.broadcast_to(np.arange(5) * 10 + label, (9, 7, 5)).astype(np.uint8)
+        save(path, values if order == "HWC" else values.transpose(2, 0, 1))
+
+    dataset = load(fill(root, make, ending="npy"))
+    assert dataset.train.shape == (5, 8, 8)
+    assert dataset.train.pixels[0, :, 0, 0].tolist() == [0, 10, 20, 30, 40]
+    with pytest.raises(
+        InputError, match="5 channels, `channels_in=3` is for grey and colours: leave it at auto"
+    ):
+        load(root, channels_in="3")
+    save(root / "ant" / "x.npy", np.zeros((9, 7, 4), np.uint8))
+    with pytest.raises(InputError, match="differ: 1 of 4 channels, 10 of 5 channels; keep those of one kind"):
+        load(root)
+
+
+def test_a_tiff_of_several_bands(root):
+    tifffile = pytest.importorskip("tifffile")
+    bands = RNG.integers(0, 256, (10, 8, 8, 5)).astype(np.uint8)
+    count = iter(range(10))
+
+    def make(path, label):
+        tifffile.imwrite(path, bands[next(count)], photometric="minisblack", planarconfig="contig")
+
+    dataset = load(fill(root, make, ending="tif"))
+    found = {x.tobytes() for x in all_pixels(dataset).contiguous().numpy()}
+    assert found == {band.transpose(2, 0, 1).tobytes() for band in bands}
+
+
+def test_a_tiff_of_several_bands_without_the_package(root, monkeypatch):
+    fill(root, lambda path, label: Image.new("L", (8, 8)).save(path))
+    path = root / "ant" / "bands.tif"
+    Image.new("RGBX", (8, 8)).save(path)
+    monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"bands.tif: .*pip install tifffile"):
+        load(root)
+
+
+def test_channels_of_other_data():
+    digits = data.load("digits", channels_in="3")
+    plain = data.load("digits")
+    assert digits.in_channels == 3
+    assert torch.equal(digits.train.pixels, plain.train.pixels.expand(-1, 3, -1, -1))
+    assert torch.equal(data.load(digits, channels_in="1").train.pixels, plain.train.pixels)
+    two = (np.zeros((8, 2, 6, 6), np.uint8), np.arange(8) % 2)
+    with pytest.raises(InputError, match="`channels_in` is 3, for images of 2 channels: leave it at auto"):
+        data.load(two, channels_in="3")
+
+
+def test_predictions_of_12_bit_pictures_are_those_of_the_training(root):
+    rng = np.random.default_rng(0)
+
+    def picture(path, label):
+        values = rng.integers(0, 200, (8, 8)) + (1500 if label else 0)
+        save(path, values.astype(np.uint16))
+
+    fill(root, picture)
+    options = {"epochs": 3, "channels": 4, "batch_size": 4, "image_size": 8, "tensorboard": False}
+    cell = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|"
+    result = nas.train(cell, data=f"folder:{root}", crop_padding=0, flip=False, **options)
+    test = all_pixels(nas.data.load(f"folder:{root}", image_size=8))
+    assert test.dtype == torch.float32
+    found = nas.predict(result, root)
+    labels = [Path(one.image).parent.name for one in found]
+    assert len(found) == len(test)
+    network = result.model.eval()
+    known = Preprocessing.of(result.model.description)
+    for one, label in zip(found, labels, strict=True):
+        assert one.classes.index(label) in (0, 1)
+        pixels = np.asarray(Image.open(one.image)).astype(np.float32)
+        low, high = known.range
+        x = ((pixels - low) / (high - low)).clip(0, 1)[None, None]
+        x = (torch.tensor(x) - torch.tensor(known.mean).view(1, -1, 1, 1)) / torch.tensor(known.std).view(
+            1, -1, 1, 1
+        )
+        wanted = network(x.float()).softmax(1)[0]
+        torch.testing.assert_close(torch.tensor(one.probabilities), wanted, atol=1e-4, rtol=1e-4)
