@@ -33,6 +33,8 @@ def card(facts: Mapping[str, Any], written: Mapping[str, Written]) -> str:
     p = facts["preprocessing"]
     rows, columns = p["image_size"]
     kind = {1: "grey", 3: "RGB"}.get(p["in_chans"], f"{p['in_chans']} channels")
+    low, high = p["range"]
+    scale = f"less {low:g}, " * (low != 0) + f"divided by {high - low:g}"
     classes = facts["classes"]
     listed = ", ".join(classes[:MANY]) + (", ... (all in model.json)" if len(classes) > MANY else "")
     accuracy = "not known" if facts["test_accuracy"] is None else f"{facts['test_accuracy']:.2f} %"
@@ -63,7 +65,7 @@ tags:
 ## Pictures
 
 `images` below are float32 of the shape (N, {p["in_chans"]}, {rows}, {columns}), {kind}: each picture is
-resized as a whole to {columns} x {rows} pixels (bicubic), divided by 255, and normalised by channel,
+resized as a whole to {columns} x {rows} pixels (bicubic), {scale}, and normalised by channel,
 (x - mean) / std, with
 
     mean = {p["mean"]}
