@@ -7,6 +7,7 @@ from typing import Any
 
 from nas.deploy.formats import COUNTS, Written
 from nas.deploy.trained import Trained
+from recipes.budget import format_cost
 
 MANY = 50  # classes that the card lists
 
@@ -21,7 +22,7 @@ def about(trained: Trained, written: Mapping[str, Written]) -> dict[str, Any]:
         "dataset": trained.description.get("dataset"),
         "test_accuracy": trained.description.get("test_accuracy"),
         **trained.cost(),
-        **_latency(trained),
+        **({"latency": trained.result["latency"]} if "latency" in trained.result else {}),
         "command": trained.command,
         "files": {name: list(one.files) for name, one in written.items()},
     }
@@ -32,6 +33,8 @@ def card(facts: Mapping[str, Any], written: Mapping[str, Written]) -> str:
     p = facts["preprocessing"]
     rows, columns = p["image_size"]
     kind = {1: "grey", 3: "RGB"}.get(p["in_chans"], f"{p['in_chans']} channels")
+    low, high = p["range"]
+    scale = f"less {low:g}, " * (low != 0) + f"divided by {high - low:g}"
     classes = facts["classes"]
     listed = ", ".join(classes[:MANY]) + (", ... (all in model.json)" if len(classes) > MANY else "")
     accuracy = "not known" if facts["test_accuracy"] is None else f"{facts['test_accuracy']:.2f} %"
@@ -40,7 +43,7 @@ def card(facts: Mapping[str, Any], written: Mapping[str, Written]) -> str:
         ("test accuracy", f"{accuracy}, on the test images{of}"),
         ("parameters", f"{facts['parameters']:,}"),
         ("multiply-accumulates", f"{facts['macs']:,} for one picture"),
-        *((name.replace("_", " "), str(value)) for name, value in facts.items() if "latency" in name),
+        *_latency(facts),
         ("classes", f"{len(classes)}: {listed}"),
         ("architecture", f"`{facts['genotype']}`"),
     ]
@@ -62,7 +65,7 @@ tags:
 ## Pictures
 
 `images` below are float32 of the shape (N, {p["in_chans"]}, {rows}, {columns}), {kind}: each picture is
-resized as a whole to {columns} x {rows} pixels (bicubic), divided by 255, and normalised by channel,
+resized as a whole to {columns} x {rows} pixels (bicubic), {scale}, and normalised by channel,
 (x - mean) / std, with
 
     mean = {p["mean"]}
@@ -94,6 +97,9 @@ def _files(written: Mapping[str, Written]) -> str:
     return "\n\n".join(sections)
 
 
-def _latency(trained: Trained) -> dict[str, Any]:
+def _latency(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the run measured of the time that a picture takes, if it did."""
-    return {name: value for name, value in trained.result.items() if "latency" in name}
+    if "latency" not in facts:
+        return []
+    texts = {kind: format_cost("latency", value) for kind, value in facts["latency"].items()}
+    return [("latency", ", ".join(f"{text} {kind}" for kind, text in texts.items()))]

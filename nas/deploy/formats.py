@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nas.deploy.trained import Trained
-from nas.runs.files import write_json
+from nas.runs.files import write_json, write_text
+from nas.timm_string import arch_of, timm_code, timm_model, timm_weights
 from nas.training.model import load, save, size_of
 from nas.training.weights import NETWORK
 from recipes import InputError
@@ -136,7 +137,30 @@ logits = model(images)
 
 
 def timm(trained: Trained, folder: Path) -> Written:
-    """A folder that timm.create_model reads where this package, which has the architecture, is imported."""
+    """A program that needs timm alone, where timm has the blocks of the network; else a folder that
+    timm.create_model reads where this package, which has the architecture, is imported."""
+    try:
+        arch = arch_of(trained.description)
+    except InputError:  # it has no such blocks
+        return _timm_folder(trained, folder)
+    weights = {name: t.contiguous() for name, t in timm_weights(trained.network, arch).items()}
+    save_file(weights, folder / "timm.safetensors")
+    config = {**trained.preprocessing.for_timm(), "num_classes": len(trained.classes)}
+    config |= {"first_conv": "conv_stem", "classifier": "classifier", "label_names": trained.classes}
+    code = timm_code(arch, "timm.safetensors") + f"model.pretrained_cfg = model.default_cfg = {config!r}\n"
+    write_text(folder / "timm_model.py", code)
+    read = timm_model(arch)
+    read.load_state_dict(load_file(folder / "timm.safetensors"))
+    use = """\
+import timm
+from timm_model import model  # needs timm and safetensors, nothing else
+
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))"""
+    files = ("timm_model.py", "timm.safetensors")
+    return Written(files, use, _compare(trained, "timm", read.eval()))
+
+
+def _timm_folder(trained: Trained, folder: Path) -> Written:
     weights = {name: tensor.contiguous() for name, tensor in trained.network.state_dict().items()}
     config = trained.network.pretrained_cfg
     kept = {name: config[name] for name in ("first_conv", "classifier")}

@@ -30,7 +30,7 @@ from nas.task import Task
 from nas.timing import network_latency
 from nas.training.model import LARGEST, save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
-from nas.training.weights import file_of, summary, take
+from nas.training.weights import file_of, summary, take, timm_layers
 from recipes import FinalOptions, InputError
 from recipes.budget import format_cost
 from search_spaces import Genotype
@@ -183,7 +183,7 @@ class Training:
             raise InputError(
                 f"`weights` lies in the folder of this run, {self.options.out}: give another `out`"
             )
-        taken = take(self.model, path)
+        taken = take(self.model, path, timm_layers(self.description))
         self.documents["weights.json"] = taken
         if distributed.rank() == 0 and not self.options.resume and (taken["new"] or taken["unused"]):
             print(f"note: {summary(taken)}", file=sys.stderr)

@@ -13,6 +13,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 import search_spaces
+from nas.timm_string import arch_of, timm_names
 from nas.training.model import size_of
 from recipes import FinalOptions, InputError, first_line
 from recipes.text_files import parse_json
@@ -91,10 +92,11 @@ def with_architecture(options: FinalOptions) -> FinalOptions:
     return replace(options, genotype=text, **taken)
 
 
-def take(model: nn.Module, path: Path) -> dict[str, Any]:
+def take(model: nn.Module, path: Path, names: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Give a network the weights in a file that fit: those of the same name and shape.
 
     Args:
+        names: the network's names of layers that the file calls otherwise.
         path: a safetensors file, or what torch.save has written of tensors alone, such as timm's checkpoints.
 
     Returns:
@@ -104,7 +106,8 @@ def take(model: nn.Module, path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or nothing in it fits.
     """
-    found, own = read(path), model.state_dict()
+    own = model.state_dict()
+    found = {_renamed(name, names or {}): tensor for name, tensor in read(path).items()}
     fitting = {name: t for name, t in found.items() if name in own and own[name].shape == t.shape}
     if not any(name in fitting for name, _ in model.named_parameters()):
         raise InputError(
@@ -119,6 +122,19 @@ def take(model: nn.Module, path: Path) -> dict[str, Any]:
         "new": [_shaped(name, t) for name, t in own.items() if name not in fitting],
         "unused": [_shaped(name, t) for name, t in found.items() if name not in fitting],
     }
+
+
+def timm_layers(description: Mapping[str, Any]) -> dict[str, str]:
+    """The names of a network's layers by those that timm gives them, where it has such networks."""
+    try:
+        return {theirs: ours for ours, theirs in timm_names(arch_of(description)).items()}
+    except InputError:
+        return {}
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    layer, dot, kind = name.rpartition(".")
+    return f"{names.get(layer, layer)}{dot}{kind}"
 
 
 def read(path: Path) -> dict[str, Tensor]:
