@@ -86,8 +86,7 @@ def inner_product(a: Tensor, b: Tensor) -> Tensor:
 def normalised_inner_product(grad: Tensor, z: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """<grad, norm(z)>, by the kernel that the chosen candidate gets its product from, in its precision."""
     if allowed(z):  # without computing norm(z)
-        ones, zeros = _ones_and_zeros(z)
-        mean, variance = torch.batch_norm_update_stats(z, zeros, ones, 0.0)
+        mean, variance = torch.batch_norm_update_stats(z, None, None, 0.0)
         inverse = (variance + norm.eps).rsqrt()
     else:
         _, mean, inverse = normalised(z, norm.eps)
@@ -95,16 +94,12 @@ def normalised_inner_product(grad: Tensor, z: Tensor, norm: nn.BatchNorm2d) -> T
 
 
 def normalised(z: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """norm(z), and the mean (C,) of z and one over its deviation (C,), in float32 or more."""
-    scale, shift = _ones_and_zeros(z)
+    """norm(z), and the mean (C,) of z and one over its deviation (C,)."""
+    scale = shift = None
+    if z.device.type == "cpu" and z.dtype == torch.bfloat16 and not allowed(z):
+        # A GPU keeps these in float32; the CPU does so where it is given a scale and a shift in it.
+        scale, shift = torch.ones(z.shape[1]), torch.zeros(z.shape[1])
     return torch.native_batch_norm(z, scale, shift, None, None, True, 0.0, eps)
-
-
-def _ones_and_zeros(z: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """What makes the CPU keep statistics of half precision in float32, as GPUs do without being asked."""
-    if z.device.type != "cpu" or z.dtype in (torch.float32, torch.float64):
-        return None, None
-    return torch.ones(z.shape[1]), torch.zeros(z.shape[1])
 
 
 def _plain(a: Tensor, b: Tensor) -> bool:
