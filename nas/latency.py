@@ -177,7 +177,7 @@ def run(options: LatencyOptions) -> None:
     )  # fmt: skip
     path = Path(options.out)
     if not path.parent.is_dir():
-        raise InputError(f"`out` is {path}, but there is no folder {path.parent}")
+        raise InputError(f"`out` is {path}, but there is no folder {path.parent}: make it, or give another")
     settings = settings_of(options)
     table = measure(space, size, settings, networks=options.networks, check=options.check, seed=options.seed)
     try:

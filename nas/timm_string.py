@@ -114,7 +114,7 @@ def _block(operation: str, channels_in: int, channels_out: int, stride: int) -> 
         if (channels_in, stride) != (channels_out, 1):
             raise InputError(
                 "timm has no block for an identity that changes the shape, a 1x1 convolution without an "
-                "activation: choose another operation for the first block of the stage"
+                "activation: choose another operation for the first block of its stage in `genotype`"
             )
         return None
     block = BLOCKS[operation]

@@ -167,9 +167,13 @@ class _Places:
         found = [[zero] * columns for _ in range(len(self.products))]
         with torch.no_grad(), self.autocast():
             for edge in self.edges:
+                grad, source = grads[edge.target], sources[edge.source]
+                if any(split.residual for split in edge.candidates):
+                    alone = inner_product(grad.map, source.value)
                 for k, split in enumerate(edge.candidates):
                     if not split.is_zero:
-                        value = product(grads[edge.target], split, sources[edge.source])
+                        value = product(grad, split, source)
+                        value = value + alone if split.residual else value
                         found[edge.row][k] = value.to(self.products.dtype)
             flat = torch.stack([value for row in found for value in row])
             self.products.copy_(flat.view(self.products.shape))

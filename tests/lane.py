@@ -36,7 +36,7 @@ def asker():
     frame = sys._getframe(2)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if ROOT in path.parents and path.parent.name != "tests":
+        if ROOT in path.parents and path.parent.name != "tests" and "site-packages" not in path.parts:
             return f"{path.relative_to(ROOT)} {frame.f_code.co_name}"
         frame = frame.f_back
     return "?"

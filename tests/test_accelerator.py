@@ -17,7 +17,7 @@ from nas.data import Augmentation, Batches, Delivery, Images
 from nas.task import Classification
 from search_spaces.mixed_edge import EDGE_GRADIENTS
 
-THE_READ = [("copy to the host", "nas/bilevel/steps.py architecture_step")]
+THE_READ = [("copy to the host", "nas/bilevel/steps.py _fetch")]
 
 
 def rng(seed=0):

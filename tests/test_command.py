@@ -183,7 +183,10 @@ def test_bad_weights_are_refused(tmp_path, capsys):
         (["--weights", first, "--channels", "8"], "--channels is 8, but the network in"),
         (["--weights", first, "--space", "darts"], "--space is darts, but"),
         (["--weights", first, "--out", first, "--overwrite"], "lies in the folder of this run"),
-        (["--out", first, "--resume", "--epochs", "9"], f"--weights {first} to train longer"),
+        (
+            ["--out", first, "--resume", "--epochs", "9"],
+            f"with --weights {first}/model.safetensors, which trains its network",
+        ),
     ):
         assert train_final.main(arguments) == 2
         message = capsys.readouterr().err

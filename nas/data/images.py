@@ -136,7 +136,9 @@ class DataSet:
         if self.train.pixels.dtype == torch.uint8:
             counts = torch.zeros(self.in_channels, 256, dtype=torch.float64)
             for part in self.train.chunks():
-                counts += torch.stack([torch.bincount(c.flatten(), minlength=256) for c in part.unbind(1)])
+                counts += torch.stack(
+                    [torch.bincount(c.flatten(), minlength=256) for c in part.unbind(1)]
+                ).cpu()
             values = torch.arange(256, dtype=torch.float64) / 255
             p = counts / counts.sum(1, keepdim=True)
             mean = (p * values).sum(1)

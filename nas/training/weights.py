@@ -58,7 +58,9 @@ def described(path: Path) -> dict[str, Any] | None:
             metadata = file.metadata() or {}
         description = parse_json(metadata["nas"]) if "nas" in metadata else None
     except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"cannot read the weights {path}: {first_line(error)}") from None
+        raise InputError(
+            f"cannot read the weights {path}: {first_line(error)}; check `weights` and your rights to read it"
+        ) from None
     return description if isinstance(description, dict) and "genotype" in description else None
 
 
@@ -80,7 +82,9 @@ def with_architecture(options: FinalOptions) -> FinalOptions:
         size = size_of(description)
         text = search_spaces.get(genotype.space).format(genotype)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the description in {path} is damaged: {first_line(error)}") from None
+        raise InputError(
+            f"the description in {path} is damaged: {first_line(error)}; restore it, or give other `weights`"
+        ) from None
     usual = FinalOptions()
     taken: dict[str, Any] = {"space": genotype.space, **{k: size[k] for k in ("channels", "cells")}}
     for name, value in taken.items():

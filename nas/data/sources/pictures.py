@@ -150,8 +150,8 @@ def prepared(path: Path, wanted: Preprocessing) -> Array:
     rows, columns = wanted.image_size
     if rows != columns:
         raise InputError(
-            f"the network was trained on images of {rows} x {columns} pixels, which were no files: call it "
-            "with tensors"
+            f"the network was trained on images of {rows} x {columns} pixels, which were no files: give "
+            "tensors to the network that `nas.load` returns"
         )
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is not a file: give picture files or folders")  # a pipe would wait for ever
