@@ -81,6 +81,19 @@ def _pool(device: torch.device) -> Any:
     return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
 
+class _Operation(nn.Module):
+    """A candidate as a module, whose parameters can be given in a call."""
+
+    def __init__(self, split: Split) -> None:
+        super().__init__()
+        self.split = split
+        self.layers = nn.ModuleList(m for m in (split.shared, *split.body, split.pointwise) if m is not None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """o(x), of the residual ones with x."""
+        return self.split(x, {})
+
+
 class _Candidate:
     """The two passes of a candidate of an edge, in the places of a cell.
 
@@ -92,7 +105,9 @@ class _Candidate:
     def __init__(self, places: _Places, edge: Edge, column: int, pool: Any) -> None:
         self.places, self.edge, self.column = places, edge, column
         self.split = edge.candidates[column]
-        self.parameters = [p for p in _parameters(self.split) if p.requires_grad]
+        self.module = _Operation(self.split)
+        trained = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        self.names, self.parameters = [name for name, _ in trained], [p for _, p in trained]
         self.gradients = [torch.zeros_like(p) for p in self.parameters]
         drawn = self.split.norm is None and any(not isinstance(m, nn.Identity) for m in self.split.body)
         self.product = torch.zeros_like(places.products[0, 0]) if drawn and places.learns else None
@@ -108,14 +123,18 @@ class _Candidate:
     def _forward(self) -> None:
         with torch.enable_grad(), self.places.autocast():
             self.x = self.places.values[self.edge.source].detach().requires_grad_()
-            self.y = self.split(self.x, {})
+            # Leaves of their own: the graph around the cell holds the parameters on its stream, on which a
+            # backward pass that is recorded must not wait.
+            self.leaves = [p.detach().requires_grad_() for p in self.parameters]
+            named = dict(zip(self.names, self.leaves, strict=True))
+            self.y = torch.func.functional_call(self.module, named, (self.x,))
         with torch.no_grad():
             self.places.values[self.edge.target].add_(self.y)
 
     def _backward(self) -> None:
         y, grads = self.y, self.places.grads
         grad = grads[self.edge.target].to(y.dtype)
-        wanted = [self.x, *self.parameters] if y.requires_grad else []  # noise has no gradient
+        wanted = [self.x, *self.leaves] if y.requires_grad else []  # noise has no gradient
         found = torch.autograd.grad(y, wanted, grad, allow_unused=True) if wanted else [None]
         with torch.no_grad():
             if found[0] is not None:
@@ -125,7 +144,7 @@ class _Candidate:
                 place.copy_(gradient)
             if self.product is not None:
                 self.product.copy_(inner_product(grad, y.detach()))
-        del self.x, self.y
+        del self.x, self.y, self.leaves
         self.forward.warm = self.backward.warm = True
 
 
@@ -294,8 +313,7 @@ def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _parameters(split: Split) -> list[nn.Parameter]:
-    modules = (split.shared, *split.body, split.pointwise)
-    return list(dict.fromkeys(p for m in modules if m is not None for p in m.parameters()))
+    return list(_Operation(split).parameters())
 
 
 def _order(x: Tensor) -> torch.memory_format:
