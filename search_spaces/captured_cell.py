@@ -48,11 +48,16 @@ class Piece:
     def __init__(self, function: Callable[[], None], device: torch.device, pool: Any) -> None:
         self.function, self.device, self.pool = function, device, pool
         self.warm, self.graph = False, None  # type: bool, torch.cuda.CUDAGraph | None
+        self.stale: torch.cuda.CUDAGraph | None = None  # keeps its pool until there is another graph
+
+    def forget(self) -> None:
+        """Record anew at the next launch."""
+        self.graph, self.stale = None, self.graph or self.stale
 
     def launch(self) -> None:
         """Do it."""
         if self.graph is None and self.warm and self.device.type == "cuda":
-            self.graph = self._record()
+            self.graph, self.stale = self._record(), None
         if self.graph is None:
             self.function()
         else:
@@ -117,7 +122,7 @@ class _Candidate:
     def launch(self) -> None:
         """The forward pass."""
         if self.backward.graph is None:  # what was recorded of a pass that had no backward is of no use
-            self.forward.graph = None
+            self.forward.forget()
         self.forward.launch()
 
     def _forward(self) -> None:
