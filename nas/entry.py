@@ -42,4 +42,4 @@ def _run(function: Callable[..., api.Result], options: RunOptions, name: str) ->
 
 
 def _announce(line: str) -> None:
-    print(with_flags(line), flush=True)
+    loop.say(with_flags(line))

@@ -386,7 +386,8 @@ def test_loading_something_else(tmp_path):
 def test_presets_are_valid_and_can_be_overridden():
     for kind, recipes in ((SearchOptions, presets.SEARCH), (FinalOptions, presets.FINAL)):
         for name in recipes:
-            options = command_line.parse(kind, ["--preset", name, "--epochs", "7", "--lr", "0.5"])
+            shorter = ["--warmup-epochs", "6"] if recipes[name].get("warmup_epochs", 0) >= 7 else []
+            options = command_line.parse(kind, ["--preset", name, "--epochs", "7", "--lr", "0.5", *shorter])
             assert (options.epochs, options.lr, options.preset) == (7, 0.5, name)
     gdas = command_line.parse(SearchOptions, ["--preset", "nasbench201-gdas"])
     assert (gdas.epochs, gdas.batch_size, gdas.lr, gdas.lr_min) == (250, 64, 0.025, 0.001)

@@ -112,7 +112,7 @@ def test_a_search_keeps_a_latency_and_a_training_measures_it(file, tmp_path):
     trained = nas.train(result.genotype, latency_table=str(file), epochs=1, **SMALL)
     assert trained.summary["latency"]["predicted"] == predicted
     assert 10_000 < trained.summary["latency"]["measured"] < 10**9
-    assert "measured" in trained.messages[1]
+    assert any("measured" in message for message in trained.messages)
 
 
 def test_tables_that_do_not_fit_are_refused(file, tmp_path):

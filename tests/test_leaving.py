@@ -403,7 +403,7 @@ def test_an_export_is_replaced_where_that_is_asked_for(trained, tmp_path):
     ],
 )
 def test_damaged_preprocessing_is_named(fields, words):
-    good = {"image_size": [8, 8], "in_chans": 3, "mean": [0.5] * 3, "std": [0.2] * 3}
+    good = {"image_size": [8, 8], "in_chans": 3, "mean": [0.5] * 3, "std": [0.2] * 3, "range": [0.0, 255.0]}
     assert Preprocessing.of(good).to_json() == good
     assert Preprocessing.of({}) is None
     with pytest.raises((TypeError, ValueError), match=words):

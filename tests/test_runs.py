@@ -19,6 +19,7 @@ import train_final
 import train_search
 from nas.bilevel import rules
 from nas.bilevel.architecture import Architecture
+from nas.bilevel.budget import Budget
 from nas.bilevel.rule import sample
 from nas.bilevel.search import Search
 from nas.runs import checkpoint, kept
@@ -27,6 +28,7 @@ from nas.seeding import seed_everything
 from nas.training.final import Training, count_macs
 from recipes import FinalOptions, InputError, SearchOptions
 from recipes.config_file import read_config
+from search_spaces.cost import NetworkSize
 from search_spaces.zoo import PUBLISHED
 
 MIXED = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|"
@@ -284,6 +286,7 @@ def test_best_of_draws_scores_each_architecture_once():
     class Scorer:
         options = SearchOptions()
         architecture = Architecture(space, estimators.get("st"), torch.zeros(3, 5))
+        budget = Budget(space, NetworkSize(4, 1, 10, 1, (8, 8)), {}, {})
 
         def score(self, genotype):
             assert genotype not in scored

@@ -87,7 +87,7 @@ def of_path(text: str) -> Trained:
 def of_result(result: TrainResult) -> Trained:
     """The network of a training in this process. Raises InputError where that was stopped."""
     if result.stopped is not None:
-        raise InputError("the training was stopped: continue it, then export its network")
+        raise InputError("the training was stopped: continue it with `resume`, then export its network")
     command = _command(config_json(result.options, result.ended.folder.objects))
     return _trained(result.model, "network", "of this training", result.summary, command)
 
