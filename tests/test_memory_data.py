@@ -289,7 +289,7 @@ def test_a_source_has_a_name_and_the_arguments_that_it_asks_for():
     assert asked == {"path": "a/b:c", "image_size": 9, "other": 3}
     with pytest.raises(InputError, match=r"malformed: only .*folder, .*some takes a path"):
         data.load("plain:x")
-    with pytest.raises(InputError, match=r"expected one of: .*, folder, plain, some; did you mean plain"):
+    with pytest.raises(InputError, match=r"expected one of: .*, folder, .*plain, some; did you mean plain"):
         data.load("plan")
     with pytest.raises(ValueError, match="'digits' exists already"):
         data.register("digits", some)
