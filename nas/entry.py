@@ -42,4 +42,4 @@ def _run(function: Callable[..., api.Result], options: RunOptions, name: str) ->
 
 
 def _announce(line: str) -> None:
-    loop.say(with_flags(line))
+    print(with_flags(line), flush=True)

@@ -83,13 +83,13 @@ def test_runs_warn_before_they_start(call, capsys):
         nas.search("micro", data, **small)
     else:
         nas.train("|none~0|+|none~0|skip_connect~1|", data, space="micro", **small)
-    error = capsys.readouterr().err
-    assert error.count("warning: this network of the space 'micro' does not reduce large images") == 1
-    assert "of 96 x 96 pixels 24 x 24 are left" in error
-    assert "The forward pass of 4 images takes" in error
+    said = capsys.readouterr().out
+    assert said.count("warning: this network of the space 'micro' does not reduce large images") == 1
+    assert "of 96 x 96 pixels 24 x 24 are left" in said
+    assert "The forward pass of 4 images takes" in said
 
 
 def test_small_images_warn_of_nothing(capsys):
     data = torch.rand(16, 1, 64, 64), torch.arange(16) % 2
     nas.search("micro", data, channels=1, batch_size=4, epochs=1)
-    assert "does not reduce" not in capsys.readouterr().err
+    assert "does not reduce" not in capsys.readouterr().out

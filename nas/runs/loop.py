@@ -81,12 +81,11 @@ def run(
         _open(options, objects) as folder,
         device.prepared(options.device, options.threads, options.deterministic) as place,
     ):
-        return _run(options, folder, make_job, place, callback, progress, announce or say)
+        return _run(options, folder, make_job, place, callback, progress, announce or _print)
 
 
-def say(line: str) -> None:
-    """Print a line of an announcement; warnings where errors go."""
-    print(line, file=sys.stderr if line.startswith("warning: ") else sys.stdout, flush=True)
+def _print(line: str) -> None:
+    print(line, flush=True)
 
 
 def finished(options: RunOptions) -> bool:
