@@ -143,6 +143,7 @@ def test_search(capsys, tmp_path, monkeypatch):
     assert path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_gpu_logic_on_the_cpu(capsys, tmp_path):
     arguments = ["--device", "cpu", *TOY, *QUICK, "--steps", "2", "--seeds", "1", "--no-compile"]
     path = tmp_path / "g.json"
