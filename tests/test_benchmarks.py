@@ -42,7 +42,7 @@ def processor_time(monkeypatch):
 
 
 @pytest.mark.usefixtures("processor_time")
-@pytest.mark.parametrize("space", ["nasbench201", "darts"])
+@pytest.mark.parametrize("space", ["nasbench201", pytest.param("darts", marks=pytest.mark.slow)])
 def test_step(space, capsys, tmp_path):
     arguments = ["--space", space, *TOY, *QUICK, "--no-memory"]
     values, document = rows_of(step, step.StepOptions, arguments, capsys, tmp_path / "s.json")

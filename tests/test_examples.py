@@ -32,6 +32,7 @@ ADDED = {  # by the example: what --help has to name, and the words of a search 
     "own_term": ("term parameter_cost", ["--terms", "parameter_cost:weight=0.5", "--space", "micro"]),
 }
 PLUGINS = [path for path in EXAMPLES if path.stem in ADDED]
+QUICKLY = ("own_operation", "own_score", "own_term")  # the gate asks these, the others take as long
 SMALL = ["--epochs", "2", "--channels", "4", "--batch-size", "16", "--train-limit", "160", "--threads", "1"]
 
 
@@ -64,7 +65,10 @@ def test_an_example_runs(path, tmp_path):
     assert {file.name for file in tmp_path.iterdir()} <= {"cache"}  # nothing is left behind
 
 
-@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, id=p.stem, marks=[] if p.stem in QUICKLY else [pytest.mark.slow]) for p in PLUGINS],
+)
 def test_what_an_example_adds_reaches_the_command_line_and_the_report(path, tmp_path):
     named, words = ADDED[path.stem]
     shown = run(ROOT / "train_search.py", "--plugins", path, "--help", cwd=tmp_path)
