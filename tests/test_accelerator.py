@@ -72,8 +72,13 @@ def _accelerator():
         yield
 
 
-# mobile_se and nasnet are mobile and darts with more candidates.
-@pytest.mark.parametrize("space", [n for n in search_spaces.names() if n not in ("mobile_se", "nasnet")])
+QUICKLY = ("micro", "nasbench201", "s3", "nasbench_macro")  # one of each kind; the others take longer
+
+
+@pytest.mark.parametrize(
+    "space",
+    [pytest.param(n, marks=[] if n in QUICKLY else [pytest.mark.slow]) for n in search_spaces.names()],
+)
 @pytest.mark.parametrize("edge_gradient", EDGE_GRADIENTS)
 def test_a_pair_of_steps_waits_once(space, edge_gradient):
     """For the gradient of all draws together, and the loss with it; in either precision."""

@@ -187,6 +187,7 @@ def pause(seconds):
     return seconds
 
 
+@pytest.mark.slow
 def test_processes_beside_each_other_end_in_time():
     start = time.perf_counter()
     assert gpu.beside([(pause, (300,))], 0.5) == [None]
