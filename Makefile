@@ -4,12 +4,15 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-cuda test-oldest lint audit clean
+.PHONY: demo test coverage test-slow test-cuda test-oldest lint audit clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m nas.demo
 
 test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+coverage: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term
 
 test-slow: $(VENV)/installed
