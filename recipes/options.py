@@ -334,6 +334,10 @@ def check(options: Options) -> Options:
 def _check_budgets(options: SearchOptions) -> None:
     """Raise InputError if the budgets cannot be read, or not without a table."""
     kinds = [*parse_budget(options.budget)]
+    sizes = ("budget_channels", "budget_cells", "budget_image_size")
+    given = [name for name in sizes if getattr(options, name) is not None]
+    if given and not (kinds or options.budgets or options.latency_table):
+        raise InputError(f"`{given[0]}` is the size that a budget speaks of: give `budget`, too, or drop it")
     if options.budgets is not None:
         kind, _ = parse_budgets(options.budgets)
         if kind in kinds:

@@ -66,6 +66,7 @@ def test_budgets_that_do_not_go_together_are_refused():
         ({"budget": ("macs=1M",), "budgets": "macs=1M,2M"}, "both limit macs"),
         ({"budgets": "macs=1M,1000k"}, "a value twice"),
         ({"budget": ("latency=3ms",)}, "needs `latency_table`"),
+        ({"budget_channels": 8}, "`budget_channels` is the size that a budget speaks of"),
     ):
         with pytest.raises(InputError, match=said):
             check(SearchOptions(**options))

@@ -287,7 +287,7 @@ def test_a_source_has_a_name_and_the_arguments_that_it_asks_for():
     assert (plain.name, len(plain.test)) == ("plain", 20)
     assert len(data.load("some:a/b:c", image_size=9).test) == 40
     assert asked == {"path": "a/b:c", "image_size": 9, "other": 3}
-    with pytest.raises(InputError, match=r"malformed: only .*folder, .*some takes a path"):
+    with pytest.raises(InputError, match=r"malformed: only .*folder, .*some take a path"):
         data.load("plain:x")
     with pytest.raises(InputError, match=r"expected one of: .*, folder, .*plain, some; did you mean plain"):
         data.load("plan")

@@ -262,3 +262,11 @@ def test_predictions_of_12_bit_pictures_are_those_of_the_training(root):
         )
         wanted = network(x.float()).softmax(1)[0]
         torch.testing.assert_close(torch.tensor(one.probabilities), wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("source", ["digits", (torch.zeros(8, 1, 8, 8), torch.arange(8) % 2)])
+def test_a_range_is_refused_where_it_would_mean_nothing(source):
+    with pytest.raises(
+        InputError, match="`pixel_range` is for image files and arrays, not for '.*': drop it"
+    ):
+        data.load(source, pixel_range="0:100")

@@ -345,6 +345,11 @@ def test_retrain_command_is_one_that_a_shell_splits_again(name):
         assert words[words.index("--genotype") + 1] == genotype
         known = config["dataset"] if kind == "search" else f"{config['out']}/config.json"
         assert known in words
+    config |= {"image_size": 64, "planned_size": 96, "pixel_range": "0:4095", "channels_in": "auto"}
+    words = shlex.split(report.retrain_command(config, {"kind": "search", "space": name}, genotype))
+    stated = {words[i]: words[i + 1] for i in range(1, len(words) - 1) if words[i].startswith("--")}
+    assert [stated[f"--{o}"] for o in ("image-size", "planned-size", "pixel-range")] == ["64", "96", "0:4095"]
+    assert "--channels-in" not in stated
 
 
 def events(folder):

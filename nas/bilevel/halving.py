@@ -10,6 +10,7 @@ from typing import Any
 from nas import device
 from nas.bilevel.rule import MOST, Rule, pool
 from nas.bilevel.view import SearchView
+from nas.data import DataSet
 from nas.genotypes import cells_of, planned_size_of
 from nas.seeding import seed_everything
 from nas.training.final import Training
@@ -52,6 +53,7 @@ class Halving(Rule):
         self.rounds: list[dict[str, float]] = []  # accuracies of what has been trained
         self._under_way: tuple[Training, int, int] | None = None  # with epochs and steps done
         self._restored: dict[str, Any] | None = None
+        self._dataset: DataSet | None = None  # of all trainings, which need its statistics once
 
     def pieces(self, search: SearchView) -> int:
         entrants = len(pool(search, self.draws))
@@ -105,13 +107,14 @@ class Halving(Rule):
             yield
 
     def _training(self, search: SearchView, text: str, epochs: int) -> Training:
-        dataset = replace(
-            search.dataset, train=search.train.images, test=search.valid.images, valid=None, notes=()
-        )
+        if self._dataset is None:
+            self._dataset = replace(
+                search.dataset, train=search.train.images, test=search.valid.images, valid=None, notes=()
+            )
         shared = {entry.name: getattr(search.options, entry.name) for entry in fields(RunOptions)}
         optimizer = "sgd" if search.options.nesterov else "momentum"  # timm's names
         options = FinalOptions(**shared | {"epochs": epochs, "optimizer": optimizer, "latency_table": None})
-        return Training(search.space.parse(text), dataset, search.task, options, search.device)
+        return Training(search.space.parse(text), self._dataset, search.task, options, search.device)
 
     def _train(self, training: Training) -> Iterator[None]:
         """Train, from where a training was interrupted on, each step a piece of work."""

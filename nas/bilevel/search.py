@@ -57,7 +57,7 @@ class Search:
         supernet: on the device.
         bilevel: the two steps.
         train, valid: batches of the two parts of the training images.
-        warnings: what its user should know before it starts.
+        announcement: what its user should know before it starts.
         counted: whether the images of all passes are known, which a version that began the search may not
             have counted.
     """

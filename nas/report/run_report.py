@@ -17,7 +17,8 @@ from search_spaces import Genotype, SearchSpace, operations
 # Recipes of the publications for their data, which a cell found there is to be retrained with.
 _FINAL_PRESETS = {"nasbench201": "nasbench201-200", "darts": "darts-600"}
 DATA_OPTIONS = (
-    "image_size", "channels_in", "pixel_range", "bad_images", "test_fraction", "class_weights", "sampling",
+    "image_size", "planned_size", "channels_in", "pixel_range", "bad_images", "test_fraction",
+    "class_weights", "sampling",
 )  # fmt: skip
 CONSIDERED = 20  # architectures in the table of what a rule of selection looked at
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from nas.data.images import DataSet, Images, split
 from nas.data.sources import arrays, cifar, digits, folder, imagenet16, listed, memory, torchvision_sets
+from nas.data.sources.decoded import Reading
 from recipes import InputError
 from recipes.registry import Registry
 
@@ -20,7 +21,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 Source = Callable[..., Any]
 ARGUMENTS = (
     "path", "data_root", "download", "image_size", "test_fraction", "channels_in", "pixel_range",
-    "bad_images",
+    "bad_images", "reading",
 )  # fmt: skip
 """What a source may ask for."""
 SOURCES: Registry[Source] = Registry(
@@ -45,7 +46,8 @@ def register(name: str, source: Source) -> Source:
         source: returns a DataSet, or anything else that `load` takes but a name. It is given by keyword
             those of these arguments that it has: `path` (Path, what follows the colon of `NAME:PATH`; where
             nothing does, it keeps its default), `data_root` (Path), `download`, `image_size`,
-            `test_fraction`, `channels_in`, `pixel_range`, `bad_images`.
+            `test_fraction`, `channels_in`, `pixel_range`, `bad_images`, and `reading` (Reading, the last
+            three and `image_size` in one).
 
     Raises:
         ValueError: the name is taken or malformed, or `source` is no function or needs another argument.
@@ -99,19 +101,17 @@ def load(
         InputError: no such data set, its files are missing or damaged, or the data cannot be meant so.
     """
     name = "memory"
-    if isinstance(data, str):
-        name, data = (
-            data,
-            _named(
-                data,
-                data_root=Path(data_root),
-                download=download,
-                image_size=image_size,
-                test_fraction=test_fraction,
-                channels_in=channels_in,
-                pixel_range=pixel_range,
-                bad_images=bad_images,
-            ),
+    reading = Reading(image_size, channels_in, pixel_range, bad_images)
+    if not isinstance(data, str):
+        reading.require_no_range(name)
+    else:
+        name = data
+        data = _named(
+            name,
+            reading,
+            data_root=Path(data_root),
+            download=download,
+            test_fraction=test_fraction,
         )
     found = memory.load(data, name=name, test_fraction=test_fraction, classes=classes)
     if channels_in != "auto":
@@ -157,7 +157,7 @@ def with_channels(dataset: DataSet, channels: int) -> DataSet:
     return dataset.of_parts(change)
 
 
-def _named(text: str, **arguments: Any) -> Any:
+def _named(text: str, reading: Reading, **arguments: Any) -> Any:
     """What the source of `NAME` or `NAME:PATH` returns."""
     name, _, path = text.partition(":")
     source = SOURCES.get(name)
@@ -165,11 +165,15 @@ def _named(text: str, **arguments: Any) -> Any:
     if path and "path" not in wanted:
         takers = [n for n in SOURCES.names() if "path" in inspect.signature(SOURCES.get(n)).parameters]
         raise InputError(
-            f"data set '{text}' is malformed: only {', '.join(takers)} takes a path, drop what "
+            f"data set '{text}' is malformed: only {', '.join(takers)} take a path, drop what "
             "follows the colon"
         )
+    if not {"reading", "pixel_range"} & set(wanted):
+        reading.require_no_range(text)
     if path:
         arguments["path"] = Path(path)
     elif "path" in wanted and wanted["path"].default is inspect.Parameter.empty:
         raise InputError(f"data set '{text}' needs a path: give it as {name}:PATH")
+    arguments |= {"reading": reading} | asdict(reading)
+    arguments["image_size"] = arguments.pop("size")
     return source(**{key: value for key, value in arguments.items() if key in wanted})

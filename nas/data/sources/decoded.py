@@ -50,6 +50,11 @@ class Reading:
     pixel_range: str = AUTO
     bad_images: str = "refuse"
 
+    def require_no_range(self, name: str) -> None:
+        """Raise InputError where a range is given for a data set whose values are no choice."""
+        if self.pixel_range != AUTO:
+            raise InputError(f"`pixel_range` is for image files and arrays, not for '{name}': drop it")
+
     @property
     def span(self) -> tuple[float, float] | None:
         """The range that is given; None: auto. Raises InputError."""

@@ -15,17 +15,8 @@ from nas.data.sources.decoded import Reading
 from recipes import InputError
 
 
-def load(
-    *,
-    path: Path,
-    image_size: int,
-    test_fraction: float,
-    channels_in: str = "auto",
-    pixel_range: str = "auto",
-    bad_images: str = "refuse",
-) -> DataSet:
+def load(*, path: Path, reading: Reading, test_fraction: float) -> DataSet:
     """Images in class folders, under folders of parts or all together, resized to a square."""
-    reading = Reading(image_size, channels_in, pixel_range, bad_images)
     try:
         if not path.is_dir():
             raise InputError(

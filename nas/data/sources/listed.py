@@ -38,21 +38,12 @@ EXPECTED = (
 )
 
 
-def load(
-    *,
-    path: Path,
-    image_size: int,
-    test_fraction: float,
-    channels_in: str = "auto",
-    pixel_range: str = "auto",
-    bad_images: str = "refuse",
-) -> DataSet:
+def load(*, path: Path, reading: Reading, test_fraction: float) -> DataSet:
     """The images that a file lists, by paths from its own folder or whole ones, resized to a square."""
-    reading = Reading(image_size, channels_in, pixel_range, bad_images)
     try:
         names, rows = _rows(path)
         columns = _columns(path, names)
-        parts, notes = _parts(path, rows, columns, bad_images)
+        parts, notes = _parts(path, names, rows, columns, reading.bad_images)
         classes = tuple(next(iter(parts.values())))
         dataset = of_files(f"csv:{path.stem}", parts, classes, str(path), reading, test_fraction)
     except OSError as error:
@@ -102,10 +93,13 @@ def _columns(path: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _parts(
-    path: Path, rows: Sequence[tuple[int, Sequence[str]]], columns: Mapping[str, str], bad_images: str
+    path: Path,
+    names: Sequence[str],
+    rows: Sequence[tuple[int, Sequence[str]]],
+    columns: Mapping[str, str],
+    bad_images: str,
 ) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
     """The files of every class, by part, and notes. Raises InputError."""
-    names, _ = _rows(path)
     place = {what: names.index(name) for what, name in columns.items()}
     found: dict[str, dict[str, list[Path]]] = {}
     seen: dict[Path, int] = {}

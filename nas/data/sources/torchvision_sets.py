@@ -46,17 +46,7 @@ SETS = {
 """Their names here."""
 
 
-def load(
-    name: str,
-    *,
-    data_root: Path,
-    download: bool,
-    image_size: int,
-    test_fraction: float,
-    channels_in: str = "auto",
-    pixel_range: str = "auto",
-    bad_images: str = "refuse",
-) -> DataSet:
+def load(name: str, *, data_root: Path, download: bool, reading: Reading, test_fraction: float) -> DataSet:
     """One of SETS, as torchvision finds it in `data_root`."""
     prepare_torchvision()
     from torchvision import datasets
@@ -73,6 +63,7 @@ def load(
             f"{known.type} there: give `download`, or `data_root=FOLDER` ({first_line(error)})"
         ) from None
     if known.augmentation is not None:
+        reading.require_no_range(name)
         images = {part: _images(found) for part, found in parts.items()}
         classes = _classes(parts["train"], int(images["train"].labels.max()) + 1)
         return DataSet(
@@ -87,7 +78,6 @@ def load(
         }
         for part, found in parts.items()
     }
-    reading = Reading(image_size, channels_in, pixel_range, bad_images)
     try:
         return of_files(name, files, classes, str(data_root), reading, test_fraction)
     except OSError as error:
