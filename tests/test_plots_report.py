@@ -348,7 +348,8 @@ def test_retrain_command_is_one_that_a_shell_splits_again(name):
     config |= {"image_size": 64, "planned_size": 96, "pixel_range": "0:4095", "channels_in": "auto"}
     words = shlex.split(report.retrain_command(config, {"kind": "search", "space": name}, genotype))
     stated = {words[i]: words[i + 1] for i in range(1, len(words) - 1) if words[i].startswith("--")}
-    assert [stated[f"--{o}"] for o in ("image-size", "planned-size", "pixel-range")] == ["64", "96", "0:4095"]
+    for option, value in (("image-size", "64"), ("planned-size", "96"), ("pixel-range", "0:4095")):
+        assert stated[f"--{option}"] == value
     assert "--channels-in" not in stated
 
 
