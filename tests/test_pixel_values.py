@@ -266,7 +266,5 @@ def test_predictions_of_12_bit_pictures_are_those_of_the_training(root):
 
 @pytest.mark.parametrize("source", ["digits", (torch.zeros(8, 1, 8, 8), torch.arange(8) % 2)])
 def test_a_range_is_refused_where_it_would_mean_nothing(source):
-    with pytest.raises(
-        InputError, match=r"`pixel_range` is for image files and arrays, not for '.*': drop"
-    ):
+    with pytest.raises(InputError, match=r"`pixel_range` is for image files and arrays, not for '.*': drop"):
         data.load(source, pixel_range="0:100")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nas.bilevel.budget import Budget
 from nas.bilevel.rule import Rule
 from nas.bilevel.view import SearchView
-from search_spaces import Genotype
+from nas.runs.files import write_json
+from recipes.budget import format_cost
+from search_spaces import Genotype, SearchSpace
 
+FRONT = "front"  # a folder in that of a run
 Value = TypeVar("Value")
 
 
@@ -53,6 +57,24 @@ class Front(Rule):
     def considered(self, search: SearchView) -> list[dict[str, Any]]:
         return _under(search, self.budgets[-1], lambda: self.rules[-1].considered(search))
 
+    def describe(self, search: SearchView, accuracy_of: Callable[[Genotype], float]) -> dict[str, Any]:
+        """The architectures of all budgets for result.json: `kind` of the budgets, and `rows` with limit,
+        genotype, costs by kind, derived_accuracy (%), and whether no other is better (`pareto`)."""
+        kind = next(k for k in self.budgets[0].limits if len({b.limits[k] for b in self.budgets}) > 1)
+        rows: list[dict[str, Any]] = [
+            {
+                "limit": budget.limits[kind],
+                "genotype": search.space.format(genotype),
+                "costs": budget.cost(genotype),
+                "derived_accuracy": accuracy_of(genotype),
+            }
+            for budget, genotype in zip(self.budgets, self.found(search), strict=True)
+        ]
+        points = [{"cost": row["costs"][kind], "accuracy": row["derived_accuracy"]} for row in rows]
+        for row, best in zip(rows, pareto(points, "cost", "accuracy"), strict=True):
+            row["pareto"] = best
+        return {"kind": kind, "rows": rows}
+
     def state(self) -> dict[str, Any]:
         return {"rules": [rule.state() for rule in self.rules]}
 
@@ -60,6 +82,24 @@ class Front(Rule):
         for rule, known in zip(self.rules, state["rules"], strict=True):
             if known:
                 rule.restore(known)
+
+
+def front_messages(front: Mapping[str, Any]) -> list[str]:
+    """A line for each row of what `Front.describe` says."""
+    kind = front["kind"]
+    return [
+        f"{format_cost(kind, row['costs'][kind])} of {format_cost(kind, row['limit'])}: {row['genotype']}"
+        for row in front["rows"]
+    ]
+
+
+def write_front(folder: Path, space: SearchSpace, front: Mapping[str, Any]) -> None:
+    """Write every architecture of what `Front.describe` says to the folder FRONT of a run."""
+    (folder / FRONT).mkdir(exist_ok=True)
+    for row in front["rows"]:
+        limit = format_cost(front["kind"], row["limit"]).replace(" ", "").replace("µ", "u")
+        content = space.parse(row["genotype"]).to_json() | {"text": row["genotype"]}
+        write_json(folder / FRONT / f"{front['kind']}-{limit}.json", content)
 
 
 def _under(search: SearchView, budget: Budget, function: Callable[[], Value]) -> Value:

@@ -16,7 +16,7 @@ from nas import data, device, distributed, latency_table
 from nas.bilevel import budget
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget_term import BudgetTerm
-from nas.bilevel.front import Front, pareto
+from nas.bilevel.front import Front, front_messages, write_front
 from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
 from nas.bilevel.rules import collapse_warnings
@@ -33,13 +33,10 @@ from nas.seeding import generator, seed_everything
 from nas.steps import Mean, Work, evaluate
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
-from recipes.budget import format_cost
 from recipes.registry import name_of
 from search_spaces import Genotype, operations
 from search_spaces.cell import candidate_parameters
 from search_spaces.mixed_edge import Draw
-
-FRONT = "front"  # the folder of the architectures of several budgets
 
 
 class Search:
@@ -403,11 +400,9 @@ class Search:
             }
         messages = [f"found {text}", *(f"warning: {w}" for w in collapsed)]
         if isinstance(self.rule, Front):
-            result["front"] = front = self._front(self.rule)
-            kind = front["kind"]
-            for row in front["rows"]:
-                costs = [format_cost(kind, row["costs"][kind]), format_cost(kind, row["limit"])]
-                messages.append("{} of {}: {}".format(*costs, row["genotype"]))
+            front = self.rule.describe(self, lambda found: self.score_uncounted(found)[1])
+            result["front"] = front
+            messages += front_messages(front)
         if considered := self.rule.considered(self):
             rows = [
                 {key: value if key == "genotype" else float(value) for key, value in row.items()}
@@ -416,31 +411,9 @@ class Search:
             result |= {"rule": self.options.derive, "considered": rows}
         return Outcome(genotype, result, messages)
 
-    def _front(self, rule: Front) -> dict[str, Any]:
-        """The architectures of several budgets, their costs and their accuracies with the shared weights."""
-        kind = next(k for k in rule.budgets[0].limits if len({b.limits[k] for b in rule.budgets}) > 1)
-        rows = []
-        for one, genotype in zip(rule.budgets, rule.found(self), strict=True):
-            row: dict[str, Any] = {
-                "limit": one.limits[kind],
-                "genotype": self.space.format(genotype),
-                "costs": one.cost(genotype),
-                "derived_accuracy": self.score_uncounted(genotype)[1],
-            }
-            rows.append(row)
-        points = [{"cost": row["costs"][kind], "accuracy": row["derived_accuracy"]} for row in rows]
-        for row, best in zip(rows, pareto(points, "cost", "accuracy"), strict=True):
-            row["pareto"] = best
-        return {"kind": kind, "rows": rows}
-
     def save(self, folder: Path, outcome: Outcome) -> None:
         """Write the architecture."""
         text = outcome.result["genotype"]
         write_json(folder / "genotype.json", outcome.genotype.to_json() | {"text": text})
         if front := outcome.result.get("front"):
-            (folder / FRONT).mkdir(exist_ok=True)
-            for row in front["rows"]:
-                name = format_cost(front["kind"], row["limit"]).replace(" ", "").replace("µ", "u")
-                genotype = self.space.parse(row["genotype"])
-                content = genotype.to_json() | {"text": row["genotype"]}
-                write_json(folder / FRONT / f"{front['kind']}-{name}.json", content)
+            write_front(folder, self.space, front)
