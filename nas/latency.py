@@ -137,7 +137,7 @@ def machine(settings: Settings) -> dict[str, Any]:
         "gpu": gpu,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "load": os.getloadavg()[0],
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # not on Windows
     }
 
 
