@@ -89,13 +89,20 @@ class AvgPool3x3(nn.AvgPool2d):
 def average3x3(x: Tensor, stride: int) -> Tensor:
     """What `AvgPool3x3` computes."""
     if not torch.jit.is_scripting():  # noqa: SIM102
-        if stride == 1 and _here(x) and not torch.compiler.is_compiling():
-            return _average(x)
+        if not (recorded() or torch.compiler.is_compiling()):
+            if stride == 1 and _here(x):
+                return _average(x)
+            if not allowed(x) and torch.is_grad_enabled():
+                return _average_elsewhere(x, stride)
     return F.avg_pool2d(x, 3, stride, padding=1, count_include_pad=False)
 
 
 def _average(x: Tensor) -> Tensor:
     return _Average.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _average_elsewhere(x: Tensor, stride: int) -> Tensor:
+    return _AverageElsewhere.apply(x, stride)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def recorded() -> bool:
@@ -118,6 +125,33 @@ class _Average(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         shared = grad * _shares(grad.shape[1:], grad.dtype)
         return _sums(shared.contiguous(memory_format=torch.channels_last))
+
+
+class _AverageElsewhere(torch.autograd.Function):
+    """torch's pooling with a backward of its own, which can be differentiated again.
+
+    That of CUDA is wrong for channels-last maps that are padded (pytorch/pytorch#188344, mended in the summer
+    of 2026), and right where the padding is part of the map.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stride: int) -> Tensor:
+        ctx.shape, ctx.stride = x.shape, stride
+        ctx.order = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        return F.avg_pool2d(x, 3, stride, padding=1, count_include_pad=False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        b, c, h, w = ctx.shape
+        with torch.no_grad():
+            shares = F.avg_pool2d(grad.new_ones(1, 1, h, w), 3, ctx.stride, padding=1)  # pixels counted, of 9
+            padded = torch.empty(
+                b, c, h + 2, w + 2, dtype=grad.dtype, device=grad.device, memory_format=ctx.order
+            )
+        at_padded = torch.ops.aten.avg_pool2d_backward(
+            grad / shares, padded, [3, 3], [ctx.stride] * 2, [0, 0], False, True, None
+        )
+        return at_padded[:, :, 1:-1, 1:-1].contiguous(memory_format=ctx.order), None
 
 
 def _sums(x: Tensor) -> Tensor:

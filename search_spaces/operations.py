@@ -88,7 +88,9 @@ class ResidualReduction(nn.Module):
         self.conv_1 = relu_conv_norm(channels_in, channels_out, 3, 2, norm)
         self.conv_2 = relu_conv_norm(channels_out, channels_out, 3, 1, norm)
         self.shortcut = nn.Sequential(
-            nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(channels_in, channels_out, 1, bias=False)
+            # Nothing is padded; torch.compile would count what hangs over the edge if it were not told.
+            nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False),
+            nn.Conv2d(channels_in, channels_out, 1, bias=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from search_spaces import short_cuts
 from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d, every_second
 
 GRADIENTS = "x", "weight"
@@ -83,6 +84,24 @@ def test_average_equals_plain_pooling(size):
     at_x = torch.autograd.grad(y, x, upstream)
     torch.testing.assert_close(at_x, torch.autograd.grad(plain, x, upstream))
     assert torch.autograd.gradgradcheck(layer, channels_last(1, 2, *size))
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (9, 2), (1, 5), (1, 1)])
+def test_average_as_a_gpu_computes_it(size, stride, order):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, *size, dtype=torch.float64).contiguous(memory_format=order).requires_grad_()
+    layer = AvgPool3x3(stride)
+    with short_cuts.without_short_cuts():
+        y = layer(x)
+        plain = nn.AvgPool2d.forward(layer, x)
+        upstream = torch.randn_like(y)
+        (at_x,) = torch.autograd.grad(y, x, upstream)
+        assert torch.autograd.gradgradcheck(layer, x)
+    assert torch.equal(y, plain)
+    torch.testing.assert_close(at_x, *torch.autograd.grad(plain, x, upstream))
+    assert at_x.is_contiguous(memory_format=order)
 
 
 def test_average_keeps_the_precision_that_it_gets():

@@ -46,6 +46,33 @@ def test_without_short_cuts_the_gradient_is_the_same(space):
     torch.testing.assert_close(plain, short, rtol=1e-10, atol=1e-12)
 
 
+class Paddings(TorchDispatchMode):
+    """What the backward passes of average poolings pad by."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function._opname == "avg_pool2d_backward":
+            self.seen.append(args[4])
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("edge_gradient", ["lean", "dense"])
+@pytest.mark.parametrize("space", ["nasbench201", "darts"])
+def test_average_poolings_pad_nothing_in_a_backward_pass(space, edge_gradient):
+    """CUDA's is wrong for channels-last maps that it pads."""
+    bilevel = built(space, edge_gradient=edge_gradient)
+    with without_short_cuts(), Paddings() as paddings:
+        gradient(bilevel)
+        for number in range(8):
+            draw = bilevel.architecture.estimator(bilevel.architecture.masked().detach(), rng(number))
+            bilevel.supernet(batch(1)[0], draw.argmax(-1).tolist()).sum().backward()
+    assert paddings.seen
+    assert all(padding == [0, 0] for padding in paddings.seen)
+
+
 def test_the_switch_turns_every_short_cut_off(monkeypatch):
     """With it, none of the functions is called that only a CPU calls; and it is on again behind the block."""
     called = []
