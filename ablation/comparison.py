@@ -58,6 +58,16 @@ def paired(values: Sequence[float], reference: Sequence[float]) -> Paired:
     return Paired(float(difference.mean()), *_interval(difference), float(p), len(difference))
 
 
+def difference(values: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """mean of `values` (n,) - mean of `others` (m,), which are not paired, with the ends of its 95 % interval
+    by the percentile bootstrap of both."""
+    a, b = np.asarray(values, float), np.asarray(others, float)
+    rng = np.random.default_rng(0)
+    drawn = [data[rng.integers(len(data), size=(RESAMPLES, len(data)))].mean(-1) for data in (a, b)]
+    low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
+    return float(a.mean() - b.mean()), float(low), float(high)
+
+
 def _interval(data: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean; a lone value, or equal ones, have no width."""
     if np.ptp(data) == 0:

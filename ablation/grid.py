@@ -7,6 +7,7 @@ grid.
 
 from __future__ import annotations
 
+import random
 import shlex
 from collections.abc import Sequence
 from contextlib import closing
@@ -40,7 +41,7 @@ from recipes import (
 from recipes.ablation import GridOptions
 from recipes.config_file import free, read_config
 from recipes.registry import parameters
-from search_spaces import Genotype
+from search_spaces import Genotype, operations
 
 MEASURED_MOMENTS = {"micro": 4}
 # Options that may differ between a run and the plan: where it is, and where its options came from.
@@ -81,8 +82,9 @@ def run(options: GridOptions) -> None:
     if known is not None:
         print(f"table: {known.source}", flush=True)
     work(trials, "train_search", "searching", options)
+    randoms = list[dict[str, Any]]()
     if known is None:
-        accuracies = retrain(trials, options)
+        accuracies, randoms = retrain(trials, folder, options)
         records = [record(trial) | {"accuracy": a} for trial, a in zip(trials, accuracies, strict=True)]
     else:
         records = [record(trial) | look_up(trial, known, options.evaluations) for trial in trials]
@@ -90,7 +92,9 @@ def run(options: GridOptions) -> None:
             ranked = grid_ranking.figures([trial.folder for trial in trials], known, options)
             records = [row | figures for row, figures in zip(records, ranked, strict=True)]
     scored = zero_cost.score_cells(scores, trials[0].options, folder)
-    grid_report.write(folder, records, curves(trials, known), gradients(trials), known, options, scored)
+    grid_report.write(
+        folder, records, curves(trials, known), gradients(trials), known, options, scored, randoms
+    )
     print(f"report {folder / 'report.html'}")
 
 
@@ -268,20 +272,44 @@ def is_finished(options: RunOptions) -> bool:
     return (folder / "result.json").exists()
 
 
-def retrain(trials: Sequence[Trial], options: GridOptions) -> list[float]:
-    """Test accuracy (%) of every cell that was found, trained from scratch with the seed of its search."""
-    recipe = presets.TABLES if options.dataset == "digits" else None
-    finals = []
-    for trial in trials:
-        genotype = str(trial.folder / "genotype.json")
-        words = ["--genotype", genotype, "--dataset", options.dataset, *_plugins(options)]
-        words += _split(options.final, "final")
-        parsed = command_line.parse(FinalOptions, words, recipe)
-        out = f"{trial.folder}-final"
-        final = replace(parsed, seed=trial.seed, out=out, tensorboard=False)
-        finals.append(Trial(trial.method, trial.seed, _threaded(final, options)))
+def retrain(
+    trials: Sequence[Trial], folder: Path, options: GridOptions
+) -> tuple[list[float], list[dict[str, Any]]]:
+    """Trainings from scratch with the same options: of every cell that was found, with the seed of its
+    search, and of random cells, with the seeds of the searches in turns.
+
+    Returns:
+        test accuracies (%) of the cells that were found, and of every random cell a row.
+    """
+    finals = [
+        _final(
+            trial.method, trial.seed, str(trial.folder / "genotype.json"), f"{trial.folder}-final", options
+        )
+        for trial in trials
+    ]
+    space, rng = search_spaces.get(options.space), random.Random("random cells")
+    cells = [space.format(space.random(rng)) for _ in range(options.random_cells)]
+    finals += [
+        _final("random", options.first_seed + i % options.seeds, text, f"{folder}/random/cell-{i}", options)
+        for i, text in enumerate(cells)
+    ]
     work(finals, "train_final", "retraining", options)
-    return [read_json(final.folder / "result.json")["test_accuracy"] for final in finals]
+    accuracies = [read_json(final.folder / "result.json")["test_accuracy"] for final in finals]
+    rows = [
+        {"method": "random cells", "seed": final.seed, "genotype": text, "accuracy": accuracy}
+        for final, text, accuracy in zip(finals[len(trials) :], cells, accuracies[len(trials) :], strict=True)
+    ]
+    return accuracies[: len(trials)], rows
+
+
+def _final(method: str, seed: int, genotype: str, out: str, options: GridOptions) -> Trial:
+    """The training of a cell, given as a file or in its space's notation."""
+    recipe = presets.TABLES if options.dataset == "digits" else None
+    words = ["--space", options.space, "--genotype", genotype, "--dataset", options.dataset]
+    parsed = command_line.parse(
+        FinalOptions, [*words, *_plugins(options), *_split(options.final, "final")], recipe
+    )
+    return Trial(method, seed, _threaded(replace(parsed, seed=seed, out=out, tensorboard=False), options))
 
 
 # Reading the runs
@@ -298,6 +326,7 @@ def record(trial: Trial) -> dict[str, Any]:
         "seconds": result["total_seconds"],
         "peak_memory_bytes": result["peak_memory_bytes"],
         "collapsed": bool(result["warnings"]),
+        "skip_connects": sum(operations.count(_genotype(trial, result["genotype"]), "skip").values()),
         "folder": str(trial.folder),
     }
 

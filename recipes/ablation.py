@@ -98,6 +98,9 @@ class GridOptions(AblationOptions):
     """What the column holds: accuracies in % or as fractions (auto: as all of them show), or errors."""
     final: str = ""
     """For --evaluate retrain: options of train_final.py, as in --search."""
+    random_cells: int = option(8, at_least=0, at_most=10_000)
+    """For --evaluate retrain: random cells of the space that are trained like those that were found, to
+    compare with."""
     evaluations: int | None = option(None, at_least=1)
     """Cells that random search may train (default: as many as see the images of one search)."""
     zero_cost: tuple[str, ...] | None = None

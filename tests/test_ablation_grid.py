@@ -16,7 +16,7 @@ import pytest
 import ablate
 import estimators
 from ablation import grid, grid_plots, grid_ranking, grid_report, ranking
-from ablation.comparison import estimate, paired
+from ablation.comparison import difference, estimate, paired
 from nas import tables
 from nas.bilevel.search import Search
 from recipes import InputError, InterruptionError, presets
@@ -291,12 +291,35 @@ def test_a_failing_run_is_named(tmp_path):
 
 def test_retraining_takes_the_place_of_the_table(finished, monkeypatch):
     folder, options = finished
-    again = replace(options, methods=("reinmax",), seeds=1, evaluate="retrain", final="--epochs 1")
+    again = replace(
+        options, methods=("reinmax",), seeds=1, evaluate="retrain", final="--epochs 1", random_cells=2
+    )
     grid.run(again)
+    randoms = read_csv(folder / "random.csv")
+    assert len({row["genotype"] for row in randoms}) == 2
+    for i, one in enumerate(randoms):
+        final = json.loads((folder / "random" / f"cell-{i}" / "result.json").read_text())
+        assert (float(one["accuracy"]), one["genotype"]) == (final["test_accuracy"], final["genotype"])
     (row,) = read_csv(folder / "results.csv")
     final = json.loads((folder / "runs" / "reinmax-s0-final" / "result.json").read_text())
     assert float(row["accuracy"]) == final["test_accuracy"]
     assert final["genotype"] == row["genotype"]
+
+
+def test_what_was_found_beside_random_cells(tmp_path):
+    options = GridOptions(methods=("st", "reinmax"), seeds=3, evaluate="retrain")
+    records = fake(options.methods, 3, False)
+    randoms = [{"method": "random cells", "seed": 0, "genotype": "x", "accuracy": a} for a in (90.0, 91.0)]
+    grid_report.write(tmp_path, records, [], [], None, options, randoms=randoms)
+    (line,) = [
+        line for line in (tmp_path / "results.md").read_text().splitlines()
+        if line.startswith("| st ") and line.endswith(" 1.00 |")
+    ]  # fmt: skip
+    found = [row["accuracy"] for row in records if row["method"] == "st"]
+    assert f"{np.mean(found) - 90.5:+.2f}" in line
+    mean, low, high = difference(found, [90.0, 91.0])
+    assert low <= mean <= high
+    assert difference([1.0, 1.0], [0.5]) == (0.5, 0.5, 0.5)
 
 
 def test_estimators_from_outside_are_compared(tmp_path):
@@ -331,6 +354,7 @@ def fake(methods, seeds, known):
             accuracy = float(rng.normal(95, 1))
             rows.append(
                 {"method": method, "seed": seed, "genotype": "|none~0|+|none~0|none~1|", "collapsed": False,
+                 "skip_connects": 0,
                  "seconds": 1.0, "peak_memory_bytes": 1e9, "accuracy": accuracy}
             )  # fmt: skip
             if known:

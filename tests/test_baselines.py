@@ -365,8 +365,9 @@ def searches(known, costs=(5, 10), seeds=3):
         accuracy = float(known.accuracies[i])
         rows.append(
             {"method": f"st,draws={cost}", "seed": seed, "genotype": micro.format(MICRO[i]),
-             "collapsed": False, "seconds": 1.0, "peak_memory_bytes": 1e9, "accuracy": accuracy,
-             "regret": 1.0, "rank": 3, "cells": 125, "evaluations": cost, "beats_random": 0.5}
+             "collapsed": False, "skip_connects": 0, "seconds": 1.0, "peak_memory_bytes": 1e9,
+             "accuracy": accuracy, "regret": 1.0, "rank": 3, "cells": 125, "evaluations": cost,
+             "beats_random": 0.5}
         )  # fmt: skip
     return rows
 
