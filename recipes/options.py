@@ -231,6 +231,14 @@ class SearchOptions(RunOptions):
     """What a weight step trains: draw (an architecture from the estimator), uniform (any, with equal
     probability), fair (as many as a slot has candidates, every candidate once) or perturbed (the mixture of
     all near the probabilities)."""
+    auxiliary_skip: str | None = None
+    """Strength of a skip connection that is added to every edge while searching, whatever is drawn: a number,
+    or START:END for a linear schedule, such as 1:0 (DARTS-). Derived networks have none."""
+    skip_dropout: str | None = None
+    """Probability that a value behind a skip connection is dropped while searching: a number, or START:END
+    for a linear schedule, such as 0.3:0 (P-DARTS)."""
+    max_skips: int | None = option(None, at_least=0)
+    """Most skip connections in a derived cell of a normal kind (P-DARTS: 2), by whatever rule derives."""
     derive: str = "argmax"
     """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
     shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these
