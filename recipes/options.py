@@ -176,8 +176,8 @@ class SearchOptions(RunOptions):
     nasbench_macro."""
     estimator: str = "reinmax"
     """Gradient estimator: reinmax, reinmax_beta, reinmax_rao, reinmax_cv, st, st_gumbel, gumbel_rao, gst,
-    redge, reindge, softmax, concrete, dirichlet, reinforce, reinforce_loo, double_cv or reinforce_critic;
-    with settings if wanted: gumbel_rao:samples=20."""
+    redge, reindge, softmax, concrete, dirichlet, reinforce, reinforce_loo, double_cv, reinforce_critic or
+    sigmoid; with settings if wanted: gumbel_rao:samples=20."""
     tau: str | None = None
     """Temperature: a number, or START:END for a linear schedule (default: the estimator's own)."""
     edge_gradient: Literal["lean", "compiled", "captured", "dense", "surrogate"] = "lean"
@@ -223,8 +223,8 @@ class SearchOptions(RunOptions):
     truth on a fixed validation batch? 0: none. All architectures of micro are run for it, elsewhere
     a thousand."""
     terms: tuple[str, ...] = ()
-    """What the architecture step minimises beside the loss: beta_decay, entropy or uniform_decay, each with
-    settings if wanted: entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""
+    """What the architecture step minimises beside the loss: beta_decay, entropy, uniform_decay or zero_one
+    (with sigmoid), each with settings if wanted: entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""
     keep_weights_every: int = option(0, at_least=0, free=True)
     """Epochs between files of the shared weights, which `ablate.py rank --epochs` compares; 0: none."""
     policy: str = "draw"
