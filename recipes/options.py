@@ -206,6 +206,9 @@ class SearchOptions(RunOptions):
     stop_entropy: float = option(0.0, at_least=0)
     """End the search, and select, after an epoch in which the mean entropy of the decisions falls below so
     many nats; 0: do all epochs."""
+    stop_skips: int = option(0, at_least=0)
+    """End the search, and select, after an epoch in which the most probable candidates make so many skip
+    connections in a cell of a normal kind (DARTS+: 2); 0: do all epochs."""
     val_fraction: float = option(0.5, above=0, below=1)
     """Part of the training images that serves the architecture steps where the data set has no validation
     part of its own."""

@@ -15,7 +15,7 @@ import nas
 import search_spaces
 from nas.bilevel import Bilevel
 from nas.bilevel.budget import Budget
-from nas.bilevel.skips import skip_limits
+from nas.bilevel.skips import most_skips, skip_limits
 from nas.bilevel.unroll import frozen
 from recipes import InputError
 from search_spaces import operations, skips
@@ -338,6 +338,45 @@ def test_with_a_budget_both_are_kept():
             nas.search(space, max_skips=1, budget="parameters=8k" if space is two else (), **SMALL)
 
 
+# The end of a search (DARTS+)
+
+
+def test_a_search_ends_when_it_has_come_to_two_skips_and_so_does_one_in_pieces(tmp_path, monkeypatch):
+    """The logits go where a script has them; with fewer skips derived than ended it."""
+    options = {"epochs": 6, "warmup_epochs": 1, "stop_skips": 2, "max_skips": 1} | SMALL
+    original = Bilevel.architecture_step
+
+    def step(self, valid, train, generator, progress=0.0):
+        logits, epoch = self.architecture.logits, int(progress * 6)
+        with torch.no_grad():
+            logits.zero_()
+            for row in range(3):
+                logits[row, 1 if row < epoch - 1 else 3] = 1.0  # none in the first, one in the second, ...
+        return original(self, valid, train, generator, progress)
+
+    monkeypatch.setattr(Bilevel, "architecture_step", step)
+    whole = nas.search("micro", **options)
+    assert len(whole.history) == 4
+    cells = [whole.space.parse(line["genotype"]) for line in whole.history[1:]]
+    assert [most_skips(whole.space, cell) for cell in cells] == [0, 1, 1]
+    assert most_skips(whole.space, whole.genotype) == 1
+    result = nas.search("micro", out=tmp_path / "run", callback=bool, **options)
+    while result.stopped:
+        result = nas.search(out=tmp_path / "run", resume=True, callback=bool)
+    assert result.history == whole.history
+    assert len(nas.search("micro", **options | {"stop_skips": 4}).history) == 6  # there are three edges
+
+
+def test_what_counts_is_the_normal_cell_with_most():
+    space = search_spaces.get("s2")
+    scores = torch.zeros(space.num_slots, 2)
+    for row, slot in enumerate(space.slots):
+        scores[row, 0 if slot.cell == "reduce" or slot.target == 2 else 1] = 1.0
+    assert most_skips(space, space.discretise(scores)) == 2
+    chain = search_spaces.get("nasbench_macro")
+    assert most_skips(chain, chain.parse("10120010")) == 2
+
+
 # Both
 
 
@@ -367,6 +406,7 @@ def test_steps_do_not_wait_for_a_gpu(edge_gradient):
             r"`skip_dropout`: no edge of the space 's4' can be a",
         ),
         ({"space": "s4", "max_skips": 2}, r"`max_skips`: no edge of the space 's4' can be a skip"),
+        ({"space": "s4", "stop_skips": 2}, r"`stop_skips`: no edge of the space 's4' can be a skip"),
         ({"max_skips": -1}, r"`max_skips` is -1, expected a number of at least 0"),
     ],
 )

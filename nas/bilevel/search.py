@@ -20,7 +20,7 @@ from nas.bilevel.front import Front, front_messages, write_front
 from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
 from nas.bilevel.rules import collapse_warnings
-from nas.bilevel.skips import SkipSchedules
+from nas.bilevel.skips import SkipSchedules, most_skips
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import draw_value, logits_value
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
@@ -302,8 +302,13 @@ class Search:
         return self.weights() if every and epoch % every == 0 else None
 
     def has_settled(self, epoch: int) -> bool:
-        """Whether the decisions are as clear as the options ask for, after so many epochs."""
-        return epoch > self.options.warmup and self.architecture.entropy() < self.options.stop_entropy
+        """Whether the decisions are as clear as the options ask for, or make as many skip connections, after
+        so many epochs."""
+        if epoch <= self.options.warmup:
+            return False
+        likely = self.space.discretise(self.architecture.log_probabilities())
+        too_many = 0 < self.options.stop_skips <= most_skips(self.space, likely)
+        return too_many or self.architecture.entropy() < self.options.stop_entropy
 
     def would_find(self) -> Genotype:
         """The architecture of the most probable candidates that are within the budget now."""

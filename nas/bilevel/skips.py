@@ -1,5 +1,5 @@
-"""What a search does about skip connections: schedules of the strengths that its supernet has, and how many
-of them are derived."""
+"""What a search does about skip connections: schedules of the strengths that its supernet has, how many of
+them are derived, and how many there are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from estimators import Schedule
 from recipes import InputError, SearchOptions
-from search_spaces import SearchSpace, operations
+from search_spaces import Genotype, SearchSpace, operations
 from search_spaces.cost import CostTable
 from search_spaces.skeleton import Skeleton
 
@@ -34,6 +34,7 @@ class SkipSchedules:
             "auxiliary_skip": (options.auxiliary_skip, space.skip is not None),
             "skip_dropout": (options.skip_dropout, space.has_skips),
             "max_skips": (options.max_skips, space.has_skips),
+            "stop_skips": (options.stop_skips or None, space.has_skips),
         }
         for name, (wanted, there) in asked.items():
             if wanted is not None and not there:
@@ -59,6 +60,16 @@ def _schedule(name: str, text: str | None, words: str, fits: Callable[[float], b
     if not (fits(schedule.start) and fits(schedule.end)):
         raise InputError(f"`{name}` is '{text}', expected numbers {words}")
     return schedule
+
+
+def most_skips(space: SearchSpace, genotype: Genotype) -> int:
+    """Skip connections in that kind of normal cell of an architecture which has most of them.
+
+    Source: Liang et al., 2019, "DARTS+: Improved Differentiable Architecture Search with Early Stopping",
+    arXiv 1909.06035, which ends a search at two.
+    """
+    skips = operations.count(genotype, "skip")
+    return max(skips[cell] for cell in space.normal_cells)
 
 
 def skip_limits(space: SearchSpace, most: int | None) -> tuple[tuple[CostTable, int], ...]:
