@@ -21,6 +21,7 @@ from estimators.reinmax import ReinMax, ReinMaxBeta
 from estimators.reinmax_cv import ReinMaxCV
 from estimators.reinmax_rao import ReinMaxRao
 from estimators.schedule import Schedule
+from estimators.sigmoid import Sigmoid
 from estimators.softmax import Softmax
 from estimators.st_gumbel import StraightThroughGumbel
 from estimators.straight_through import StraightThrough
@@ -48,6 +49,7 @@ _BUILTIN: tuple[type[Estimator], ...] = (
     ReinforceLeaveOneOut,
     DoubleCV,
     ReinforceCritic,
+    Sigmoid,
 )
 _GUMBEL = "the straight-through Gumbel-softmax is st_gumbel"
 _ELSEWHERE = {
@@ -56,6 +58,7 @@ _ELSEWHERE = {
     "darts": "the mixture of all candidates of DARTS is softmax; `preset=darts-first-order` and "
     "`preset=darts-second-order` have its recipe",
     "snas": "the relaxed draw of SNAS is concrete",
+    "fairdarts": "the independent weights of FairDARTS are sigmoid; `preset=darts-fairdarts` has its recipe",
     "drnas": "the Dirichlet draw of DrNAS is dirichlet",
     "gumbel": _GUMBEL,
     "gumbel_softmax": f"{_GUMBEL}, the relaxed one concrete",
@@ -72,8 +75,8 @@ _REGISTRY: Registry[type[Estimator]] = Registry(
 
 
 def names() -> list[str]:
-    """Names of all estimators."""
-    return _REGISTRY.names()
+    """Names of all estimators of a choice: those whose candidates exclude each other."""
+    return [name for name in _REGISTRY.names() if family(name).exclusive]
 
 
 def family(name: str) -> type[Estimator]:

@@ -32,6 +32,8 @@ class Estimator(ABC):
         name: registry name.
         discrete: whether draws are one-hot. A dense estimator returns a mixture instead.
         stochastic: whether draws are random.
+        exclusive: whether candidates of a row exclude each other, so that its draws sum to one; where not,
+            each has a probability of its own, and there is no choice whose mean loss has a gradient.
         signal: what the estimate is made from: the `gradient` at the draw, which its backward pass takes,
             or the value of the `loss`, or `both`, which go to the method `gradient`.
         learns: whether it remembers past draws of the problem at hand, and estimates better for it.
@@ -44,6 +46,7 @@ class Estimator(ABC):
     name: ClassVar[str]
     discrete: ClassVar[bool] = True
     stochastic: ClassVar[bool] = True
+    exclusive: ClassVar[bool] = True
     signal: Literal["gradient", "loss", "both"] = "gradient"
     learns: ClassVar[bool] = False
     tau_range: ClassVar[tuple[float, float]] = (1e-3, 1e3)
@@ -96,7 +99,7 @@ class Estimator(ABC):
         """Implement `__call__` for checked logits."""
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Mean of the draws, or of what they relax: (..., K), rows sum to one."""
+        """Mean of the draws, or of what they relax: (..., K), rows sum to one if candidates are exclusive."""
         return widen(logits).softmax(-1)
 
     def gradient(

@@ -176,8 +176,8 @@ class SearchOptions(RunOptions):
     nasbench_macro."""
     estimator: str = "reinmax"
     """Gradient estimator: reinmax, reinmax_beta, reinmax_rao, reinmax_cv, st, st_gumbel, gumbel_rao, gst,
-    redge, reindge, softmax, concrete, dirichlet, reinforce, reinforce_loo, double_cv or reinforce_critic;
-    with settings if wanted: gumbel_rao:samples=20."""
+    redge, reindge, softmax, concrete, dirichlet, reinforce, reinforce_loo, double_cv, reinforce_critic or
+    sigmoid; with settings if wanted: gumbel_rao:samples=20."""
     tau: str | None = None
     """Temperature: a number, or START:END for a linear schedule (default: the estimator's own)."""
     edge_gradient: Literal["lean", "compiled", "captured", "dense", "surrogate"] = "lean"
@@ -206,6 +206,9 @@ class SearchOptions(RunOptions):
     stop_entropy: float = option(0.0, at_least=0)
     """End the search, and select, after an epoch in which the mean entropy of the decisions falls below so
     many nats; 0: do all epochs."""
+    stop_skips: int = option(0, at_least=0)
+    """End the search, and select, after an epoch in which the most probable candidates make so many skip
+    connections in a cell of a normal kind (DARTS+: 2); 0: do all epochs."""
     val_fraction: float = option(0.5, above=0, below=1)
     """Part of the training images that serves the architecture steps where the data set has no validation
     part of its own."""
@@ -223,14 +226,22 @@ class SearchOptions(RunOptions):
     truth on a fixed validation batch? 0: none. All architectures of micro are run for it, elsewhere
     a thousand."""
     terms: tuple[str, ...] = ()
-    """What the architecture step minimises beside the loss: beta_decay, entropy or uniform_decay, each with
-    settings if wanted: entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""
+    """What the architecture step minimises beside the loss: beta_decay, entropy, uniform_decay or zero_one
+    (with sigmoid), each with settings if wanted: entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""
     keep_weights_every: int = option(0, at_least=0, free=True)
     """Epochs between files of the shared weights, which `ablate.py rank --epochs` compares; 0: none."""
     policy: str = "draw"
     """What a weight step trains: draw (an architecture from the estimator), uniform (any, with equal
     probability), fair (as many as a slot has candidates, every candidate once) or perturbed (the mixture of
     all near the probabilities)."""
+    auxiliary_skip: str | None = None
+    """Strength of a skip connection that is added to every edge while searching, whatever is drawn: a number,
+    or START:END for a linear schedule, such as 1:0 (DARTS-). Derived networks have none."""
+    skip_dropout: str | None = None
+    """Probability that a value behind a skip connection is dropped while searching: a number, or START:END
+    for a linear schedule, such as 0.3:0 (P-DARTS)."""
+    max_skips: int | None = option(None, at_least=0)
+    """Most skip connections in a derived cell of a normal kind (P-DARTS: 2), by whatever rule derives."""
     derive: str = "argmax"
     """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
     shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these

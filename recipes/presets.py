@@ -50,6 +50,7 @@ SEARCH: dict[str, dict[str, Any]] = {
     "nasbench201-beta-darts": _DENSE_201 | {"terms": ("beta_decay:weight=0:50",)},
     "nasbench201-darts-pt": _DENSE_201 | {"derive": "perturbation:5"},
     "nasbench201-sdarts-rs": _DENSE_201 | {"policy": "perturbed:epsilon=0.03:0.3"},
+    "nasbench201-darts-minus": _DENSE_201 | {"auxiliary_skip": "1:0"},
     "nasbench201-spos": _PATHS_201 | {"policy": "uniform", "derive": "evolution:1000"},
     "nasbench201-fairnas": _PATHS_201 | {"policy": "fair", "derive": "evolution:1000"},
     "nasbench201-gdas": {
@@ -84,6 +85,15 @@ SEARCH: dict[str, dict[str, Any]] = {
     },
     "darts-first-order": _DARTS_SEARCH,
     "darts-second-order": _DARTS_SEARCH | {"order": 2, "arch_clip": 1.0},
+    "darts-darts-minus": _DARTS_SEARCH | {"auxiliary_skip": "1:0"},
+    "darts-fairdarts": _DARTS_SEARCH
+    | {
+        "estimator": "sigmoid",
+        "terms": ("zero_one:weight=10",),
+        "batch_size": 128,
+        "lr": 0.005,
+        "arch_lr": 3e-3,
+    },
 }
 
 FINAL: dict[str, dict[str, Any]] = {
@@ -124,6 +134,8 @@ ABOUT = {
     "nasbench201-beta-darts": "Ye et al., 2022, arXiv 2203.01665: beta-DARTS",
     "nasbench201-darts-pt": "Wang et al., 2021, arXiv 2108.04392: DARTS-PT",
     "nasbench201-sdarts-rs": "Chen & Hsieh, 2020, arXiv 2002.05283: SDARTS with random perturbations",
+    "nasbench201-darts-minus": "Chu et al., 2021, arXiv 2009.01027: DARTS-, with the recipe of the others in "
+    "this space: its authors' code has the spaces of DARTS only",
     "nasbench201-spos": "Guo et al., 2020, arXiv 1904.00420: single uniform paths, then evolution",
     "nasbench201-fairnas": "Chu et al., 2021, arXiv 1907.01845: strictly fair paths, then evolution",
     "quick": "the defaults: a small network, trained or searched on a laptop in about a minute",
@@ -133,16 +145,21 @@ ABOUT = {
     "short trainings; it makes the images of folder:PATH small",
     "darts-first-order": "Liu et al., 2019, arXiv 1806.09055, appendix A.1: the search of DARTS",
     "darts-second-order": "the same with one unrolled weight step",
+    "darts-darts-minus": "Chu et al., 2021, arXiv 2009.01027: DARTS-, by its authors' code, which ran it with "
+    "--space s1 to s4, too",
+    "darts-fairdarts": "Chu et al., 2020, arXiv 1911.12126: FairDARTS, by its authors' code",
     "nasbench201-200": "Dong & Yang, 2020, arXiv 2001.00326: the benchmark's training for 200 epochs",
     "darts-600": "Liu et al., 2019, arXiv 1806.09055, appendix A.2: the training of DARTS on CIFAR-10",
 }
 
-# What the method of a preset is reported to reach: accuracy (%) on CIFAR-10 after 200 epochs, and where.
+# What the method of a preset is reported to reach: accuracy (%) on CIFAR-10, of NAS-Bench-201's cells after
+# its 200 epochs, and where.
 PUBLISHED = {
     "nasbench201-darts": ("54.30 ± 0.00", "3 seeds, NAS-Bench-201, as the authors of DrNAS quote it"),
     "nasbench201-gdas": ("93.61 ± 0.09", "3 seeds, NAS-Bench-201, as TE-NAS, arXiv 2102.11535, quotes it"),
     "nasbench201-drnas": ("94.36 ± 0.00", "4 seeds, README of xiangning-chen/DrNAS"),
     "nasbench201-beta-darts": ("94.36 ± 0.00", "as later papers quote it"),
+    "darts-fairdarts": ("97.46 ± 0.05", "7 searches, 600 epochs each, README of xiaomi-automl/FairDARTS"),
     "nasbench201-darts-pt": ("88.2", "2 seeds, the author in issue 6 of ruocwang/darts-pt"),
 }
 

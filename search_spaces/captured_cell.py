@@ -29,13 +29,15 @@ Key = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Edge:
-    """An edge, with its row of the draw and its candidates; `nothing(x)` is a target that is zero."""
+    """An edge, with its row of the draw and its candidates; `nothing(x)` is a target that is zero, and
+    `auxiliary` is added whatever is drawn."""
 
     source: int
     target: int
     row: int
     candidates: Sequence[Split]
     nothing: Callable[[Tensor], Tensor]
+    auxiliary: Split | None = None
 
 
 class Piece:
@@ -100,22 +102,25 @@ class _Operation(nn.Module):
 
 
 class _Candidate:
-    """The two passes of a candidate of an edge, in the places of a cell.
+    """The two passes of a candidate of an edge, or of what is added to it, in the places of a cell.
+
+    Args:
+        column: of the candidate in the draw; None for what is added.
 
     Attributes:
         parameters, gradients: those that are trained, and where their gradients are left.
         product: where <dL/dy, y> is left, if y may be random and cannot be had again; else None.
     """
 
-    def __init__(self, places: _Places, edge: Edge, column: int, pool: Any) -> None:
-        self.places, self.edge, self.column = places, edge, column
-        self.split = edge.candidates[column]
+    def __init__(self, places: _Places, edge: Edge, split: Split, column: int | None, pool: Any) -> None:
+        self.places, self.edge, self.split, self.column = places, edge, split, column
         self.module = _Operation(self.split)
         trained = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
         self.names, self.parameters = [name for name, _ in trained], [p for _, p in trained]
         self.gradients = [torch.zeros_like(p) for p in self.parameters]
         drawn = self.split.norm is None and any(not isinstance(m, nn.Identity) for m in self.split.body)
-        self.product = torch.zeros_like(places.products[0, 0]) if drawn and places.learns else None
+        wanted = drawn and places.learns and column is not None
+        self.product = torch.zeros_like(places.products[0, 0]) if wanted else None
         self.forward = Piece(self._forward, places.device, pool)
         self.backward = Piece(self._backward, places.device, pool)
 
@@ -171,12 +176,14 @@ class _Places:
             self.grads = [torch.zeros_like(x) for x in self.values]
             dtype = torch.promote_types(inputs[0].dtype, torch.float32)
             self.products = torch.zeros(shape, device=self.device, dtype=dtype)
-        self.candidates: dict[tuple[int, int], _Candidate] = {}
+        self.candidates: dict[tuple[int, int | None], _Candidate] = {}
         for i, edge in enumerate(edges):
             pool = _pool(self.device)
             for k, split in enumerate(edge.candidates):
                 if not split.is_zero:
-                    self.candidates[i, k] = _Candidate(self, edge, k, pool)
+                    self.candidates[i, k] = _Candidate(self, edge, split, k, pool)
+            if edge.auxiliary is not None:
+                self.candidates[i, None] = _Candidate(self, edge, edge.auxiliary, None, _pool(self.device))
         self.all_products = Piece(self._all_products, self.device, _pool(self.device))
 
     def autocast(self) -> torch.autocast:
@@ -215,7 +222,8 @@ class CapturedCell:
     def __init__(self, edges: Sequence[Edge], outputs: Sequence[int]) -> None:
         self.edges = sorted(edges, key=lambda edge: edge.target)
         self.outputs = tuple(outputs)
-        found = (p for edge in edges for split in edge.candidates for p in _parameters(split))
+        splits = (s for edge in edges for s in (*edge.candidates, edge.auxiliary) if s is not None)
+        found = (p for split in splits for p in _parameters(split))
         self.one = next(found, None)  # parameters are frozen together
         self.places: dict[Key, _Places] = {}
 
@@ -245,7 +253,7 @@ class CapturedCell:
         if key not in self.places:
             self.places[key] = _Places(self.edges, inputs, shape, learns)
         places = self.places[key]
-        drawn = ((i, chosen[edge.row]) for i, edge in enumerate(self.edges))
+        drawn = ((i, k) for i, edge in enumerate(self.edges) for k in (chosen[edge.row], None))
         run = [places.candidates[pair] for pair in drawn if pair in places.candidates]
         tensors = (*inputs, *(p for candidate in run for p in candidate.parameters))
         found: tuple[Tensor, ...] = _Pass.apply(  # type: ignore[no-untyped-call]

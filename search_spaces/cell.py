@@ -20,8 +20,9 @@ from search_spaces.depthwise import recorded
 from search_spaces.exact_gradient import RecordedEdge, Recorder
 from search_spaces.mixed_edge import RECORDED, Choice, MixedEdge
 from search_spaces.operations import DropPath, Norm, Zero
+from search_spaces.skips import AuxiliarySkip, SkipDropout, Strength
 from search_spaces.slot import ABSENT
-from search_spaces.split import Cache
+from search_spaces.split import Cache, Split
 
 
 class PlannedEdge(NamedTuple):
@@ -50,18 +51,37 @@ class CellPlan:
 
 @dataclass(frozen=True)
 class EdgeFactory:
-    """Makes the module of an edge; `frame_norm` is the normalisation of what is around the cells."""
+    """Makes the module of an edge; `frame_norm` is the normalisation of what is around the cells.
+
+    Attributes:
+        pool_norm: whether pooling candidates are normalised, as DARTS does in the supernet only.
+        skip, auxiliary_skip: the operation that is added to every mixed edge, and its strength, if wanted.
+        skip_dropout: the probability of dropout behind candidates that are the identity, if wanted.
+    """
 
     edge_norm: Norm
     frame_norm: Norm
-    pool_norm: bool = False  # DARTS normalises pooling candidates, in the supernet only
+    pool_norm: bool = False
+    skip: str | None = None
+    auxiliary_skip: Strength | None = None
+    skip_dropout: Strength | None = None
 
     def edge(self, planned: PlannedEdge, channels_in: int, channels_out: int, stride: int) -> nn.Module:
         """(B, channels_in, H, W) to (B, channels_out, ceil(H / stride), ceil(W / stride))."""
         if planned.operation is not None:
             return self._operation(planned.operation, channels_in, channels_out, stride)
-        candidates = ((n, self._operation(n, channels_in, channels_out, stride)) for n in planned.candidates)
-        return MixedEdge(candidates, Zero(channels_out, stride))
+        candidates = ((n, self._candidate(n, channels_in, channels_out, stride)) for n in planned.candidates)
+        mixed = MixedEdge(candidates, Zero(channels_out, stride))
+        if self.auxiliary_skip is not None and self.skip is not None:
+            skip = self._operation(self.skip, channels_in, channels_out, stride)
+            mixed.auxiliary = AuxiliarySkip(skip, self.auxiliary_skip)
+        return mixed
+
+    def _candidate(self, name: str, channels_in: int, channels_out: int, stride: int) -> nn.Module:
+        module = self._operation(name, channels_in, channels_out, stride)
+        if self.skip_dropout is not None and type(module) is nn.Identity:
+            return SkipDropout(self.skip_dropout)
+        return module
 
     def _operation(self, name: str, channels_in: int, channels_out: int, stride: int) -> nn.Module:
         module = operations.build(name, channels_in, channels_out, stride, self.edge_norm)
@@ -110,6 +130,9 @@ class Cell(nn.Module):
                     )
                     if y is not None:
                         terms.append(y)
+                    module = self.edges[i]
+                    if isinstance(module, MixedEdge) and module.auxiliary is not None:
+                        terms.append(module.auxiliary(x))
             total = _sum(terms) if terms else self._nothing(target, states)
             states.append(total if recorder is None else recorder.node(target, total))
         return self._together([states[node] for node in self._outputs])
@@ -139,7 +162,10 @@ class Cell(nn.Module):
             edges = []
             for planned, edge in zip(self.plan.edges, self.edges, strict=True):
                 assert isinstance(edge, MixedEdge)
-                edges.append(Edge(planned.source, planned.target, planned.row, edge.splits, edge.nothing))
+                auxiliary = None if edge.auxiliary is None else Split.of(edge.auxiliary)
+                edges.append(
+                    Edge(planned.source, planned.target, planned.row, edge.splits, edge.nothing, auxiliary)
+                )
             self._pieces = CapturedCell(edges, self._outputs)
         return self._pieces
 

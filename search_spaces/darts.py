@@ -67,6 +67,14 @@ class DartsSpace(SearchSpace):
             *cell_slots("reduce", self.inputs, self.nodes, reduce, "reduce "),
         )
 
+    @property
+    def skip(self) -> str:
+        return "skip_connect"  # as in DARTS-, also where it is no candidate (s4)
+
+    @property
+    def normal_cells(self) -> tuple[str, ...]:
+        return ("normal",)
+
     @cached_property
     def _into(self) -> dict[tuple[str, int], list[Slot]]:
         """The slots that lead to every node."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.operations import Zero
+from search_spaces.skips import AuxiliarySkip
 from search_spaces.split import Split
 
 EDGE_GRADIENTS = ("lean", "compiled", "captured", "dense", "surrogate")
@@ -76,6 +77,7 @@ class MixedEdge(nn.Module):
         nothing: the value of the edge where it is absent.
 
     Attributes:
+        auxiliary: what the cell adds to the value of the edge, whatever is drawn; None: nothing.
         edge_gradient: where the gradient of one-hot weights comes from: `lean`, the cell adds it (see
             `exact_gradient`); `compiled`, likewise, by a compiled function; `captured`, likewise, and all
             passes of a cell in few launches (see `captured_cell`); `dense`, plain autograd
@@ -89,6 +91,7 @@ class MixedEdge(nn.Module):
         self.candidates = nn.ModuleDict(dict(candidates))
         self.operations = list(self.candidates.values())
         self.nothing = nothing
+        self.auxiliary: AuxiliarySkip | None = None
 
     @cached_property
     def splits(self) -> list[Split]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from search_spaces.feature_maps import FeatureMaps, Stage, chosen
 from search_spaces.mixed_edge import EDGE_GRADIENTS, Choice, Draw, MixedEdge, read_draw
 from search_spaces.operations import DropPath
+from search_spaces.skips import Strength
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Skeleton(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.drop_path: DropPath | None = None  # of the class, it would hide the module of a network
+        self.auxiliary_skip: Strength | None = None
+        self.skip_dropout: Strength | None = None
 
     def features(
         self, x: Tensor, choice: Choice | None, seen: FeatureMaps | None = None
@@ -168,6 +171,13 @@ class Skeleton(nn.Module):
         """Set the drop-path probability in [0, 1) of a network built with drop-path."""
         if self.drop_path is not None:
             self.drop_path.probability.fill_(probability)
+
+    def set_skips(self, auxiliary: float, dropout: float) -> None:
+        """Set the strength of the auxiliary skip connections of a supernet, and the probability of dropout
+        behind its skip connections, where it has them."""
+        for strength, value in ((self.auxiliary_skip, auxiliary), (self.skip_dropout, dropout)):
+            if strength is not None:
+                strength.set(value)
 
     def set_edge_gradient(self, mode: str) -> None:
         """Choose how mixed edges get their gradient: one of EDGE_GRADIENTS."""

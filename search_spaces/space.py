@@ -17,6 +17,7 @@ from search_spaces.cell import CellPlan, EdgeFactory, PlannedEdge
 from search_spaces.genotype import CellGenotype, Edge, Genotype, GenotypeError
 from search_spaces.operations import candidate_norm, derived_norm, supernet_norm
 from search_spaces.skeleton import Size, Skeleton
+from search_spaces.skips import Strength
 from search_spaces.slot import ABSENT, Slot
 from search_spaces.written import Written, WrittenCell, WrittenEdge
 
@@ -87,10 +88,25 @@ class SearchSpace(ABC):
         """All candidates, in the order of their first appearance."""
         return tuple(dict.fromkeys(name for slot in self.slots for name in slot.candidates))
 
+    @property
+    def has_skips(self) -> bool:
+        """Whether a skip connection is among the candidates."""
+        return any(operations.family(name) == "skip" for name in self.operations)
+
+    @property
+    def skip(self) -> str | None:
+        """The operation that is a skip connection on any edge; by default the first candidate that is one."""
+        return next((name for name in self.operations if operations.family(name) == "skip"), None)
+
     @cached_property
     def cell_names(self) -> tuple[str, ...]:
         """Kinds of cell."""
         return tuple(dict.fromkeys(slot.cell for slot in self.slots))
+
+    @property
+    def normal_cells(self) -> tuple[str, ...]:
+        """Kinds of cell that keep the resolution; by default all."""
+        return self.cell_names
 
     @cached_property
     def _rows(self) -> dict[tuple[str, int, int], int]:
@@ -317,13 +333,26 @@ class SearchSpace(ABC):
         in_channels: int = 3,
         edge_gradient: str = "lean",
         planned_size: int = 32,
+        auxiliary_skip: bool = False,
+        skip_dropout: bool = False,
     ) -> Skeleton:
         """The supernet: the same skeleton with a mixed edge wherever an edge can be.
 
         Args:
             edge_gradient: one of EDGE_GRADIENTS; see `mixed_edge`.
+            auxiliary_skip: add a skip connection to every edge, whatever is drawn, whose strength starts at 0
+                (`set_skips`).
+            skip_dropout: build dropout in behind candidates that are the identity, whose probability starts
+                at 0 (`set_skips`).
+
+        Raises:
+            ValueError: the space has no skip connection.
         """
-        factory = EdgeFactory(candidate_norm, supernet_norm, self.pool_norm)
+        for wanted, there in ((auxiliary_skip, self.skip is not None), (skip_dropout, self.has_skips)):
+            if wanted and not there:
+                raise ValueError(f"the space '{self.name}' has no skip connection")
+        auxiliary, dropout = Strength() if auxiliary_skip else None, Strength() if skip_dropout else None
+        factory = EdgeFactory(candidate_norm, supernet_norm, self.pool_norm, self.skip, auxiliary, dropout)
         size = Size(
             channels or self.channels,
             cells or self.cells,
@@ -333,6 +362,7 @@ class SearchSpace(ABC):
         )
         network = self.skeleton(self.plans(), factory, size)
         network.is_supernet = True
+        network.auxiliary_skip, network.skip_dropout = auxiliary, dropout
         network.set_edge_gradient(edge_gradient)
         return network
 

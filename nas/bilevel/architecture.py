@@ -57,9 +57,15 @@ class Architecture:
         return p.clamp_min(torch.finfo(p.dtype).tiny).log()
 
     def entropy(self) -> float:
-        """Mean entropy of the decisions, in nats."""
+        """Mean entropy of the decisions, in nats; where candidates do not exclude each other, each of them is
+        a decision."""
         log_p = self.log_probabilities()
-        return float(-(log_p.exp() * log_p).sum(-1).mean())
+        terms = -log_p.exp() * log_p
+        if self.estimator.exclusive:
+            return float(terms.sum(-1).mean())
+        q = (1 - self.probabilities()).clamp(torch.finfo(log_p.dtype).tiny, 1)
+        terms = terms - q * q.log()
+        return float((terms if self.mask is None else terms[self.mask]).mean())
 
     def draw(self, generator: torch.Generator) -> Draw:
         """A draw that nothing is learned from: the chosen indices, or a dense mixture (E, K)."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nas.bilevel.skips import skip_limits
 from nas.data import DataSet
 from nas.genotypes import cells_of
 from nas.latency_table import LatencyTable
@@ -32,17 +33,24 @@ class Budget:
         size: of the network that the limits speak of.
         costs: of all architectures, by kind; may be missing where there are no limits.
         limits: by kind.
+        counts: further limits of additive tables that are no costs: nothing draws the search there.
     """
 
     space: SearchSpace
     size: NetworkSize
     costs: Mapping[str, CostTable]
     limits: Mapping[str, int]
+    counts: tuple[tuple[CostTable, int], ...] = ()
+
+    @property
+    def _bounds(self) -> list[tuple[CostTable, int]]:
+        """All tables that have limits, with these."""
+        return [*((self.costs[kind], limit) for kind, limit in self.limits.items()), *self.counts]
 
     def derive(self, scores: Tensor) -> Genotype:
         """The architecture of the highest sum of scores (E, K) that is within the limits."""
         best = self.space.discretise(scores)
-        if not self.limits:
+        if not self._bounds:
             return best
         choice = self.space.choice(best)
         if is_connected(self.space, choice) and self._holds(choice):
@@ -55,7 +63,7 @@ class Budget:
     def fit(self, genotype: Genotype) -> Genotype | None:
         """The architecture if it is within the limits, or as soon as edges that lead nowhere are `none`; else
         None."""
-        if not self.limits:
+        if not self._bounds:
             return genotype
         choice = self.space.choice(genotype)
         found = fit(self.space, choice, *self._room())
@@ -82,20 +90,22 @@ class Budget:
     def require_reachable(self) -> None:
         """Raise InputError where the space has rules or costs of its own that limits cannot know, or nothing
         in it is within the limits."""
-        if not self.limits:
+        if not self._bounds:
             return
         draws = torch.Generator().manual_seed(0)
         for _ in range(_CHECKED):
             scores = torch.randn(self.space.num_slots, self.space.width, generator=draws)
             genotype = self.space.discretise(scores)
-            tables = [self.costs[kind].table for kind in self.limits]
+            tables, _ = self._room()
             found = derive(self.space, scores, tables, [_ENDLESS] * len(tables))
             connected = is_connected(self.space, self.space.choice(genotype))
             if connected and (found is None or self._genotype(found) != genotype):
                 raise InputError(
                     f"the space '{self.space.name}' derives by rules of its own, which budgets do not know: "
-                    "drop `budget`"
+                    "drop `budget` and `max_skips`"
                 )
+            if not self.limits:
+                continue
             with torch.device("meta"):
                 network = self.size.network(self.space, genotype)
             counted = {
@@ -120,6 +130,9 @@ class Budget:
         return ends[0], ends[1]
 
     def _unreachable(self) -> str:
+        few = f" with `max_skips={self.counts[0][1]}`" if self.counts else ""
+        if not self.limits:
+            return f"the space '{self.space.name}' has no architecture{few}: raise it"
         size = self.size
         place = f"channels={size.channels}, cells={size.cells}, images of {size.image_size[0]} pixels"
         ranges = {kind: self.reach(kind) for kind in self.limits}
@@ -131,18 +144,17 @@ class Budget:
         asked = " ".join(f"{kind}={format_cost(kind, limit)}" for kind, limit in self.limits.items())
         what = "no architecture of" if low else "no single architecture of"
         return (
-            f"`budget` {asked}: {what} the space '{self.space.name}' is within it; at {place} there is "
+            f"`budget` {asked}: {what} the space '{self.space.name}'{few} is within it; at {place} there is "
             f"{reaches}: raise it, or make the network smaller"
         )
 
     def _room(self) -> tuple[list[Tensor], list[int]]:
         """The tables that have limits, and what these leave to the candidates."""
-        tables = [self.costs[kind] for kind in self.limits]
-        room = [limit - t.fixed for t, limit in zip(tables, self.limits.values(), strict=True)]
-        return [table.table for table in tables], room
+        room = [limit - table.fixed for table, limit in self._bounds]
+        return [table.table for table, _ in self._bounds], room
 
     def _holds(self, choice: list[int]) -> bool:
-        return all(self.costs[kind].of(choice) <= limit for kind, limit in self.limits.items())
+        return all(table.of(choice) <= limit for table, limit in self._bounds)
 
     def _taken(self, genotype: Genotype) -> list[int]:
         """The choice of a genotype, ABSENT where it has no edge."""
@@ -195,7 +207,7 @@ def build(
     if latencies is not None:
         latencies.require_size(size)
         costs["latency"] = latencies.costs
-    budget = Budget(space, size, costs, limits)
+    budget = Budget(space, size, costs, limits, skip_limits(space, options.max_skips))
     budget.require_reachable()
     budgets = [budget.only(kind, limit) for limit in several]
     for one in budgets[:-1]:

@@ -67,7 +67,7 @@ class BudgetTerm(Term):
         """(J,) float64, the expected cost of each kind; has a graph to the logits (E, K), -inf where there is
         no candidate."""
         p = self.estimator.probabilities(logits).double()
-        if self.budget.space.edges_per_node is not None:
+        if self.budget.space.edges_per_node is not None or not self.estimator.exclusive:
             p = torch.where(self._derivable, p, 0.0)
             p = p / p.sum(-1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
         p = p * self._kept.unsqueeze(-1)

@@ -13,6 +13,7 @@ from estimators import CategoricalEstimator, Estimator, Schedule
 from nas.bilevel.policies import POLICIES, Policy
 from nas.bilevel.rule import Rule
 from nas.bilevel.rules import RULES
+from nas.bilevel.skips import SkipSchedules
 from nas.bilevel.terms import TERMS, Term
 from nas.data import DataSet
 from nas.genotypes import cells_of
@@ -89,6 +90,7 @@ def without_data(
     policy = _named("policy", POLICIES, given.get("policy", options.policy))
     rule = _named("derive", RULES, given.get("derive", options.derive))
     cells_of(space, options.cells)
+    SkipSchedules.of(options, space)
     return space, estimator, schedule, terms, policy, rule
 
 

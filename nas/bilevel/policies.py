@@ -78,7 +78,7 @@ class FairPolicy(Policy):
 class PerturbedPolicy(Policy):
     """The mixture of all candidates near the probabilities that are learned: each plus uniform noise from
     -epsilon to epsilon, clipped to [0, 1], with the sum 1 in every slot; where nothing is left, the
-    likeliest.
+    likeliest. Where candidates do not exclude each other, there is no such sum.
 
     Source: Chen & Hsieh, 2020, "Stabilizing differentiable architecture search via perturbation-based
     regularization", arXiv 2002.05283, SDARTS-RS; epsilon rises from 0.03 to 0.3 there.
@@ -101,6 +101,8 @@ class PerturbedPolicy(Policy):
             moved = moved.masked_fill(~architecture.mask, -1.0)
         likeliest = torch.zeros_like(p).scatter_(-1, moved.argmax(-1, keepdim=True), 1.0)
         clipped = moved.clamp(0, 1)
+        if not architecture.estimator.exclusive:
+            return [clipped]
         total = clipped.sum(-1, keepdim=True)
         return [torch.where(total > 0, clipped / total, likeliest)]
 

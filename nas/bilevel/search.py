@@ -20,6 +20,7 @@ from nas.bilevel.front import Front, front_messages, write_front
 from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
 from nas.bilevel.rules import collapse_warnings
+from nas.bilevel.skips import SkipSchedules, most_skips
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import draw_value, logits_value
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
@@ -102,6 +103,7 @@ class Search:
         if budgets:
             self.rule = Front(self.rule, budgets)
 
+        self.skips = SkipSchedules.of(options, self.space)
         seed_everything(options.seed, "initial weights")
         supernet = self.space.supernet(
             channels=options.channels,
@@ -110,7 +112,10 @@ class Search:
             in_channels=dataset.in_channels,
             edge_gradient=options.edge_gradient,
             planned_size=planned_size_of(self.space, options.planned_size, dataset),
+            auxiliary_skip=self.skips.auxiliary is not None,
+            skip_dropout=self.skips.dropout is not None,
         )
+        self.skips.move(supernet, 0.0)
         if options.edge_gradient == "compiled":
             device.require_compiler(place, "`edge_gradient=compiled`")
         if options.sync_batch_norm:
@@ -183,6 +188,7 @@ class Search:
         for step, train_batch in enumerate(self.train.epoch(epoch, start), first):
             seed_everything(seed, "step", step)  # for operations that are random themselves
             self.architecture.estimator.tau = self.schedule.at(step, total)
+            self.skips.move(self.supernet, step / total)
             if epoch >= warmup:
                 draws = generator(seed, "architecture draw", *self.draw_position(step))
                 valid_batch = next(valid_batches)
@@ -296,8 +302,13 @@ class Search:
         return self.weights() if every and epoch % every == 0 else None
 
     def has_settled(self, epoch: int) -> bool:
-        """Whether the decisions are as clear as the options ask for, after so many epochs."""
-        return epoch > self.options.warmup and self.architecture.entropy() < self.options.stop_entropy
+        """Whether the decisions are as clear as the options ask for, or make as many skip connections, after
+        so many epochs."""
+        if epoch <= self.options.warmup:
+            return False
+        likely = self.space.discretise(self.architecture.log_probabilities())
+        too_many = 0 < self.options.stop_skips <= most_skips(self.space, likely)
+        return too_many or self.architecture.entropy() < self.options.stop_entropy
 
     def would_find(self) -> Genotype:
         """The architecture of the most probable candidates that are within the budget now."""
@@ -358,6 +369,7 @@ class Search:
 
     def finish(self) -> Iterator[None]:
         """What the rule of selection does after the last epoch, piece by piece."""
+        self.skips.move(self.supernet, 1.0)
         yield from self.rule.select(self)
 
     def conclude(self) -> Outcome:

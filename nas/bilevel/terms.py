@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from nas.bilevel.architecture import Architecture
 from nas.bilevel.view import SearchView
 from recipes import InputError
 from recipes.registry import Registry, name_of
+from search_spaces import operations
 
 
 class Term(ABC):
@@ -106,7 +107,51 @@ class UniformDecay(Term):
         return self.weight(progress) / 2 * centred.square().sum()
 
 
-TERMS: Registry[type[Term]] = Registry("term", {t.name: t for t in (BetaDecay, Entropy, UniformDecay)}, Term)
+class ZeroOne(Term):
+    """-weight * mean distance of the candidates' sigmoid(logits) from 1/2, by default its square: pushes each
+    of them to 0 or 1, for an estimator whose candidates do not exclude each other.
+
+    `none` does not count: whatever its weight, it adds nothing.
+
+    Args:
+        norm: l2, the squared distance, as in the code of FairDARTS; l1, the distance itself.
+
+    Source: Chu et al., 2020, "Fair DARTS: Eliminating Unfair Advantages in Differentiable Architecture
+    Search", arXiv 1911.12126.
+    """
+
+    name = "zero_one"
+
+    def __init__(
+        self,
+        weight: Schedule = Schedule(10.0, 10.0),  # noqa: B008
+        norm: Literal["l2", "l1"] = "l2",
+    ) -> None:
+        self.weight, self.norm = weight, norm
+        self.nothing: Tensor | None = None
+
+    def prepare(self, search: SearchView) -> None:
+        space, estimator = search.space, search.architecture.estimator
+        if estimator.exclusive:
+            raise InputError(
+                f"the term 'zero_one' needs an estimator that weighs every candidate by itself, sigmoid, not "
+                f"'{name_of(estimator)}': drop one of the two"
+            )
+        self.nothing = torch.zeros(space.num_slots, space.width, dtype=torch.bool)
+        for row, slot in enumerate(space.slots):
+            for k, name in enumerate(slot.candidates):
+                self.nothing[row, k] = operations.family(name) == "none"
+
+    def of_logits(self, logits: Tensor, progress: float) -> Tensor:
+        there = logits.isfinite() if self.nothing is None else logits.isfinite() & ~self.nothing
+        distance = logits.sigmoid() - 0.5
+        distance = distance.square() if self.norm == "l2" else distance.abs()
+        return -self.weight(progress) * torch.where(there, distance, 0.0).sum() / there.sum()
+
+
+TERMS: Registry[type[Term]] = Registry(
+    "term", {t.name: t for t in (BetaDecay, Entropy, UniformDecay, ZeroOne)}, Term
+)
 
 
 def gradient_of_logits(terms: Sequence[Term], logits: Tensor, leaf: Tensor, progress: float) -> Tensor | None:

@@ -50,7 +50,8 @@ def shares(space: SearchSpace, probabilities: Sequence[Sequence[Sequence[float]]
 def plot_probabilities(
     space: SearchSpace, probabilities: Sequence[Sequence[Sequence[float]]], epochs: Sequence[int]
 ) -> Figure:
-    """The share of every operation over the epochs, one small panel per slot.
+    """The share of every operation over the epochs, one small panel per slot; a line for each where they have
+    weights that do not exclude each other.
 
     Args:
         probabilities: of T moments; see `shares`.
@@ -60,6 +61,7 @@ def plot_probabilities(
     table, x = shares(space, [probabilities[i] for i in shown]), np.asarray(epochs, float)[shown]
     if len(x) == 1:
         table, x = table.repeat(2, 0), x[0] + np.array([-0.5, 0.5])
+    exclusive = np.allclose(np.nansum(table, -1), 1, atol=1e-3)  # else they are no shares of a whole
     labels = space.labels
     columns = min(len(labels), 7, max(3, round(math.sqrt(1.6 * len(labels)))))
     small = columns > 4
@@ -75,7 +77,11 @@ def plot_probabilities(
             continue
         there = np.flatnonzero(~np.isnan(table[0, i]))
         colours = [operation_colour(space.operations[n]) for n in there]
-        axes.stackplot(x, table[:, i, there].T, colors=colours, edgecolor="white", linewidth=0.3)
+        if exclusive:
+            axes.stackplot(x, table[:, i, there].T, colors=colours, edgecolor="white", linewidth=0.3)
+        else:
+            for n, colour in zip(there, colours, strict=True):
+                axes.plot(x, table[:, i, n], color=colour, linewidth=1.2)
         axes.set(xlim=(x[0], x[-1]), ylim=(0, 1), yticks=(0, 0.5, 1), yticklabels=("0", "0.5", "1"))
         axes.set_title(labels[i], size=8 if small else 9, pad=4)
         bare(axes)
