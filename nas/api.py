@@ -108,6 +108,12 @@ class SearchResult(Result):
         """The logits (E, K), a row for each slot of the space; columns beyond its candidates mean nothing."""
         return self.search.architecture.logits.detach()
 
+    @property
+    def edge_weights(self) -> Tensor | None:
+        """What the edges weigh, (E,), together 1 for the edges into a node; None if they weigh nothing."""
+        weights = self.search.architecture.edge_weights()
+        return None if weights is None else weights.detach()
+
     def log_probabilities(self) -> Tensor:
         """(E, K), of the candidates of every slot."""
         return self.search.architecture.log_probabilities()

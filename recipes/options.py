@@ -197,6 +197,12 @@ class SearchOptions(RunOptions):
     architecture_loss: Literal["loss", "error"] = "loss"
     """What architecture steps minimise: the loss, or the share of images that are classified wrongly, for
     estimators that make do with values, such as reinforce_loo and reinforce_critic."""
+    partial_channels: int = option(1, at_least=1, at_most=4096)
+    """Only 1 / so many of the channels of a node go through the candidates of an edge in the search, the
+    others bypass them (4 in PC-DARTS), for less memory and time; a derived network is as ever."""
+    edge_normalisation: bool = False
+    """Weigh the edges into a node against each other, with weights that are learned in architecture steps and
+    count in the derivation (PC-DARTS)."""
     order: Literal[1, 2] = 1
     """1: weights are held fixed in architecture steps; 2: one unrolled weight step (DARTS)."""
     nesterov: bool = True

@@ -94,6 +94,15 @@ SEARCH: dict[str, dict[str, Any]] = {
         "lr": 0.005,
         "arch_lr": 3e-3,
     },
+    "darts-pc-darts": _DARTS_SEARCH
+    | {
+        "warmup_epochs": 15,
+        "batch_size": 256,
+        "lr": 0.1,
+        "arch_lr": 6e-4,
+        "partial_channels": 4,
+        "edge_normalisation": True,
+    },
 }
 
 FINAL: dict[str, dict[str, Any]] = {
@@ -145,15 +154,16 @@ ABOUT = {
     "short trainings; it makes the images of folder:PATH small",
     "darts-first-order": "Liu et al., 2019, arXiv 1806.09055, appendix A.1: the search of DARTS",
     "darts-second-order": "the same with one unrolled weight step",
-    "darts-darts-minus": "Chu et al., 2021, arXiv 2009.01027: DARTS-, by its authors' code, which ran it with "
-    "--space s1 to s4, too",
+    "darts-darts-minus": "Chu et al., 2021, arXiv 2009.01027: DARTS-, by its authors' code, which ran it "
+    "with --space s1 to s4, too",
     "darts-fairdarts": "Chu et al., 2020, arXiv 1911.12126: FairDARTS, by its authors' code",
+    "darts-pc-darts": "Xu et al., 2020, arXiv 1907.05737: PC-DARTS, by the authors' code",
     "nasbench201-200": "Dong & Yang, 2020, arXiv 2001.00326: the benchmark's training for 200 epochs",
     "darts-600": "Liu et al., 2019, arXiv 1806.09055, appendix A.2: the training of DARTS on CIFAR-10",
 }
 
-# What the method of a preset is reported to reach: accuracy (%) on CIFAR-10, of NAS-Bench-201's cells after
-# its 200 epochs, and where.
+# What the method of a preset is reported to reach: accuracy (%) on CIFAR-10, after 200 epochs unless it says
+# otherwise, and where.
 PUBLISHED = {
     "nasbench201-darts": ("54.30 ± 0.00", "3 seeds, NAS-Bench-201, as the authors of DrNAS quote it"),
     "nasbench201-gdas": ("93.61 ± 0.09", "3 seeds, NAS-Bench-201, as TE-NAS, arXiv 2102.11535, quotes it"),
@@ -161,6 +171,7 @@ PUBLISHED = {
     "nasbench201-beta-darts": ("94.36 ± 0.00", "as later papers quote it"),
     "darts-fairdarts": ("97.46 ± 0.05", "7 searches, 600 epochs each, README of xiaomi-automl/FairDARTS"),
     "nasbench201-darts-pt": ("88.2", "2 seeds, the author in issue 6 of ruocwang/darts-pt"),
+    "darts-pc-darts": ("97.43", "its cell after 600 epochs, README of yuhuixu1993/PC-DARTS"),
 }
 
 # Of the networks whose accuracies the tables in nas/tables hold: few images and few channels, so that cells

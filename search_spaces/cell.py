@@ -20,6 +20,7 @@ from search_spaces.depthwise import recorded
 from search_spaces.exact_gradient import RecordedEdge, Recorder
 from search_spaces.mixed_edge import RECORDED, Choice, MixedEdge
 from search_spaces.operations import DropPath, Norm, Zero
+from search_spaces.partial_channels import bypass, head, shuffled
 from search_spaces.skips import AuxiliarySkip, SkipDropout, Strength
 from search_spaces.slot import ABSENT
 from search_spaces.split import Cache, Split
@@ -55,6 +56,7 @@ class EdgeFactory:
 
     Attributes:
         pool_norm: whether pooling candidates are normalised, as DARTS does in the supernet only.
+        partial: 1 / partial of the channels go through the candidates of a mixed edge.
         skip, auxiliary_skip: the operation that is added to every mixed edge, and its strength, if wanted.
         skip_dropout: the probability of dropout behind candidates that are the identity, if wanted.
     """
@@ -62,16 +64,28 @@ class EdgeFactory:
     edge_norm: Norm
     frame_norm: Norm
     pool_norm: bool = False
+    partial: int = 1
     skip: str | None = None
     auxiliary_skip: Strength | None = None
     skip_dropout: Strength | None = None
 
     def edge(self, planned: PlannedEdge, channels_in: int, channels_out: int, stride: int) -> nn.Module:
-        """(B, channels_in, H, W) to (B, channels_out, ceil(H / stride), ceil(W / stride))."""
+        """(B, channels_in, H, W) to (B, channels_out, ceil(H / stride), ceil(W / stride)).
+
+        Raises ValueError where only a part of the channels goes through, and that cannot be.
+        """
         if planned.operation is not None:
             return self._operation(planned.operation, channels_in, channels_out, stride)
+        if self.partial > 1 and channels_in != channels_out:
+            raise ValueError(
+                f"an edge has {channels_in} channels before and {channels_out} behind it, which those that "
+                "bypass the candidates cannot follow"
+            )
+        if channels_out % self.partial:
+            raise ValueError(f"an edge of {channels_out} channels has no {self.partial} equal parts")
+        channels_in, channels_out = channels_in // self.partial, channels_out // self.partial
         candidates = ((n, self._candidate(n, channels_in, channels_out, stride)) for n in planned.candidates)
-        mixed = MixedEdge(candidates, Zero(channels_out, stride))
+        mixed = MixedEdge(candidates, Zero(channels_out, stride), self.partial)
         if self.auxiliary_skip is not None and self.skip is not None:
             skip = self._operation(self.skip, channels_in, channels_out, stride)
             mixed.auxiliary = AuxiliarySkip(skip, self.auxiliary_skip)
@@ -115,14 +129,15 @@ class Cell(nn.Module):
         if choice is not None and self._captures(choice):
             assert choice.chosen is not None
             return self._together(self.captured()(inputs, choice.weights, choice.chosen))
-        states = list(inputs)
+        states, heads = list(inputs), [head(x, self.partial) for x in inputs]
         caches: list[Cache] = [{} for _ in range(self.plan.nodes)]
-        recorder = self._recorder(choice, states)
+        bypassed: Cache = {}
+        recorder = self._recorder(choice, heads)
         for target in range(self.plan.inputs, self.plan.nodes):
             terms = []
             for i, edge in enumerate(self.plan.edges):
                 if edge.target == target:
-                    x = states[edge.source]
+                    x = heads[edge.source]
                     y = (
                         self._derived(i, x)
                         if choice is None
@@ -133,9 +148,23 @@ class Cell(nn.Module):
                     module = self.edges[i]
                     if isinstance(module, MixedEdge) and module.auxiliary is not None:
                         terms.append(module.auxiliary(x))
-            total = _sum(terms) if terms else self._nothing(target, states)
-            states.append(total if recorder is None else recorder.node(target, total))
+            total = _sum(terms) if terms else self._nothing(target, heads)
+            total = total if recorder is None else recorder.node(target, total)
+            if self.partial > 1:
+                assert choice is not None
+                rest = self._bypass(target, states, choice, bypassed)
+                total = shuffled(self._densely(total), rest, self.partial)
+            states.append(total)
+            heads.append(head(total, self.partial))
+            if recorder is not None:
+                recorder.source(heads[-1])
         return self._together([states[node] for node in self._outputs])
+
+    @property
+    def partial(self) -> int:
+        """1 / partial of the channels go through candidates."""
+        first = self.edges[0]
+        return first.partial if isinstance(first, MixedEdge) else 1
 
     @property
     def _outputs(self) -> tuple[int, ...]:
@@ -146,14 +175,18 @@ class Cell(nn.Module):
         """The output of the cell, of these nodes."""
         if not self.plan.concat:
             return parts[0]
-        if self.training and torch.is_grad_enabled():
-            parts = [dense_gradient(part) for part in parts]
-        return torch.cat(list(parts), 1)
+        return torch.cat([self._densely(part) for part in parts], 1)
+
+    def _densely(self, part: Tensor) -> Tensor:
+        """A part of a concatenation, see `dense_gradient`."""
+        return dense_gradient(part) if self.training and torch.is_grad_enabled() else part
 
     def _captures(self, choice: Choice) -> bool:
         """Whether a pass is to be run by pieces: one that has a backward, of one candidate for each edge."""
         first = self.edges[0]
         captured = isinstance(first, MixedEdge) and first.edge_gradient == "captured"
+        if captured and (self.partial > 1 or choice.edges is not None):
+            raise ValueError("cells that run by pieces know neither partial channels nor weights of edges")
         return captured and choice.chosen is not None and torch.is_grad_enabled()
 
     def captured(self) -> CapturedCell:
@@ -186,12 +219,26 @@ class Cell(nn.Module):
         module, row = self.edges[i], self.plan.edges[i].row
         assert isinstance(module, MixedEdge)
         if module.mixes(choice):
-            return module(x, choice, row)  # type: ignore[no-any-return]
+            return choice.weighed(module(x, choice, row), row)
         assert choice.chosen is not None
         chosen = choice.chosen[row]
         if chosen == ABSENT or module.splits[chosen].is_zero:
             return None
-        return module.splits[chosen](x, cache) if recorder is None else recorder.edge(i, x, cache)
+        y = module.splits[chosen](x, cache) if recorder is None else recorder.edge(i, x, cache)
+        return choice.weighed(y, row)
+
+    def _bypass(self, target: int, states: Sequence[Tensor], choice: Choice, known: Cache) -> Tensor:
+        """The channels of a node that no candidate has; `known` holds those of its sources so far."""
+        terms = []
+        for module, edge in zip(self.edges, self.plan.edges, strict=True):
+            if edge.target == target:
+                assert isinstance(module, MixedEdge)
+                key = (edge.source, module.nothing.stride)
+                if key not in known:
+                    known[key] = bypass(states[edge.source], self.partial, module.nothing.stride)
+                if not choice.is_absent(edge.row):
+                    terms.append(choice.weighed(known[key], edge.row))
+        return _sum(terms) if terms else torch.zeros_like(known[key])
 
     def _nothing(self, target: int, states: Sequence[Tensor]) -> Tensor:
         """The value of a node that nothing but `none` leads to."""
@@ -212,7 +259,8 @@ class Cell(nn.Module):
             RecordedEdge(plan.source, plan.target, plan.row, edge.splits, choice.chosen[plan.row])
             for plan, edge in zip(self.plan.edges, edges, strict=True)
         ]
-        return Recorder(choice.weights, recorded, inputs, edges[0].edge_gradient == "compiled")
+        weights = None if choice.edges is None else choice.edges.detach()
+        return Recorder(choice.weights, recorded, inputs, edges[0].edge_gradient == "compiled", weights)
 
 
 def candidate_parameters(supernet: nn.Module, rows: int, width: int) -> Tensor:

@@ -20,6 +20,8 @@ from search_spaces.compiled_products import compiled_products
 from search_spaces.products import Pixels, Source, inner_product, normalised, product
 from search_spaces.split import Cache, Split
 
+Products = dict[tuple[int, int], Tensor]  # <dL/dy, o_k(x)> by row and candidate
+
 
 class RecordedEdge(NamedTuple):
     """An edge of a cell, with its row of the draw, its candidates, and which of them is chosen."""
@@ -35,14 +37,16 @@ class RecordedEdge(NamedTuple):
 class _Record:
     """One pass of a cell: nodes so far, the gradients of the loss at them as far as backward has come, and
     for chosen candidates their outputs (where these are kept) and their products. Outputs and products are
-    those of the branch of a residual candidate."""
+    those of the branch of a residual candidate. These products have the weights of the edges (E,) in them
+    where there are such: `weights`."""
 
     edges: Sequence[RecordedEdge]
     compiled: bool
     nodes: list[Source]
+    weights: Tensor | None
     at_node: dict[int, Pixels] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
-    products: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    products: Products = field(default_factory=dict)
 
 
 class Recorder:
@@ -51,14 +55,20 @@ class Recorder:
     Args:
         weights: (E, K), the one-hot draw that gets the gradient.
         edges: of the cell.
-        inputs: the input nodes.
+        inputs: the input nodes, as the candidates see them.
         compiled: whether the candidates are evaluated by a compiled function.
+        edge_weights: (E,), what the values of the edges are multiplied by on their way into a node; None: 1.
     """
 
     def __init__(
-        self, weights: Tensor, edges: Sequence[RecordedEdge], inputs: Sequence[Tensor], compiled: bool = False
+        self,
+        weights: Tensor,
+        edges: Sequence[RecordedEdge],
+        inputs: Sequence[Tensor],
+        compiled: bool = False,
+        edge_weights: Tensor | None = None,
     ) -> None:
-        self._record = _Record(edges, compiled, [Source(x.detach()) for x in inputs])
+        self._record = _Record(edges, compiled, [Source(x.detach()) for x in inputs], edge_weights)
         self._root: Tensor = _Root.apply(weights, self._record)  # type: ignore[no-untyped-call]
 
     def edge(self, index: int, x: Tensor, cache: Cache) -> Tensor:
@@ -76,9 +86,12 @@ class Recorder:
         return x + y if chosen.residual else y
 
     def node(self, index: int, total: Tensor) -> Tensor:
-        """Record the value of a node; what this returns takes the place of it."""
-        self._record.nodes.append(Source(total.detach()))
+        """The sum of the edges into a node; what this returns takes the place of it."""
         return _Node.apply(total, self._root, self._record, index)  # type: ignore[no-any-return, no-untyped-call]
+
+    def source(self, x: Tensor) -> None:
+        """Record the value of the next node, as the candidates of edges that leave it see it."""
+        self._record.nodes.append(Source(x.detach()))
 
 
 class _Node(torch.autograd.Function):
@@ -142,29 +155,44 @@ class _Root(torch.autograd.Function):
         if not record.nodes:
             raise RuntimeError("the gradient of this draw was computed already: run the supernet again")
         with torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False):
-            products = _products(record)
-            _add_residuals(products, record)
+            found = _products(record)
+            _add_residuals(found, record)
         zero = record.nodes[0].value.new_zeros((), dtype=ctx.dtype)
-        rows, columns = ctx.shape
-        flat = [products.get((row, k), zero).to(ctx.dtype) for row in range(rows) for k in range(columns)]
+        drawn, weights = record.products, record.weights
+        if weights is None:
+            products = _matrix(_sum(found, drawn), ctx.shape, zero)
+        else:
+            products = _matrix(found, ctx.shape, zero) * weights.unsqueeze(1).to(ctx.dtype)
+            products = products + _matrix(drawn, ctx.shape, zero)
         record.nodes, record.at_node, record.outputs, record.products = [], {}, {}, {}
-        return torch.stack(flat).view(rows, columns), None
+        return products, None
 
 
-def _add_residuals(products: dict[tuple[int, int], Tensor], record: _Record) -> None:
+def _sum(products: Products, others: Products) -> Products:
+    """Both together, the sum where both have a product."""
+    return products | {key: products[key] + x if key in products else x for key, x in others.items()}
+
+
+def _matrix(products: Products, shape: torch.Size, zero: Tensor) -> Tensor:
+    """(E, K), the products by row and candidate, zero where there are none."""
+    rows, columns = shape
+    flat = [products.get((row, k), zero).to(zero.dtype) for row in range(rows) for k in range(columns)]
+    return torch.stack(flat).view(rows, columns)
+
+
+def _add_residuals(products: Products, record: _Record) -> None:
     """Add <dL/dy, x> to the products of candidates that add their input x, once computed for each edge."""
     for edge in record.edges:
         residual = [k for k, candidate in enumerate(edge.candidates) if candidate.residual]
         if residual and edge.target in record.at_node:
             alone = inner_product(record.at_node[edge.target].map, record.nodes[edge.source].value)
-            for k in residual:
-                products[edge.row, k] = products[edge.row, k] + alone
+            products |= _sum(products, {(edge.row, k): alone for k in residual})
 
 
-def _products(record: _Record) -> dict[tuple[int, int], Tensor]:
-    """The inner product of every row and candidate that can be other than zero, without what residual ones
-    add."""
-    products, at_node = record.products, record.at_node
+def _products(record: _Record) -> Products:
+    """The inner product of every row and candidate that can be other than zero and has none yet, without what
+    residual ones add."""
+    at_node, products = record.at_node, Products()
     for index, output in record.outputs.items():
         edge = record.edges[index]
         if edge.target in at_node:  # else the loss does not depend on this node
@@ -177,13 +205,16 @@ def _products(record: _Record) -> dict[tuple[int, int], Tensor]:
             grads,
         )
         for edge, values in zip(record.edges, found, strict=True):
-            drawn = edge.chosen if (edge.row, edge.chosen) in products else None
-            products |= {(edge.row, k): v for k, v in enumerate(values) if v is not None and k != drawn}
+            known = products | record.products
+            products |= {
+                (edge.row, k): v for k, v in enumerate(values) if v is not None and (edge.row, k) not in known
+            }
         return products
     for edge in record.edges:
         if edge.target in at_node:
             grad, source = at_node[edge.target], record.nodes[edge.source]
             for k, candidate in enumerate(edge.candidates):
-                if not candidate.is_zero and (edge.row, k) not in products:
+                key = (edge.row, k)
+                if not candidate.is_zero and key not in products and key not in record.products:
                     products[edge.row, k] = product(grad, candidate, source)
     return products

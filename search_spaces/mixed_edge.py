@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from search_spaces.operations import Zero
 from search_spaces.skips import AuxiliarySkip
+from search_spaces.slot import ABSENT
 from search_spaces.split import Split
 
 EDGE_GRADIENTS = ("lean", "compiled", "captured", "dense", "surrogate")
@@ -27,10 +28,28 @@ class Choice(NamedTuple):
         weights: (E, K), or (B, E, K) for each image, on the device of the features; None where nothing is
             to be learned from them.
         chosen: the candidate of every slot, if all weights are one-hot and equal for all images.
+        edges: (E,), what the value of every edge is multiplied by, on the device; None: what the supernet
+            says.
+        absent: slots of a mixture whose weights are all 0.
     """
 
     weights: Tensor | None
     chosen: Sequence[int] | None
+    edges: Tensor | None = None
+    absent: frozenset[int] = frozenset()
+
+    def is_absent(self, row: int) -> bool:
+        """Whether the edge of a slot is no part of the architecture."""
+        return row in self.absent if self.chosen is None else self.chosen[row] == ABSENT
+
+    def weighed(self, y: Tensor, row: int) -> Tensor:
+        """y, a part of the value of the edge of a slot, by the weight of the edge."""
+        return y if self.edges is None else self.edges[row] * y
+
+    def detached(self) -> Choice:
+        """The same without a graph."""
+        weights, edges = (None if x is None else x.detach() for x in (self.weights, self.edges))
+        return self._replace(weights=weights, edges=edges)
 
 
 Draw = Tensor | Sequence[int] | Choice
@@ -52,15 +71,21 @@ def read_draw(draw: Draw, device: torch.device) -> Choice:
     weights = draw.to(device, non_blocking=True)
     if draw.dim() == 3:
         return Choice(weights, None)
-    return Choice(weights, chosen_in(draw))
+    chosen = chosen_in(draw)
+    return Choice(weights, chosen, absent=_absent_in(draw) if chosen is None else frozenset())
 
 
 def with_leaf(draw: Draw, device: torch.device) -> tuple[Choice, Tensor]:
-    """The choice in a draw that has weights, and its weights as a leaf that gets a gradient on `device`."""
-    choice = read_draw(draw, device)
+    """The choice in a draw that has weights, and these as a leaf that gets a gradient on `device`: of the
+    shape of the draw, or flat with the weights of the edges behind it, where the choice has them."""
+    choice = read_draw(draw, device).detached()
     assert choice.weights is not None
-    leaf = choice.weights.detach().requires_grad_()
-    return choice._replace(weights=leaf), leaf
+    if choice.edges is None:
+        leaf = choice.weights.requires_grad_()
+        return choice._replace(weights=leaf), leaf
+    leaf = torch.cat([choice.weights.flatten(), choice.edges.to(choice.weights.dtype)]).requires_grad_()
+    weights, edges = leaf.split([choice.weights.numel(), len(choice.edges)])
+    return choice._replace(weights=weights.view_as(choice.weights), edges=edges), leaf
 
 
 def chosen_in(draw: Tensor) -> list[int] | None:
@@ -69,12 +94,19 @@ def chosen_in(draw: Tensor) -> list[int] | None:
     return draw.argmax(-1).tolist() if all(one_hot.tolist()) else None
 
 
+def _absent_in(draw: Tensor) -> frozenset[int]:
+    """The rows of a mixture (E, K) on the CPU that are all 0."""
+    return frozenset(row for row, nothing in enumerate((draw == 0).all(-1).tolist()) if nothing)
+
+
 class MixedEdge(nn.Module):
     """The candidates of one edge; `forward` combines them by the edge's row of a choice.
 
     Args:
         candidates: (name, module) of every candidate operation, in the order of the logits.
         nothing: the value of the edge where it is absent.
+        partial: the candidates have the first 1 / partial of the channels, and the cell looks after the
+            others (see `partial_channels`).
 
     Attributes:
         auxiliary: what the cell adds to the value of the edge, whatever is drawn; None: nothing.
@@ -86,11 +118,11 @@ class MixedEdge(nn.Module):
 
     edge_gradient = "lean"
 
-    def __init__(self, candidates: Iterable[tuple[str, nn.Module]], nothing: Zero) -> None:
+    def __init__(self, candidates: Iterable[tuple[str, nn.Module]], nothing: Zero, partial: int = 1) -> None:
         super().__init__()
         self.candidates = nn.ModuleDict(dict(candidates))
         self.operations = list(self.candidates.values())
-        self.nothing = nothing
+        self.nothing, self.partial = nothing, partial
         self.auxiliary: AuxiliarySkip | None = None
 
     @cached_property

@@ -44,9 +44,11 @@ class Skeleton(nn.Module):
     description: dict[str, Any]  # of a saved network: what it is
     pretrained_cfg: dict[str, Any]  # timm's, and its other name
     default_cfg: dict[str, Any]
+    edge_weights: Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
+        self.register_buffer("edge_weights", None)  # (E,), of a supernet
         self.drop_path: DropPath | None = None  # of the class, it would hide the module of a network
         self.auxiliary_skip: Strength | None = None
         self.skip_dropout: Strength | None = None
@@ -73,6 +75,8 @@ class Skeleton(nn.Module):
         if self.is_supernet != (draw is not None):
             raise TypeError("a supernet is called with a draw, a derived network without one")
         choice = None if draw is None else read_draw(draw, x.device)
+        if choice is not None and choice.edges is None:
+            choice = choice._replace(edges=self.edge_weights)
         features, auxiliary = self.features(x, choice)
         logits = self.forward_head(features)
         return logits if auxiliary is None else (logits, auxiliary)
@@ -178,6 +182,13 @@ class Skeleton(nn.Module):
         for strength, value in ((self.auxiliary_skip, auxiliary), (self.skip_dropout, dropout)):
             if strength is not None:
                 strength.set(value)
+
+    def weigh_edges(self, weights: Tensor) -> None:
+        """Multiply the value of every edge of a supernet by its weight, of `weights` (E,), from now on."""
+        if self.edge_weights is None:
+            self.edge_weights = weights.detach().to(next(self.parameters()).device, copy=True)
+        else:
+            self.edge_weights.copy_(weights.detach(), non_blocking=True)
 
     def set_edge_gradient(self, mode: str) -> None:
         """Choose how mixed edges get their gradient: one of EDGE_GRADIENTS."""

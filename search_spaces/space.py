@@ -125,11 +125,15 @@ class SearchSpace(ABC):
     def contested(self) -> list[tuple[list[int], int]]:
         """Rows of the slots into a node that has more of them than a derived network keeps, and how many it
         keeps; for every such node."""
+        kept = self.edges_per_node
+        return [] if kept is None else [(rows, kept) for rows in self.into_nodes() if len(rows) > kept]
+
+    def into_nodes(self) -> list[list[int]]:
+        """Rows of the slots that lead to the same node, for every node."""
         into: dict[tuple[str, int], list[int]] = {}
         for row, slot in enumerate(self.slots):
             into.setdefault((slot.cell, slot.target), []).append(row)
-        kept = self.edges_per_node
-        return [] if kept is None else [(rows, kept) for rows in into.values() if len(rows) > kept]
+        return list(into.values())
 
     @property
     def size(self) -> int:
@@ -283,6 +287,14 @@ class SearchSpace(ABC):
             indices.append(ABSENT if absent else slot.candidates.index(name))
         return indices
 
+    def path(self, genotype: Genotype) -> list[int]:
+        """As `choice`, and ABSENT for every edge that the genotype has not, also where it could be `none`."""
+        present = {(c.name, edge.source, edge.target) for c in genotype.cells for edge in c.edges}
+        return [
+            k if (slot.cell, slot.source, slot.target) in present else ABSENT
+            for slot, k in zip(self.slots, self.choice(genotype), strict=True)
+        ]
+
     def network(
         self,
         genotype: Genotype,
@@ -335,6 +347,7 @@ class SearchSpace(ABC):
         planned_size: int = 32,
         auxiliary_skip: bool = False,
         skip_dropout: bool = False,
+        partial_channels: int = 1,
     ) -> Skeleton:
         """The supernet: the same skeleton with a mixed edge wherever an edge can be.
 
@@ -344,15 +357,20 @@ class SearchSpace(ABC):
                 (`set_skips`).
             skip_dropout: build dropout in behind candidates that are the identity, whose probability starts
                 at 0 (`set_skips`).
+            partial_channels: 1 / so many of the channels go through candidates; see `partial_channels`.
 
         Raises:
-            ValueError: the space has no skip connection.
+            ValueError: the space has no skip connection, or the channels of an edge cannot be parted so.
         """
         for wanted, there in ((auxiliary_skip, self.skip is not None), (skip_dropout, self.has_skips)):
             if wanted and not there:
                 raise ValueError(f"the space '{self.name}' has no skip connection")
+        if auxiliary_skip and partial_channels > 1:
+            raise ValueError("channels that bypass the candidates are a skip connection already")
         auxiliary, dropout = Strength() if auxiliary_skip else None, Strength() if skip_dropout else None
-        factory = EdgeFactory(candidate_norm, supernet_norm, self.pool_norm, self.skip, auxiliary, dropout)
+        factory = EdgeFactory(
+            candidate_norm, supernet_norm, self.pool_norm, partial_channels, self.skip, auxiliary, dropout
+        )
         size = Size(
             channels or self.channels,
             cells or self.cells,

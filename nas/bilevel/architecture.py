@@ -20,16 +20,39 @@ class Architecture:
         estimator: turns logits into draws.
         logits: (E, K) on the CPU, so that reading a draw never waits for a device; default: small and random,
             from the global generator. Columns that a slot has no candidate for are ignored.
+        edge_logits: (E,) on the CPU, where the edges into a node are weighed against each other (see
+            `edge_weights`).
 
     Attributes:
         mask: (E, K), bool, where there is a candidate; None where every slot has K of them.
     """
 
-    def __init__(self, space: SearchSpace, estimator: Estimator, logits: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        estimator: Estimator,
+        logits: Tensor | None = None,
+        edge_logits: Tensor | None = None,
+    ) -> None:
         self.space, self.estimator, self.mask = space, estimator, space.mask()
         if logits is None:
             logits = 1e-3 * torch.randn(space.num_slots, space.width)
         self.logits = logits if isinstance(logits, nn.Parameter) else nn.Parameter(logits)
+        self.edge_logits = None if edge_logits is None else nn.Parameter(edge_logits)
+
+    def start_edges(self) -> None:
+        """Weigh edges from now on, with logits that are small and random, from the global generator."""
+        self.edge_logits = nn.Parameter(1e-3 * torch.randn(self.space.num_slots))
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is learned, by name, as it is: not copied."""
+        names = ("logits", "edge_logits")
+        return {name: leaf.detach() for name, leaf in zip(names, self.leaves, strict=False)}
+
+    @property
+    def leaves(self) -> list[nn.Parameter]:
+        """What an architecture step learns: the logits, and those of the edges where there are such."""
+        return [self.logits] if self.edge_logits is None else [self.logits, self.edge_logits]
 
     def start_near(self, sizes: Tensor, weight: float) -> None:
         """Add `weight` times the size of a candidate, as a share of its slot's largest, to its logit.
@@ -55,6 +78,28 @@ class Architecture:
         """(E, K), finite."""
         p = self.probabilities()
         return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+
+    def edge_weights(self) -> Tensor | None:
+        """(E,), what the value of every edge is multiplied by: softmax of the logits of the edges into the
+        same node. Has a graph. None: nothing.
+
+        Source: Xu et al., 2020, "PC-DARTS", arXiv 1907.05737, edge normalisation.
+        """
+        if self.edge_logits is None:
+            return None
+        rivals = torch.zeros(len(self.edge_logits), len(self.edge_logits), dtype=torch.bool)
+        for rows in self.space.into_nodes():
+            rivals[torch.tensor(rows).unsqueeze(1), rows] = True
+        return self.edge_logits.expand_as(rivals).masked_fill(~rivals, -math.inf).softmax(-1).diagonal()
+
+    def scores(self) -> Tensor:
+        """(E, K), finite, what an architecture is derived by: the log-probabilities, each with the logarithm
+        of the weight of its edge."""
+        weights = self.edge_weights()
+        if weights is None:
+            return self.log_probabilities()
+        tiny = torch.finfo(weights.dtype).tiny
+        return self.log_probabilities() + weights.detach().clamp_min(tiny).log().unsqueeze(1)
 
     def entropy(self) -> float:
         """Mean entropy of the decisions, in nats; where candidates do not exclude each other, each of them is

@@ -82,7 +82,7 @@ class Budget:
         """The scores, with those of a genotype raised above all others: `discretise` then gives it back."""
         raised = scores.clone()
         above = float(scores.max() - scores.min()) + 1.0
-        for row, k in enumerate(self._taken(genotype)):
+        for row, k in enumerate(self.space.path(genotype)):
             if k != ABSENT:
                 raised[row, k] += above
         return raised
@@ -155,14 +155,6 @@ class Budget:
 
     def _holds(self, choice: list[int]) -> bool:
         return all(table.of(choice) <= limit for table, limit in self._bounds)
-
-    def _taken(self, genotype: Genotype) -> list[int]:
-        """The choice of a genotype, ABSENT where it has no edge."""
-        present = {(cell.name, e.source, e.target) for cell in genotype.cells for e in cell.edges}
-        return [
-            k if (slot.cell, slot.source, slot.target) in present else ABSENT
-            for slot, k in zip(self.space.slots, self.space.choice(genotype), strict=True)
-        ]
 
     def _genotype(self, choice: list[int]) -> Genotype:
         return self.space.genotype(

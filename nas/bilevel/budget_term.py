@@ -86,7 +86,7 @@ class BudgetTerm(Term):
         with torch.no_grad():
             cost = self.expected(architecture.masked())
         if progress >= self.LAST:
-            likely = self.budget.cost(self.budget.space.discretise(architecture.log_probabilities()))
+            likely = self.budget.cost(self.budget.space.discretise(architecture.scores()))
             cost = torch.tensor([likely[kind] for kind in self.budget.limits], dtype=torch.float64)
         violation = (cost / self.aim(progress) - 1).clamp(-self.FAR, self.FAR)
         self.multipliers = (self.multipliers + self.rate * violation).clamp_min(0)
@@ -105,9 +105,9 @@ class BudgetTerm(Term):
         multiplier, by kind."""
         with torch.no_grad():
             expected, aims = self.expected(architecture.masked()).tolist(), self.aim(progress).tolist()
-        log_p = architecture.log_probabilities()
-        likely = self.budget.cost(self.budget.space.discretise(log_p))
-        derived = self.budget.cost(self.budget.derive(log_p))
+        scores = architecture.scores()
+        likely = self.budget.cost(self.budget.space.discretise(scores))
+        derived = self.budget.cost(self.budget.derive(scores))
         return {
             kind: {
                 "limit": limit,

@@ -61,20 +61,20 @@ class Evolution(Rule):
 
     def _individual(self, search: SearchView, number: int) -> Tensor:
         """The scores (E, K) of an individual: a function of its number and the parents."""
-        log_p = search.architecture.log_probabilities()
+        scores = search.architecture.scores()
         if number == 0:
             return start(search)
         draws = generator(search.options.seed, "evolution", number)
         if number < self.first:
-            return log_p + gumbel(log_p, draws)
+            return scores + gumbel(scores, draws)
         parents = list(self.parents.values())
         one, other = (parents[int(torch.randint(len(parents), (), generator=draws))] for _ in range(2))
         if number % 2:
-            changed = torch.rand(len(log_p), generator=draws) < 0.5
+            changed = torch.rand(len(scores), generator=draws) < 0.5
         else:
-            changed = torch.rand(len(log_p), generator=draws) < self.MUTATION
-            changed[torch.randint(len(log_p), (), generator=draws)] = True
-            other = gumbel(log_p, draws)
+            changed = torch.rand(len(scores), generator=draws) < self.MUTATION
+            changed[torch.randint(len(scores), (), generator=draws)] = True
+            other = gumbel(scores, draws)
         return torch.where(changed[:, None], other, one)
 
     def _accuracy(self, text: str) -> float:

@@ -7,6 +7,8 @@ import copy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
+
 import estimators
 import search_spaces
 from estimators import CategoricalEstimator, Estimator, Schedule
@@ -86,6 +88,7 @@ def without_data(
     schedule = temperature(options, estimator)
     estimator.tau = schedule.start
     check(options, estimator)
+    check_edges(options, space)
     terms = tuple(_named("terms", TERMS, term) for term in given.get("terms", options.terms))
     policy = _named("policy", POLICIES, given.get("policy", options.policy))
     rule = _named("derive", RULES, given.get("derive", options.derive))
@@ -135,6 +138,28 @@ def temperature(options: SearchOptions, estimator: Estimator) -> Schedule:
     return schedule
 
 
+def check_edges(options: SearchOptions, space: SearchSpace) -> None:
+    """Raise InputError where the edges of the space cannot be what the options want of them."""
+    if options.edge_normalisation and all(len(rows) == 1 for rows in space.into_nodes()):
+        raise InputError(
+            f"`edge_normalisation` weighs the edges into a node against each other, in the space "
+            f"'{space.name}' one leads to each: drop it"
+        )
+    if options.partial_channels > 1:
+        try:
+            with torch.device("meta"):
+                space.supernet(
+                    channels=options.channels,
+                    cells=space.fewest_cells,
+                    partial_channels=options.partial_channels,
+                )
+        except ValueError as error:
+            raise InputError(
+                f"`partial_channels={options.partial_channels}` does not go with the space '{space.name}' of "
+                f"`channels={options.channels}`: {error}"
+            ) from None
+
+
 def check(options: SearchOptions, estimator: Estimator) -> None:
     """Raise InputError where options and estimator do not go together."""
     name = estimator.name
@@ -151,6 +176,16 @@ def check(options: SearchOptions, estimator: Estimator) -> None:
         )
     if options.edge_gradient in ("compiled", "captured") and options.sync_batch_norm:
         raise InputError(f"{edge_gradient} does not go with `sync_batch_norm`: drop one of the two")
+    for what, given in (
+        (f"`partial_channels={options.partial_channels}`", options.partial_channels > 1),
+        ("`edge_normalisation`", options.edge_normalisation),
+    ):
+        if given and options.edge_gradient == "captured":
+            raise InputError(f"{edge_gradient} does not go with {what}: drop one of the two")
+    if options.edge_normalisation and options.architecture_loss == "error":
+        raise InputError(
+            "`edge_normalisation` needs a gradient, which `architecture_loss=error` has not: drop one of both"
+        )
     unfit = {
         "image": (
             ("`draws`", options.draws is not None),

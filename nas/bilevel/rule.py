@@ -55,8 +55,8 @@ class Rule(ABC):
 
 
 def likeliest(search: SearchView) -> Genotype:
-    """The architecture within the budget that the log-probabilities speak for."""
-    return search.budget.derive(search.architecture.log_probabilities())
+    """The architecture within the budget that the scores of the search speak for."""
+    return search.budget.derive(search.architecture.scores())
 
 
 def pool(search: SearchView, draws: int) -> list[Genotype]:
@@ -84,10 +84,10 @@ def variants(space: SearchSpace, logits: Tensor, slot: int) -> Iterator[Tensor]:
 
 
 def start(search: SearchView) -> Tensor:
-    """Scores (E, K) whose arg-max is the likeliest architecture within the budget: the log-probabilities,
+    """Scores (E, K) whose arg-max is the likeliest architecture within the budget: those of the search,
     unless their arg-max is another."""
-    log_p, first = search.architecture.log_probabilities(), likeliest(search)
-    return log_p if search.space.discretise(log_p) == first else search.budget.around(log_p, first)
+    scores, first = search.architecture.scores(), likeliest(search)
+    return scores if search.space.discretise(scores) == first else search.budget.around(scores, first)
 
 
 def within(search: SearchView, genotypes: Iterable[Genotype]) -> Iterator[Genotype]:
@@ -103,8 +103,8 @@ def drawn(search: SearchView, count: int) -> list[Genotype]:
     the likeliest architecture where they bring none.
     """
     draws = generator(search.options.seed, "derivation")
-    log_p = search.architecture.log_probabilities()
-    attempts = (sample(search.space, log_p, draws) for _ in range(count * ATTEMPTS))
+    scores = search.architecture.scores()
+    attempts = (sample(search.space, scores, draws) for _ in range(count * ATTEMPTS))
     found = list(dict.fromkeys(itertools.islice(within(search, attempts), count)))
     return found or [likeliest(search)]
 

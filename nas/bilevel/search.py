@@ -114,6 +114,7 @@ class Search:
             planned_size=planned_size_of(self.space, options.planned_size, dataset),
             auxiliary_skip=self.skips.auxiliary is not None,
             skip_dropout=self.skips.dropout is not None,
+            partial_channels=options.partial_channels,
         )
         self.skips.move(supernet, 0.0)
         if options.edge_gradient == "compiled":
@@ -125,6 +126,8 @@ class Search:
         self.announcement += [f"warning: {text}" for text in warned]
         self.supernet = device.place(supernet, place, options.channels_last)
         self.architecture = Architecture(self.space, parts.estimator)
+        if options.edge_normalisation:
+            self.architecture.start_edges()
         if options.prior:
             sizes = candidate_parameters(self.supernet, self.space.num_slots, self.space.width)
             self.architecture.start_near(sizes, options.prior)
@@ -137,7 +140,7 @@ class Search:
             fused=place.type == "cuda",  # so that a step is skipped without the host
         )
         self.architecture_optimizer = torch.optim.Adam(
-            [self.architecture.logits], options.arch_lr, (0.5, 0.999), weight_decay=options.arch_weight_decay
+            self.architecture.leaves, options.arch_lr, (0.5, 0.999), weight_decay=options.arch_weight_decay
         )
         with quiet_scheduler():
             self.rates = CosineLRScheduler(
@@ -210,7 +213,7 @@ class Search:
 
     def score(self, genotype: Genotype) -> tuple[float, float]:
         """Loss and accuracy (%) of an architecture with the shared weights, on the validation part."""
-        return self.score_draw(self.space.choice(genotype))
+        return self.score_draw(self.space.path(genotype))
 
     def score_draw(self, draw: Draw) -> tuple[float, float]:
         """`score` of what a supernet takes, such as a mixture (E, K)."""
@@ -219,7 +222,7 @@ class Search:
 
     def score_uncounted(self, genotype: Genotype, confusion: Confusion | None = None) -> tuple[float, float]:
         """`score` for the record, which is not part of the work that the search takes."""
-        return self._score(self.space.choice(genotype), confusion)
+        return self._score(self.space.path(genotype), confusion)
 
     def _score(self, draw: Draw, confusion: Confusion | None = None) -> tuple[float, float]:
         seed_everything(self.options.seed, "score")
@@ -239,7 +242,7 @@ class Search:
         """The metrics line of an epoch whose steps are done."""
         options, progress = self.options, (epoch + 1) / self.options.epochs
         log_p = self.architecture.log_probabilities()
-        genotype = self.budget.derive(log_p)
+        genotype = self.would_find()
         train_loss, train_accuracy = self.train_mean.read()
         valid_loss, valid_accuracy = self.valid_mean.read()
         score: tuple[float, float] | tuple[None, None] = (None, None)
@@ -253,6 +256,8 @@ class Search:
         for term in self.bilevel.terms:
             if isinstance(term, BudgetTerm):
                 extra["budget"] = term.describe(self.architecture, progress)
+        if (edges := self.architecture.edge_weights()) is not None:
+            extra["edge_weights"] = [round(weight, 6) for weight in edges.tolist()]
         widths = [len(slot.candidates) for slot in self.space.slots]
         return extra | {
             "epoch": epoch + 1,
@@ -312,12 +317,13 @@ class Search:
 
     def would_find(self) -> Genotype:
         """The architecture of the most probable candidates that are within the budget now."""
-        return self.budget.derive(self.architecture.log_probabilities())
+        return self.budget.derive(self.architecture.scores())
 
     def weights(self) -> dict[str, Tensor]:
-        """The shared weights by their names after `supernet.`, and `logits`, as they are: not copied."""
+        """The shared weights by their names after `supernet.`, and `logits` (`edge_logits`), as they are: not
+        copied."""
         shared = {f"supernet.{name}": tensor for name, tensor in self.supernet.state_dict().items()}
-        return shared | {"logits": self.architecture.logits.detach()}
+        return shared | self.architecture.state()
 
     def take(self, weights: Mapping[str, Tensor]) -> None:
         """Take up `weights`, of this search or of an equal one. Raises InputError where they do not fit."""
@@ -333,7 +339,7 @@ class Search:
         """All that determines the rest of the search, besides its options and the position."""
         return {
             "supernet": self.supernet.state_dict(),
-            "logits": self.architecture.logits.detach(),
+            **self.architecture.state(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
             "architecture_optimizer": self.architecture_optimizer.state_dict(),
             "estimator": self.architecture.estimator.state(),
@@ -348,7 +354,8 @@ class Search:
         for name in ("supernet", "weight_optimizer", "architecture_optimizer"):
             getattr(self, name).load_state_dict(state[name])
         with torch.no_grad():
-            self.architecture.logits.copy_(state["logits"])
+            for name, tensor in self.architecture.state().items():
+                tensor.copy_(state[name])
         self.architecture.estimator.load_state(state["estimator"])
         self.train_mean, self.valid_mean = (Mean.restored(state[m]) for m in ("train_mean", "valid_mean"))
         self.counted = "work" in state

@@ -27,15 +27,16 @@ from recipes import InputError
 from recipes.registry import name_of
 from search_spaces import ABSENT
 from search_spaces.mixed_edge import Choice, Draw, chosen_in, with_leaf
+from search_spaces.skeleton import Skeleton
 
 
 class _Evaluated(NamedTuple):
     """A pass on the validation batch: its result, what is minimised for each draw in it (N,), and the
-    gradient at the draws unless the estimator makes do with values."""
+    gradients: at the draws, unless the estimator makes do with values, then at the weights of the edges."""
 
     result: StepResult
     losses: Tensor
-    at_draw: Tensor | None
+    gradients: Tensor | None
 
 
 class Bilevel:
@@ -96,11 +97,13 @@ class Bilevel:
         self.precision = precision or autocast("float32", torch.device("cpu"))
         self.unroll = unroll or unrolled_gradient
         self.work = Work()
+        self._weigh_edges()
 
     def architecture_step(
         self, valid: Batch, train: Batch, generator: torch.Generator, progress: float = 0.0
     ) -> StepResult:
-        """Move the logits down the gradient of the loss on `valid` and of the terms.
+        """Move the logits down the gradient of the loss on `valid` and of the terms, and those of the edges
+        down the gradient of the loss of what is drawn.
 
         With several ranks the batches are slices, and `generator` is the same on all of them unless every
         rank has draws of its own.
@@ -119,8 +122,10 @@ class Bilevel:
         else:
             draws = estimator(masked.expand(count, *masked.shape), generator)
         mine = draws.tensor_split(distributed.world())[distributed.rank()] if per_image else draws
-        passes = [self._evaluate(choice, valid, train) for choice in self._choices(mine, valid[0].device)]
-        loss, losses, slopes = self._fetch(passes, mine)
+        edges = self.architecture.edge_weights()
+        choices = self._choices(mine, edges, valid[0].device)
+        passes = [self._evaluate(choice, valid, train) for choice in choices]
+        loss, losses, slopes, at_edges = self._fetch(passes, mine)
         if estimator.signal != "loss" and (extra := gradient_of_draw(self.terms, mine, progress)) is not None:
             slopes = slopes + extra
         if estimator.signal == "gradient":
@@ -137,63 +142,90 @@ class Bilevel:
                 signals = [distributed.gather(signal) for signal in signals]
             gradient = estimator.gradient(masked.detach(), draws, signals[0], None, *signals[1:])
         correct = torch.stack([one.result.correct for one in passes]).sum()
-        result = StepResult(loss, correct, len(passes) * len(valid[1])).over_ranks([gradient])
+        gradients = [gradient]
+        if edges is not None:
+            gradients += torch.autograd.grad(edges, self.architecture.leaves[1:], at_edges)
+        result = StepResult(loss, correct, len(passes) * len(valid[1])).over_ranks(gradients)
         if self.terms:
             extra = gradient_of_logits(self.terms, self.architecture.masked(), logits, progress)
-            gradient = gradient if extra is None else gradient + extra
-        logits.grad = gradient
+            gradients[0] = gradient if extra is None else gradient + extra
+        for leaf, found in zip(self.architecture.leaves, gradients, strict=True):
+            leaf.grad = found
         skipped = guarded_step(self.architecture_optimizer, result.loss, self.architecture_clip)
+        self._weigh_edges()
         for term in self.terms:
             term.learn(self.architecture, progress)
         return replace(result, skipped=skipped)
 
-    def _choices(self, draws: Tensor, device: torch.device) -> list[Choice]:
-        """Draws (N, E, K) on the CPU, one for each pass or for each image of a single one, read there; their
-        weights are on `device`, where their gradients stay."""
-        weights = draws.detach().to(device, non_blocking=True)
-        if self.draw_per == "image":
-            return [Choice(weights, None)]
-        return [Choice(*pair) for pair in zip(weights.unbind(), map(chosen_in, draws.detach()), strict=True)]
+    def _weigh_edges(self) -> None:
+        """Tell the supernet what its edges weigh, where the architecture says so."""
+        if (weights := self.architecture.edge_weights()) is not None:
+            assert isinstance(self.supernet, Skeleton)
+            self.supernet.weigh_edges(weights)
 
-    def _fetch(self, passes: Sequence[_Evaluated], draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _choices(self, draws: Tensor, edges: Tensor | None, device: torch.device) -> list[Choice]:
+        """Draws (N, E, K) on the CPU, one for each pass or for each image of a single one, read there; their
+        weights, and those of the edges, are on `device`, where their gradients stay."""
+        weights = draws.detach().to(device, non_blocking=True)
+        there = None if edges is None else edges.detach().to(device, non_blocking=True)
+        if self.draw_per == "image":
+            return [Choice(weights, None, there)]
+        chosen = map(chosen_in, draws.detach())
+        return [Choice(*pair, there) for pair in zip(weights.unbind(), chosen, strict=True)]
+
+    def _fetch(self, passes: Sequence[_Evaluated], draws: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the host needs of all passes, in one copy, the only one that it waits for.
 
         Returns:
-            Mean loss (), what is minimised for each draw (N,), and the gradient of its mean at the draws
-            (N, E, K), empty where there is none.
+            Mean loss (), what is minimised for each draw (N,), and the gradients of the mean at the draws
+            (N, E, K), and at the weights of the edges (E,), each empty where there is none.
         """
         loss = torch.stack([one.result.loss for one in passes]).mean()
         losses = torch.cat([one.losses for one in passes])
-        slopes = [one.at_draw.flatten() / len(passes) for one in passes if one.at_draw is not None]
+        slopes = [one.gradients.flatten() / len(passes) for one in passes if one.gradients is not None]
         together = torch.cat([loss.view(1), losses, *slopes]).to(draws.device)
         values, rest = together[: 1 + len(losses)], together[1 + len(losses) :].to(draws.dtype)
-        return values[0], values[1:], rest.view_as(draws) if slopes else rest
+        size = 0 if self.architecture.estimator.signal == "loss" else draws.numel() // len(passes)
+        found = rest.view(len(passes), rest.numel() // len(passes))
+        at_draws = found[:, :size]
+        return (
+            values[0],
+            values[1:],
+            at_draws.reshape(draws.shape) if size else at_draws,
+            found[:, size:].sum(0),
+        )
 
     def _evaluate(self, choice: Choice, valid: Batch, train: Batch) -> _Evaluated:
         """What a draw, or one per image, gives on `valid`."""
         images, target = valid
         per_image = self.draw_per == "image"
         if self.architecture.estimator.signal == "loss":
-            with torch.no_grad(), self.precision():
-                output = self.supernet(images, choice if per_image else choice.chosen)
-                losses = self.task.loss(output, target, "none")
-                self.work.add(len(target))
+            edges = None if choice.edges is None else choice.edges.requires_grad_()
+            choice = choice if per_image else choice._replace(weights=None)
+            with torch.set_grad_enabled(edges is not None), frozen(self.parameters):
+                with self.precision():
+                    output = self.supernet(images, choice)
+                    losses = self.task.loss(output, target, "none")
+                    self.work.add(len(target))
+                at_edges = None if edges is None else torch.autograd.grad(losses.mean(), edges)[0]
+            losses, output = losses.detach(), output.detach()
             result = self._result(losses.mean(), output, target)
             if self.architecture_loss == "error":
                 losses = self.task.error(output, target).where(losses.isfinite(), torch.nan)
-            return _Evaluated(result, losses if per_image else losses.mean().view(1), None)
+            return _Evaluated(result, losses if per_image else losses.mean().view(1), at_edges)
         if self.order == 2:
             rate = self.weight_optimizer.param_groups[0]["lr"]
             with self.precision():
-                loss, output, at_draw = self.unroll(self.supernet, self.task.loss, choice, valid, train, rate)
+                loss, output, found = self.unroll(self.supernet, self.task.loss, choice, valid, train, rate)
             self.work.add(len(target) + 3 * len(train[1]))  # the mixed derivative costs two passes
         else:
-            loss, output, at_draw = self.gradient_at(choice, valid)
-        return _Evaluated(self._result(loss, output, target), loss.detach().view(1), at_draw)
+            loss, output, found = self.gradient_at(choice, valid)
+        return _Evaluated(self._result(loss, output, target), loss.detach().view(1), found)
 
     def gradient_at(self, draw: Draw, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of a draw (E, K), or one per image (B, E, K), on `batch`, output (B, outputs), and the
-        exact gradient at the draw, of its shape and on the device; weights are held fixed."""
+        exact gradient at the draw, of its shape and on the device (or at the leaf of a choice with weights of
+        edges, see `with_leaf`); weights are held fixed."""
         choice, leaf = with_leaf(draw, batch[0].device)
         with frozen(self.parameters):
             loss, output = self.loss(choice, batch)

@@ -15,8 +15,8 @@ from search_spaces.mixed_edge import Draw, with_leaf
 Batch = tuple[Tensor, Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Unroll = Callable[[nn.Module, LossFunction, Draw, Batch, Batch, float], tuple[Tensor, Tensor, Tensor]]
-"""(supernet, loss, draw, valid, train, rate) to the loss (), the output (B, outputs) and the gradient (E,
-K)."""
+"""(supernet, loss, draw, valid, train, rate) to the loss (), the output (B, outputs) and the gradient at the
+leaf of the draw (see `with_leaf`)."""
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def unrolled_gradient(
 
     Returns:
         the loss on `valid` after the unrolled step, the output there (B, classes), and the
-        gradient (E, K).
+        gradient (E, K), or that at the leaf of a choice with weights of edges (see `with_leaf`).
     """
     parameters = [p for p in supernet.parameters() if p.requires_grad]
 
@@ -69,7 +69,7 @@ def unrolled_gradient(
             loss = loss_of(supernet(train[0], draw), train[1])
             return torch.autograd.grad(loss, inputs, allow_unused=True)
 
-    gradients = at_train(choice._replace(weights=leaf.detach()), parameters)
+    gradients = at_train(choice.detached(), parameters)
     touched = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
     distributed.average([g for _, g in touched])
     saved = [p.detach().clone() for p, _ in touched]

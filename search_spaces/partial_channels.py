@@ -1,0 +1,41 @@
+"""Partial channels: of the C channels of a node, the first C / K go through the candidates of an edge.
+
+With x_1 these and x_2 the others, the value of an edge is y = shuffle(cat(sum_k D_k o_k(x_1), x_2)), where
+x_2 is pooled if the candidates have stride 2. All edges into a node are shuffled alike, so that it is done
+once, to the sum of what went through candidates beside the sum of what did not. To the former a cell is one
+of C / K channels, whose draws have the same exact gradient as in any other; `none` makes it 0 and leaves x_2.
+
+Source: Xu et al., 2020, "PC-DARTS: Partial Channel Connections for Memory-Efficient Differentiable
+Architecture Search", arXiv 1907.05737.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def head(x: Tensor, k: int) -> Tensor:
+    """The channels of x (B, C, H, W) for candidates, (B, C / k, H, W) in the memory order of x."""
+    return x if k == 1 else x[:, : x.shape[1] // k].contiguous(memory_format=_order(x))
+
+
+def bypass(x: Tensor, k: int, stride: int) -> Tensor:
+    """The other channels of x (B, C, H, W): (B, C - C / k, ceil(H / stride), ceil(W / stride)), the largest
+    of the stride x stride pixels."""
+    rest = x[:, x.shape[1] // k :]
+    return rest if stride == 1 else F.max_pool2d(rest, stride, ceil_mode=True)
+
+
+def shuffled(first: Tensor, rest: Tensor, k: int) -> Tensor:
+    """The channels of `first` (B, C / k, H, W) and `rest` (B, C - C / k, H, W) as k groups of C / k: the
+    first ones of all groups, then the second ones, and so on; in the memory order of `first`."""
+    groups = [first, *rest.chunk(k - 1, 1)]
+    if _order(first) == torch.contiguous_format:
+        return torch.stack(groups, 2).flatten(1, 2)
+    return torch.stack([x.permute(0, 2, 3, 1) for x in groups], -1).flatten(3).permute(0, 3, 1, 2)
+
+
+def _order(x: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
