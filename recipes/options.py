@@ -222,6 +222,10 @@ class SearchOptions(RunOptions):
     """Epochs between measurements of the architecture gradient: how far is every estimator from the
     truth on a fixed validation batch? 0: none. All architectures of micro are run for it, elsewhere
     a thousand."""
+    curvature_every: int = option(0, at_least=0)
+    """Epochs between measurements of the largest eigenvalue of the Hessian of the validation loss by the
+    logits, at the mixture of all candidates and on one batch, which needs about three times the memory of a
+    step of the softmax estimator; 0: none."""
     terms: tuple[str, ...] = ()
     """What the architecture step minimises beside the loss: beta_decay, entropy or uniform_decay, each with
     settings if wanted: entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""

@@ -16,6 +16,7 @@ from nas import data, device, distributed, latency_table
 from nas.bilevel import budget
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget_term import BudgetTerm
+from nas.bilevel.curvature import largest_eigenvalue
 from nas.bilevel.front import Front, front_messages, write_front
 from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
@@ -29,7 +30,7 @@ from nas.genotypes import cells_of, planned_size_of
 from nas.large_images import warn_of_large_images
 from nas.runs.files import write_json
 from nas.runs.job import Outcome
-from nas.seeding import generator, seed_everything
+from nas.seeding import generator, kept_generators, seed_everything
 from nas.steps import Mean, Work, evaluate
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
@@ -229,6 +230,16 @@ class Search:
         self.bilevel.work = work  # that of the search alone
         return found
 
+    def curvature(self, epoch: int) -> float:
+        """The largest eigenvalue of the Hessian by the logits now, equal on all ranks."""
+        images, labels = next(iter(self.valid))
+        batch = (images[: self.options.batch_size], labels[: self.options.batch_size])
+        draws = generator(self.options.seed, "curvature", epoch)
+        with kept_generators():
+            seed_everything(self.options.seed, "curvature")  # operations that are random, always alike
+            value = largest_eigenvalue(self.bilevel, batch, draws)
+        return float(distributed.broadcast(value))
+
     def describe(self, epoch: int) -> dict[str, Any]:
         """The metrics line of an epoch whose steps are done."""
         options, progress = self.options, (epoch + 1) / self.options.epochs
@@ -242,6 +253,8 @@ class Search:
         extra: dict[str, Any] = {}
         if options.measure_every and (epoch + 1) % options.measure_every == 0:
             extra["gradient"] = self.measure(epoch)
+        if options.curvature_every and (epoch + 1) % options.curvature_every == 0:
+            extra["curvature"] = self.curvature(epoch)
         if self.bilevel.terms:
             extra["terms"] = self.term_values(progress)
         for term in self.bilevel.terms:

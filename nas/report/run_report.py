@@ -187,6 +187,13 @@ def _pictures(
     if set(metrics[-1].get("terms", ())) - {"budget"}:  # which has a picture of its own
         caption = "What the architecture step minimises beside the loss, weighted as it is there."
         terms = [Picture("Terms", plots.plot_terms(metrics), caption)]
+    curvature = []
+    if any("curvature" in line for line in metrics):
+        caption = (
+            "How curved the validation loss of the mixture is, by the logits, on one batch: the largest "
+            "eigenvalue of its Hessian. In a search that collapses it rises."
+        )
+        curvature = [Picture("Curvature", plots.plot_curvature(metrics), caption, half=True)]
     undecided = "How undecided the edges are: 0 when every edge has made its choice."
     skips = "Edges without weights; in a search that collapses they take over the derived cell."
     ways = Picture("Skip connections", plots.plot_skips(metrics), skips, half=True)
@@ -199,6 +206,7 @@ def _pictures(
         Picture("Probabilities", probabilities, share),
         Picture("Entropy", plots.plot_entropy(metrics), undecided, half=True),
         ways,
+        *curvature,
         *budget_report.pictures(metrics),
         *terms,
     ]
