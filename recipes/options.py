@@ -226,6 +226,9 @@ class SearchOptions(RunOptions):
     """Epochs between measurements of the largest eigenvalue of the Hessian of the validation loss by the
     logits, at the mixture of all candidates and on one batch, which needs about three times the memory of a
     step of the softmax estimator; 0: none."""
+    stop_curvature: float | None = option(None, above=1)
+    """End the search when the mean of five measurements of --curvature-every is more than this many times
+    that of four measurements earlier, and select by the logits of then (RobustDARTS: 1.3, every 2 epochs)."""
     terms: tuple[str, ...] = ()
     """What the architecture step minimises beside the loss: beta_decay, entropy or uniform_decay, each with
     settings if wanted: entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""
@@ -324,6 +327,8 @@ def check(options: Options) -> Options:
         raise InputError(f"`warmup_epochs` is {warmup}, expected fewer than `epochs`, {options.epochs}")
     if isinstance(options, SearchOptions):
         _check_budgets(options)
+        if options.stop_curvature is not None and not options.curvature_every:
+            raise InputError("`stop_curvature` needs `curvature_every`: give both, or drop it")
     if options.class_weights == "balanced" and options.sampling == "balanced":
         raise InputError(
             "`class_weights=balanced` and `sampling=balanced` would balance the classes twice: choose one"

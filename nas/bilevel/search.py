@@ -16,7 +16,6 @@ from nas import data, device, distributed, latency_table
 from nas.bilevel import budget
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget_term import BudgetTerm
-from nas.bilevel.curvature import largest_eigenvalue
 from nas.bilevel.front import Front, front_messages, write_front
 from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
@@ -24,13 +23,14 @@ from nas.bilevel.rules import collapse_warnings
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import draw_value, logits_value
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
+from nas.bilevel.watch import Watch
 from nas.confusion import Confusion, of_classes
 from nas.data import Batches
 from nas.genotypes import cells_of, planned_size_of
 from nas.large_images import warn_of_large_images
 from nas.runs.files import write_json
 from nas.runs.job import Outcome
-from nas.seeding import generator, kept_generators, seed_everything
+from nas.seeding import generator, seed_everything
 from nas.steps import Mean, Work, evaluate
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
@@ -162,6 +162,7 @@ class Search:
             precision=device.autocast(options.precision, place),
             unroll=unrolled_gradient_exact if options.edge_gradient == "dense" else unrolled_gradient,
         )
+        self.watch = Watch(options, self.valid)
         for term in terms:
             term.prepare(self)
 
@@ -230,16 +231,6 @@ class Search:
         self.bilevel.work = work  # that of the search alone
         return found
 
-    def curvature(self, epoch: int) -> float:
-        """The largest eigenvalue of the Hessian by the logits now, equal on all ranks."""
-        images, labels = next(iter(self.valid))
-        batch = (images[: self.options.batch_size], labels[: self.options.batch_size])
-        draws = generator(self.options.seed, "curvature", epoch)
-        with kept_generators():
-            seed_everything(self.options.seed, "curvature")  # operations that are random, always alike
-            value = largest_eigenvalue(self.bilevel, batch, draws)
-        return float(distributed.broadcast(value))
-
     def describe(self, epoch: int) -> dict[str, Any]:
         """The metrics line of an epoch whose steps are done."""
         options, progress = self.options, (epoch + 1) / self.options.epochs
@@ -253,8 +244,7 @@ class Search:
         extra: dict[str, Any] = {}
         if options.measure_every and (epoch + 1) % options.measure_every == 0:
             extra["gradient"] = self.measure(epoch)
-        if options.curvature_every and (epoch + 1) % options.curvature_every == 0:
-            extra["curvature"] = self.curvature(epoch)
+        extra |= self.watch.measure(self.bilevel, epoch + 1)
         if self.bilevel.terms:
             extra["terms"] = self.term_values(progress)
         for term in self.bilevel.terms:
@@ -309,8 +299,10 @@ class Search:
         return self.weights() if every and epoch % every == 0 else None
 
     def has_settled(self, epoch: int) -> bool:
-        """Whether the decisions are as clear as the options ask for, after so many epochs."""
-        return epoch > self.options.warmup and self.architecture.entropy() < self.options.stop_entropy
+        """Whether the decisions are as clear as the options ask for, after so many epochs, or the search has
+        begun to collapse."""
+        clear = epoch > self.options.warmup and self.architecture.entropy() < self.options.stop_entropy
+        return clear or self.watch.stopped
 
     def would_find(self) -> Genotype:
         """The architecture of the most probable candidates that are within the budget now."""
@@ -343,6 +335,7 @@ class Search:
             "valid_mean": self.valid_mean.state(),
             "rule": self.rule.state(),
             "terms": [term.state() for term in self.bilevel.terms],
+            "watch": self.watch.state(),
         } | ({"work": asdict(self.bilevel.work)} if self.counted else {})
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -357,7 +350,9 @@ class Search:
         self.bilevel.work = Work(**state.get("work", {}))
         if state.get("rule"):
             self.rule.restore(state["rule"])
-        if "terms" in state:  # not in checkpoints of older versions
+        if "watch" in state:  # this and terms are not in checkpoints of older versions
+            self.watch.restore(state["watch"])
+        if "terms" in state:
             for term, known in zip(self.bilevel.terms, state["terms"], strict=True):
                 term.restore(known)
 
@@ -371,6 +366,7 @@ class Search:
 
     def finish(self) -> Iterator[None]:
         """What the rule of selection does after the last epoch, piece by piece."""
+        self.watch.rewind(self.architecture)
         yield from self.rule.select(self)
 
     def conclude(self) -> Outcome:
@@ -400,6 +396,7 @@ class Search:
             "genotype": text,
             "derived_accuracy": self.score_uncounted(genotype, confusion)[1],
             **self._images(),
+            **self.watch.result(),
             "parameters": sum(p.numel() for p in self.supernet.parameters()),
             "data": str(self.dataset),
             **of_classes(confusion, self.dataset, self.used, "valid"),
@@ -411,7 +408,7 @@ class Search:
                 "costs": self.budget.cost(genotype),
                 "size": asdict(self.budget.size),
             }
-        messages = [f"found {text}", *(f"warning: {w}" for w in collapsed)]
+        messages = [f"found {text}", *self.watch.messages(), *(f"warning: {w}" for w in collapsed)]
         if isinstance(self.rule, Front):
             front = self.rule.describe(self, lambda found: self.score_uncounted(found)[1])
             result["front"] = front
