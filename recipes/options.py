@@ -236,8 +236,9 @@ class SearchOptions(RunOptions):
     """Epochs between files of the shared weights, which `ablate.py rank --epochs` compares; 0: none."""
     policy: str = "draw"
     """What a weight step trains: draw (an architecture from the estimator), uniform (any, with equal
-    probability), fair (as many as a slot has candidates, every candidate once) or perturbed (the mixture of
-    all near the probabilities)."""
+    probability), fair (as many as a slot has candidates, every candidate once), perturbed (the mixture of
+    all near the probabilities) or adversarial (the worst mixture near them; adversarial:steps=7 costs 8
+    steps of the mixture)."""
     derive: str = "argmax"
     """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
     shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these

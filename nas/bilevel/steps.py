@@ -38,6 +38,27 @@ class _Evaluated(NamedTuple):
     at_draw: Tensor | None
 
 
+class _Probe:
+    """See `nas.bilevel.policies.Probe`."""
+
+    def __init__(self, bilevel: Bilevel, batch: Batch) -> None:
+        self.bilevel, self.batch = bilevel, batch
+
+    def loss(self, draw: Draw) -> float:
+        with torch.no_grad():
+            loss, _ = self.bilevel.loss(draw, self.batch)
+        return float(self._of_all(loss.float()))
+
+    def gradient(self, weights: Tensor) -> Tensor:
+        _, _, at_weights = self.bilevel.gradient_at(weights, self.batch)
+        return self._of_all(at_weights).to(weights)
+
+    def _of_all(self, tensor: Tensor) -> Tensor:
+        if self.bilevel.draw_per != "rank":
+            distributed.average([tensor])
+        return tensor
+
+
 class Bilevel:
     """The state of a search and its two steps, each with draws of its own.
 
@@ -217,7 +238,8 @@ class Bilevel:
             step, progress: number of the step, and the part of the search before it, in [0, 1].
         """
         self.weight_optimizer.zero_grad(set_to_none=True)
-        paths = self.policy.paths(self.architecture, generator, step, progress)
+        probe = _Probe(self, train)
+        paths = self.policy.paths_on(probe, self.architecture, generator, step, progress)
         self._require_paths(paths)
         results = []
         for path in paths:
