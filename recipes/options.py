@@ -226,12 +226,17 @@ class SearchOptions(RunOptions):
     """Epochs between measurements of the largest eigenvalue of the Hessian of the validation loss by the
     logits, at the mixture of all candidates and on one batch, which needs about three times the memory of a
     step of the softmax estimator; 0: none."""
+    alignment_every: int = option(0, at_least=0)
+    """Epochs between measurements of how far the cells of a kind want the same architecture: the mean cosine
+    of the gradients of the validation loss by their own copies of the probabilities, at the mixture of all
+    candidates and on one batch (Lambda-DARTS); 0: none."""
     stop_curvature: float | None = option(None, above=1)
     """End the search when the mean of five measurements of --curvature-every is more than this many times
     that of four measurements earlier, and select by the logits of then (RobustDARTS: 1.3, every 2 epochs)."""
     terms: tuple[str, ...] = ()
-    """What the architecture step minimises beside the loss: beta_decay, entropy or uniform_decay, each with
-    settings if wanted: entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""
+    """What the architecture step minimises beside the loss: beta_decay, entropy or uniform_decay; or weight
+    steps, alignment of the cells (Lambda-DARTS). Each with settings if wanted: entropy:weight=0:0.1 rises
+    from 0 to 0.1 over the run."""
     keep_weights_every: int = option(0, at_least=0, free=True)
     """Epochs between files of the shared weights, which `ablate.py rank --epochs` compares; 0: none."""
     policy: str = "draw"

@@ -162,7 +162,7 @@ class Search:
             precision=device.autocast(options.precision, place),
             unroll=unrolled_gradient_exact if options.edge_gradient == "dense" else unrolled_gradient,
         )
-        self.watch = Watch(options, self.valid)
+        self.watch = Watch(options, self.bilevel, self.valid)
         for term in terms:
             term.prepare(self)
 
@@ -244,9 +244,9 @@ class Search:
         extra: dict[str, Any] = {}
         if options.measure_every and (epoch + 1) % options.measure_every == 0:
             extra["gradient"] = self.measure(epoch)
-        extra |= self.watch.measure(self.bilevel, epoch + 1)
-        if self.bilevel.terms:
-            extra["terms"] = self.term_values(progress)
+        extra |= self.watch.measure(epoch + 1)
+        if values := self.term_values(progress):
+            extra["terms"] = values
         for term in self.bilevel.terms:
             if isinstance(term, BudgetTerm):
                 extra["budget"] = term.describe(self.architecture, progress)
@@ -288,6 +288,8 @@ class Search:
         values: dict[str, float] = {}
         for number, term in enumerate(self.bilevel.terms, 1):
             parts = (logits_value(term, logits, progress), draw_value(term, draw, progress))
+            if parts == (None, None):
+                continue
             name = name_of(term)
             name = f"{name}_{number}" if name in values else name
             values[name] = sum(float(part) for part in parts if part is not None)

@@ -17,7 +17,7 @@ from estimators import CategoricalEstimator
 from nas import distributed
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.policies import DrawPolicy, Policy
-from nas.bilevel.terms import Term, gradient_of_draw, gradient_of_logits, value_of_draw
+from nas.bilevel.terms import Term, WeightStep, gradient_of_draw, gradient_of_logits, value_of_draw
 from nas.bilevel.unroll import Batch, Unroll, frozen, unrolled_gradient
 from nas.device import Precision, autocast
 from nas.guard import guarded_step
@@ -66,7 +66,7 @@ class Bilevel:
         supernet: called as supernet(images, draw).
         architecture: logits, estimator and space.
         task: the loss.
-        terms: what the architecture step minimises besides.
+        terms: what the steps minimise besides.
         policy: what a weight step trains; default: a draw.
         draws: independent draws per architecture step, whose estimates are averaged; default: the
             estimator's.
@@ -246,6 +246,8 @@ class Bilevel:
             loss, output = self.loss(path, train)
             (loss / len(paths)).backward()
             results.append(self._result(loss, output, train[1]))
+        for term in self.terms:
+            term.of_weights(WeightStep(self, self.parameters, train, paths, step, progress))
         gradients = distributed.gradients(self.parameters, union=self.draw_per == "rank")
         result = results[0]
         if len(results) > 1:

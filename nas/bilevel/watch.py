@@ -7,14 +7,15 @@ from typing import Any
 import torch
 
 from nas import distributed
+from nas.bilevel.alignment import alignment, cell_gradients, repeated_cells
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.curvature import largest_eigenvalue
 from nas.bilevel.early_stop import CurvatureStop
 from nas.bilevel.steps import Bilevel
-from nas.bilevel.unroll import Batch
+from nas.bilevel.unroll import Batch, frozen
 from nas.data import Batches
 from nas.seeding import generator, kept_generators, seed_everything
-from recipes import SearchOptions
+from recipes import InputError, SearchOptions
 
 
 class Watch:
@@ -22,36 +23,58 @@ class Watch:
 
     Args:
         options: which measurements there are.
+        bilevel: supernet and logits.
         valid: batches of the validation part.
 
     Attributes:
         stop: what ends the search before it collapses, if anything does.
     """
 
-    def __init__(self, options: SearchOptions, valid: Batches) -> None:
-        self.options, self.valid = options, valid
+    def __init__(self, options: SearchOptions, bilevel: Bilevel, valid: Batches) -> None:
+        self.options, self.bilevel, self.valid = options, bilevel, valid
+        self.cells = repeated_cells(bilevel.supernet)
+        if options.alignment_every and not self.cells:
+            raise InputError(
+                f"`alignment_every` compares cells of a kind, and in the space '{options.space}' of "
+                f"`cells={options.cells}` none occurs twice: add cells, or drop it"
+            )
         self.stop: CurvatureStop | None = None
         if options.stop_curvature is not None:
             every = options.curvature_every
             measurements = (options.epochs - 1) // every - options.warmup // every
             self.stop = CurvatureStop(options.stop_curvature, measurements)
 
-    def measure(self, bilevel: Bilevel, epoch: int) -> dict[str, float]:
+    def measure(self, epoch: int) -> dict[str, float]:
         """What is due after so many epochs, for the metrics line; equal on all ranks, each of which has the
         whole batch."""
-        found = {}
-        every = self.options.curvature_every
-        if every and epoch % every == 0:
-            draws = generator(self.options.seed, "curvature", epoch)
-            with kept_generators():
-                seed_everything(self.options.seed, "curvature")  # operations that are random, always alike
-                value = largest_eigenvalue(bilevel, self._batch(), draws)
-            found["curvature"] = float(distributed.broadcast(value))
-            if self.stop is not None and self.options.warmup < epoch < self.options.epochs:
-                self.stop.add(epoch, found["curvature"], bilevel.architecture.logits)
+        options, found = self.options, dict[str, float]()
+        with kept_generators():
+            if options.curvature_every and epoch % options.curvature_every == 0:
+                draws = generator(options.seed, "curvature", epoch)
+                found["curvature"] = largest_eigenvalue(self.bilevel, self._batch(), draws)
+            if options.alignment_every and epoch % options.alignment_every == 0:
+                found["alignment"] = self._alignment()
+        found = dict(distributed.broadcast(found))
+        if self.stop is not None and "curvature" in found and options.warmup < epoch < options.epochs:
+            self.stop.add(epoch, found["curvature"], self.bilevel.architecture.logits)
         return found
 
+    def _alignment(self) -> float:
+        """See `nas.bilevel.alignment`."""
+        bilevel, (images, target) = self.bilevel, self._batch()
+        supernet, was_training = bilevel.supernet, bilevel.supernet.training
+        weights = bilevel.architecture.masked().detach().softmax(-1).to(images.device)
+        supernet.eval()
+        with frozen(bilevel.parameters):
+            found = cell_gradients(
+                lambda draw: bilevel.task.loss(supernet(images, draw), target), self.cells, weights
+            )
+        supernet.train(was_training)
+        bilevel.work.trained += len(target)
+        return float(alignment([gradient.double() for gradient in found]))
+
     def _batch(self) -> Batch:
+        seed_everything(self.options.seed, "watch")  # operations that are random, always alike
         images, labels = next(iter(self.valid))
         return images[: self.options.batch_size], labels[: self.options.batch_size]
 
