@@ -231,15 +231,28 @@ class SearchOptions(RunOptions):
     """Epochs between measurements of the architecture gradient: how far is every estimator from the
     truth on a fixed validation batch? 0: none. All architectures of micro are run for it, elsewhere
     a thousand."""
+    curvature_every: int = option(0, at_least=0)
+    """Epochs between measurements of the largest eigenvalue of the Hessian of the validation loss by the
+    logits, at the mixture of all candidates and on one batch, which needs about three times the memory of a
+    step of the softmax estimator; 0: none."""
+    alignment_every: int = option(0, at_least=0)
+    """Epochs between measurements of how far the cells of a kind want the same architecture: the mean cosine
+    of the gradients of the validation loss by their own copies of the probabilities, at the mixture of all
+    candidates and on one batch (Lambda-DARTS); 0: none."""
+    stop_curvature: float | None = option(None, above=1)
+    """End the search when the mean of five measurements of --curvature-every is more than this many times
+    that of four measurements earlier, and select by the logits of then (RobustDARTS: 1.3, every 2 epochs)."""
     terms: tuple[str, ...] = ()
     """What the architecture step minimises beside the loss: beta_decay, entropy, uniform_decay or zero_one
-    (with sigmoid), each with settings if wanted: entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""
+    (with sigmoid); or weight steps, alignment of the cells (Lambda-DARTS). Each with settings if wanted:
+    entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""
     keep_weights_every: int = option(0, at_least=0, free=True)
     """Epochs between files of the shared weights, which `ablate.py rank --epochs` compares; 0: none."""
     policy: str = "draw"
     """What a weight step trains: draw (an architecture from the estimator), uniform (any, with equal
-    probability), fair (as many as a slot has candidates, every candidate once) or perturbed (the mixture of
-    all near the probabilities)."""
+    probability), fair (as many as a slot has candidates, every candidate once), perturbed (the mixture of
+    all near the probabilities) or adversarial (the worst mixture near them; adversarial:steps=7 costs 8
+    steps of the mixture)."""
     auxiliary_skip: str | None = None
     """Strength of a skip connection that is added to every edge while searching, whatever is drawn: a number,
     or START:END for a linear schedule, such as 1:0 (DARTS-). Derived networks have none."""
@@ -337,6 +350,8 @@ def check(options: Options) -> Options:
         raise InputError(f"`warmup_epochs` is {warmup}, expected fewer than `epochs`, {options.epochs}")
     if isinstance(options, SearchOptions):
         _check_budgets(options)
+        if options.stop_curvature is not None and not options.curvature_every:
+            raise InputError("`stop_curvature` needs `curvature_every`: give both, or drop it")
     if options.class_weights == "balanced" and options.sampling == "balanced":
         raise InputError(
             "`class_weights=balanced` and `sampling=balanced` would balance the classes twice: choose one"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nas.bilevel.architecture import Architecture
-from nas.bilevel.policies import Policy
+from nas.bilevel.policies import Policy, Probe
 from nas.bilevel.rule import MOST, Rule
 from nas.bilevel.view import SearchView
 from nas.seeding import generator, seed_everything
@@ -132,14 +132,27 @@ class _Decided(Policy):
     def paths(
         self, architecture: Architecture, generator: torch.Generator, step: int, progress: float
     ) -> Sequence[Draw]:
-        paths = list[Draw]()
-        for path in self.policy.paths(architecture, generator, step, progress):
+        return self._decided(self.policy.paths(architecture, generator, step, progress))
+
+    def paths_on(
+        self,
+        probe: Probe,
+        architecture: Architecture,
+        generator: torch.Generator,
+        step: int,
+        progress: float,
+    ) -> Sequence[Draw]:
+        return self._decided(self.policy.paths_on(probe, architecture, generator, step, progress))
+
+    def _decided(self, paths: Sequence[Draw]) -> Sequence[Draw]:
+        decided = list[Draw]()
+        for path in paths:
             if isinstance(path, Tensor):
-                paths.append(_with(path, self.decided))
+                decided.append(_with(path, self.decided))
             else:
                 assert not isinstance(path, Choice)
-                paths.append([self.decided.get(row, chosen) for row, chosen in enumerate(path)])
-        return paths
+                decided.append([self.decided.get(row, chosen) for row, chosen in enumerate(path)])
+        return decided
 
 
 def _with(weights: Tensor, decided: dict[int, int]) -> Tensor:

@@ -4,20 +4,45 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
+from torch import Tensor
 
 from estimators import Schedule
 from nas.bilevel.architecture import Architecture
 from recipes.registry import Registry
 from search_spaces.mixed_edge import Draw
 
+MOST_STEPS = 100  # of an adversary
+
+
+class Probe(Protocol):
+    """The batch of a weight step, for policies that look at it. Every look is a pass through the supernet;
+    what it finds is that of the batches of all ranks, unless each has draws of its own."""
+
+    def loss(self, draw: Draw) -> float:
+        """The loss of a draw."""
+
+    def gradient(self, weights: Tensor) -> Tensor:
+        """The gradient (E, K) of the loss by the weights (E, K) of a draw, both on the CPU."""
+
 
 class Policy(ABC):
     """Chooses the architectures of a weight step."""
 
     name: ClassVar[str]
+
+    def paths_on(
+        self,
+        probe: Probe,
+        architecture: Architecture,
+        generator: torch.Generator,
+        step: int,
+        progress: float,
+    ) -> Sequence[Draw]:
+        """`paths` for a batch: what a step trains. A policy that looks at it overrides this, too."""
+        return self.paths(architecture, generator, step, progress)
 
     @abstractmethod
     def paths(
@@ -93,20 +118,64 @@ class PerturbedPolicy(Policy):
 
     def paths(
         self, architecture: Architecture, generator: torch.Generator, step: int, progress: float
-    ) -> Sequence[Draw]:
+    ) -> list[Tensor]:
         p = architecture.probabilities()
         noise = 2 * torch.rand(p.shape, generator=generator, dtype=p.dtype) - 1
-        moved = p + self.epsilon(progress) * noise
-        if architecture.mask is not None:
-            moved = moved.masked_fill(~architecture.mask, -1.0)
-        likeliest = torch.zeros_like(p).scatter_(-1, moved.argmax(-1, keepdim=True), 1.0)
-        clipped = moved.clamp(0, 1)
-        if not architecture.estimator.exclusive:
-            return [clipped]
-        total = clipped.sum(-1, keepdim=True)
-        return [torch.where(total > 0, clipped / total, likeliest)]
+        return [_mixture(p + self.epsilon(progress) * noise, architecture)]
+
+
+def _mixture(weights: Tensor, architecture: Architecture) -> Tensor:
+    """Weights (E, K), clipped to [0, 1], 0 where there is no candidate, with the sum 1 in every slot if
+    candidates exclude each other."""
+    if architecture.mask is not None:
+        weights = weights.masked_fill(~architecture.mask, -1.0)
+    likeliest = torch.zeros_like(weights).scatter_(-1, weights.argmax(-1, keepdim=True), 1.0)
+    clipped = weights.clamp(0, 1)
+    if not architecture.estimator.exclusive:
+        return clipped
+    total = clipped.sum(-1, keepdim=True)
+    return torch.where(total > 0, clipped / total, likeliest)
+
+
+class AdversarialPolicy(PerturbedPolicy):
+    """The mixture near the probabilities whose loss on the batch is highest, as far as it is found: from
+    that of `perturbed` on, `steps` steps of 2 epsilon / steps along the signs of the gradient, each followed
+    by a projection to within epsilon of the probabilities; these themselves, where their loss is higher.
+
+    A step has a forward and a backward pass of all candidates, in addition to two forward passes.
+
+    Source: Chen & Hsieh, 2020, arXiv 2002.05283, SDARTS-ADV, by the code of xiangning-chen/SmoothDARTS.
+    """
+
+    name = "adversarial"
+
+    def __init__(self, epsilon: Schedule = Schedule(0.03, 0.3), steps: int = 7) -> None:  # noqa: B008
+        super().__init__(epsilon)
+        if not 1 <= steps <= MOST_STEPS:
+            raise ValueError(f"steps is {steps}, expected 1 to {MOST_STEPS}")
+        self.steps = steps
+
+    def paths_on(
+        self,
+        probe: Probe,
+        architecture: Architecture,
+        generator: torch.Generator,
+        step: int,
+        progress: float,
+    ) -> Sequence[Draw]:
+        p, epsilon = architecture.probabilities(), self.epsilon(progress)
+        (moved,) = self.paths(architecture, generator, step, progress)
+        for _ in range(self.steps):
+            moved = moved + 2 * epsilon / self.steps * probe.gradient(moved).sign()
+            moved = _mixture(p + (moved - p).clamp(-epsilon, epsilon), architecture)
+        return [p if probe.loss(p) > probe.loss(moved) else moved]
 
 
 POLICIES: Registry[type[Policy]] = Registry(
-    "policy", {p.name: p for p in (DrawPolicy, UniformPolicy, FairPolicy, PerturbedPolicy)}, Policy
+    "policy",
+    {
+        policy.name: policy
+        for policy in (DrawPolicy, UniformPolicy, FairPolicy, PerturbedPolicy, AdversarialPolicy)
+    },
+    Policy,
 )

@@ -24,6 +24,7 @@ from nas.bilevel.skips import SkipSchedules, most_skips
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import draw_value, logits_value
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
+from nas.bilevel.watch import Watch
 from nas.confusion import Confusion, of_classes
 from nas.data import Batches
 from nas.genotypes import cells_of, planned_size_of
@@ -169,6 +170,7 @@ class Search:
             precision=device.autocast(options.precision, place),
             unroll=unrolled_gradient_exact if options.edge_gradient == "dense" else unrolled_gradient,
         )
+        self.watch = Watch(options, self.bilevel, self.valid)
         for term in terms:
             term.prepare(self)
 
@@ -251,8 +253,9 @@ class Search:
         extra: dict[str, Any] = {}
         if options.measure_every and (epoch + 1) % options.measure_every == 0:
             extra["gradient"] = self.measure(epoch)
-        if self.bilevel.terms:
-            extra["terms"] = self.term_values(progress)
+        extra |= self.watch.measure(epoch + 1)
+        if values := self.term_values(progress):
+            extra["terms"] = values
         for term in self.bilevel.terms:
             if isinstance(term, BudgetTerm):
                 extra["budget"] = term.describe(self.architecture, progress)
@@ -296,6 +299,8 @@ class Search:
         values: dict[str, float] = {}
         for number, term in enumerate(self.bilevel.terms, 1):
             parts = (logits_value(term, logits, progress), draw_value(term, draw, progress))
+            if parts == (None, None):
+                continue
             name = name_of(term)
             name = f"{name}_{number}" if name in values else name
             values[name] = sum(float(part) for part in parts if part is not None)
@@ -308,7 +313,9 @@ class Search:
 
     def has_settled(self, epoch: int) -> bool:
         """Whether the decisions are as clear as the options ask for, or make as many skip connections, after
-        so many epochs."""
+        so many epochs, or the search has begun to collapse."""
+        if self.watch.stopped:
+            return True
         if epoch <= self.options.warmup:
             return False
         likely = self.space.discretise(self.architecture.log_probabilities())
@@ -347,6 +354,7 @@ class Search:
             "valid_mean": self.valid_mean.state(),
             "rule": self.rule.state(),
             "terms": [term.state() for term in self.bilevel.terms],
+            "watch": self.watch.state(),
         } | ({"work": asdict(self.bilevel.work)} if self.counted else {})
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -362,7 +370,9 @@ class Search:
         self.bilevel.work = Work(**state.get("work", {}))
         if state.get("rule"):
             self.rule.restore(state["rule"])
-        if "terms" in state:  # not in checkpoints of older versions
+        if "watch" in state:  # this and terms are not in checkpoints of older versions
+            self.watch.restore(state["watch"])
+        if "terms" in state:
             for term, known in zip(self.bilevel.terms, state["terms"], strict=True):
                 term.restore(known)
 
@@ -377,6 +387,7 @@ class Search:
     def finish(self) -> Iterator[None]:
         """What the rule of selection does after the last epoch, piece by piece."""
         self.skips.move(self.supernet, 1.0)
+        self.watch.rewind(self.architecture)
         yield from self.rule.select(self)
 
     def conclude(self) -> Outcome:
@@ -406,6 +417,7 @@ class Search:
             "genotype": text,
             "derived_accuracy": self.score_uncounted(genotype, confusion)[1],
             **self._images(),
+            **self.watch.result(),
             "parameters": sum(p.numel() for p in self.supernet.parameters()),
             "data": str(self.dataset),
             **of_classes(confusion, self.dataset, self.used, "valid"),
@@ -417,7 +429,7 @@ class Search:
                 "costs": self.budget.cost(genotype),
                 "size": asdict(self.budget.size),
             }
-        messages = [f"found {text}", *(f"warning: {w}" for w in collapsed)]
+        messages = [f"found {text}", *self.watch.messages(), *(f"warning: {w}" for w in collapsed)]
         if isinstance(self.rule, Front):
             front = self.rule.describe(self, lambda found: self.score_uncounted(found)[1])
             result["front"] = front

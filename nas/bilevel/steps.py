@@ -17,7 +17,7 @@ from estimators import CategoricalEstimator
 from nas import distributed
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.policies import DrawPolicy, Policy
-from nas.bilevel.terms import Term, gradient_of_draw, gradient_of_logits, value_of_draw
+from nas.bilevel.terms import Term, WeightStep, gradient_of_draw, gradient_of_logits, value_of_draw
 from nas.bilevel.unroll import Batch, Unroll, frozen, unrolled_gradient
 from nas.device import Precision, autocast
 from nas.guard import guarded_step
@@ -39,6 +39,27 @@ class _Evaluated(NamedTuple):
     gradients: Tensor | None
 
 
+class _Probe:
+    """See `nas.bilevel.policies.Probe`."""
+
+    def __init__(self, bilevel: Bilevel, batch: Batch) -> None:
+        self.bilevel, self.batch = bilevel, batch
+
+    def loss(self, draw: Draw) -> float:
+        with torch.no_grad():
+            loss, _ = self.bilevel.loss(draw, self.batch)
+        return float(self._of_all(loss.float()))
+
+    def gradient(self, weights: Tensor) -> Tensor:
+        _, _, at_weights = self.bilevel.gradient_at(weights, self.batch)
+        return self._of_all(at_weights).to(weights)
+
+    def _of_all(self, tensor: Tensor) -> Tensor:
+        if self.bilevel.draw_per != "rank":
+            distributed.average([tensor])
+        return tensor
+
+
 class Bilevel:
     """The state of a search and its two steps, each with draws of its own.
 
@@ -46,7 +67,7 @@ class Bilevel:
         supernet: called as supernet(images, draw).
         architecture: logits, estimator and space.
         task: the loss.
-        terms: what the architecture step minimises besides.
+        terms: what the steps minimise besides.
         policy: what a weight step trains; default: a draw.
         draws: independent draws per architecture step, whose estimates are averaged; default: the
             estimator's.
@@ -249,13 +270,16 @@ class Bilevel:
             step, progress: number of the step, and the part of the search before it, in [0, 1].
         """
         self.weight_optimizer.zero_grad(set_to_none=True)
-        paths = self.policy.paths(self.architecture, generator, step, progress)
+        probe = _Probe(self, train)
+        paths = self.policy.paths_on(probe, self.architecture, generator, step, progress)
         self._require_paths(paths)
         results = []
         for path in paths:
             loss, output = self.loss(path, train)
             (loss / len(paths)).backward()
             results.append(self._result(loss, output, train[1]))
+        for term in self.terms:
+            term.of_weights(WeightStep(self, self.parameters, train, paths, step, progress))
         gradients = distributed.gradients(self.parameters, union=self.draw_per == "rank")
         result = results[0]
         if len(results) > 1:

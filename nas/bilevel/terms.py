@@ -1,29 +1,56 @@
-"""What the architecture step minimises beside the loss.
+"""What the steps minimise beside the loss.
 
 The objective is  E[ loss(D) + sum of terms of the draw D ] + sum of terms of the logits. A term of the draw,
 such as a cost, is differentiated at the draw and reaches the logits through the estimator, like the loss; a
-term of the logits, such as a regulariser, is differentiated exactly.
+term of the logits, such as a regulariser, is differentiated exactly. A term of the weights adds its gradient
+to that of a weight step.
 """
 
 from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from estimators import Schedule
+from nas import distributed
+from nas.bilevel.alignment import cell_gradients, directions, own_weights, repeated_cells
 from nas.bilevel.architecture import Architecture
-from nas.bilevel.view import SearchView
+from nas.bilevel.unroll import Batch, frozen
+from nas.bilevel.view import SearchView, Steps
+from nas.seeding import kept_generators
 from recipes import InputError
 from recipes.registry import Registry, name_of
 from search_spaces import operations
+from search_spaces.mixed_edge import Choice, Draw
+
+
+@dataclass(frozen=True)
+class WeightStep:
+    """A weight step after its backward pass, before the gradients of all ranks are averaged.
+
+    Attributes:
+        steps: that it is one of.
+        parameters: of the supernet, with their gradients.
+        batch: this rank's images and labels.
+        paths: what was trained on them; the gradients are the mean of theirs.
+        number, progress: of the step, and the part of the search before it, in [0, 1].
+    """
+
+    steps: Steps
+    parameters: Sequence[torch.nn.Parameter]
+    batch: Batch
+    paths: Sequence[Draw]
+    number: int
+    progress: float
 
 
 class Term(ABC):
-    """A part of the objective of the architecture step.
+    """A part of the objective of the architecture step or of the weight step.
 
     Attributes:
         name: in reports.
@@ -46,6 +73,9 @@ class Term(ABC):
     def of_draw(self, draw: Tensor, progress: float) -> Tensor | None:
         """The value (...), differentiable by the draw: (..., E, K), one-hot or a mixture, on the CPU."""
         return None
+
+    def of_weights(self, step: WeightStep) -> None:  # noqa: B027
+        """Add to the gradients of the weights. Every pass through the supernet is counted by `step.steps`."""
 
     def learn(self, architecture: Architecture, progress: float) -> None:  # noqa: B027
         """Adapt to the architecture after a step of it, on all ranks alike."""
@@ -149,8 +179,64 @@ class ZeroOne(Term):
         return -self.weight(progress) * torch.where(there, distance, 0.0).sum() / there.sum()
 
 
+class Alignment(Term):
+    """-weight * alignment of the cells' gradients (see `nas.bilevel.alignment`), in the weight step.
+
+    Its gradient is that of Lambda-DARTS: with d_l the gradient of the alignment by g_l, and e = `epsilon`
+    over the norm of all d_l together, [grad L(pi_l - e d_l) - grad L(pi_l + e d_l)] / (2 e). A step takes
+    three passes more. For cells of the kind that occurs most often, and policies that train a mixture.
+    """
+
+    name = "alignment"
+
+    def __init__(self, weight: Schedule = Schedule(0.0, 0.25), epsilon: float = 1e-4) -> None:  # noqa: B008
+        if not 0 < epsilon <= 1:
+            raise ValueError(f"epsilon is {epsilon}, expected a number above 0 and at most 1")
+        self.weight, self.epsilon = weight, epsilon
+
+    def prepare(self, search: SearchView) -> None:
+        self.cells = repeated_cells(search.supernet)
+        if not self.cells:
+            raise InputError(f"the term '{self.name}' compares cells of one kind: add `cells`, or drop it")
+        paths = search.bilevel.policy.paths(search.architecture, torch.Generator().manual_seed(0), 0, 0.0)
+        if not all(isinstance(path, Tensor) for path in paths):
+            raise InputError(
+                f"the term '{self.name}' needs weight steps that train a mixture of all candidates: give "
+                "`estimator=softmax` or another that mixes, or `policy=perturbed`"
+            )
+
+    def of_weights(self, step: WeightStep) -> None:
+        if not (weight := self.weight(step.progress)):
+            return
+        parameters, seed = list(step.parameters), int(torch.randint(2**62, ()))
+
+        def loss_of(draw: Draw) -> Tensor:
+            torch.manual_seed(seed)  # operations that are random draw the same in every pass
+            return step.steps.loss(draw, step.batch)[0]
+
+        for path in step.paths:
+            assert isinstance(path, Tensor)
+            pi = path.detach().to(step.batch[0].device)
+            with kept_generators():
+                with frozen(parameters):
+                    found = cell_gradients(loss_of, self.cells, pi)
+                distributed.average(found)
+                ways = directions(found)
+                epsilon = self.epsilon / torch.stack(ways).norm().clamp_min(1e-12)
+                for sign in (-1, 1):
+                    with own_weights(self.cells, [pi + sign * epsilon * way for way in ways]):
+                        gradients = torch.autograd.grad(
+                            loss_of(Choice(pi, None)), parameters, allow_unused=True
+                        )
+                    scale = -sign * weight / (2 * epsilon * len(step.paths))
+                    for parameter, gradient in zip(parameters, gradients, strict=True):
+                        if gradient is not None:
+                            added = scale * gradient
+                            parameter.grad = added if parameter.grad is None else parameter.grad + added
+
+
 TERMS: Registry[type[Term]] = Registry(
-    "term", {t.name: t for t in (BetaDecay, Entropy, UniformDecay, ZeroOne)}, Term
+    "term", {t.name: t for t in (BetaDecay, Entropy, UniformDecay, ZeroOne, Alignment)}, Term
 )
 
 

@@ -176,6 +176,15 @@ def plot_terms(metrics: Metrics) -> Figure:
 
 
 @styled
+def plot_watched(metrics: Metrics, field: str, title: str) -> Figure:
+    """A number that a search measures of itself, now and then, over the epochs."""
+    figure, grid = new_grid(1, 1, 1.77, left=0.55, right=1.0, top=0.36, bottom=0.47, width=WIDTH / 2)
+    grid[0, 0].set_title(title)
+    plot_lines(grid[0, 0], metrics, [_read(metrics, field, "", "#7a4bb5")], 3)
+    return figure
+
+
+@styled
 def plot_skips(metrics: Metrics) -> Figure:
     """Edges of the derived cell that hold `skip_connect` and `none`, per kind of cell."""
     kinds = list(metrics[-1]["skip_connects"]) if metrics else []

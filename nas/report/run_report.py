@@ -20,6 +20,18 @@ DATA_OPTIONS = (
     "image_size", "planned_size", "channels_in", "pixel_range", "bad_images", "test_fraction",
     "class_weights", "sampling",
 )  # fmt: skip
+_WATCHED = {
+    "curvature": (
+        "largest eigenvalue",
+        "How curved the validation loss of the mixture is, by the logits, on one batch: the largest "
+        "eigenvalue of its Hessian. In a search that collapses it rises.",
+    ),
+    "alignment": (
+        "mean cosine of the cells' gradients",
+        "How far the cells of a kind want the same architecture, on one batch: 1 if all pull the "
+        "probabilities in one direction, 0 if each has a direction of its own.",
+    ),
+}
 CONSIDERED = 20  # architectures in the table of what a rule of selection looked at
 
 
@@ -187,6 +199,11 @@ def _pictures(
     if set(metrics[-1].get("terms", ())) - {"budget"}:  # which has a picture of its own
         caption = "What the architecture step minimises beside the loss, weighted as it is there."
         terms = [Picture("Terms", plots.plot_terms(metrics), caption)]
+    watched = [
+        Picture(name.capitalize(), plots.plot_watched(metrics, name, title), caption, half=True)
+        for name, (title, caption) in _WATCHED.items()
+        if any(name in line for line in metrics)
+    ]
     undecided = "How undecided the edges are: 0 when every edge has made its choice."
     skips = "Edges without weights; in a search that collapses they take over the derived cell."
     ways = Picture("Skip connections", plots.plot_skips(metrics), skips, half=True)
@@ -199,6 +216,7 @@ def _pictures(
         Picture("Probabilities", probabilities, share),
         Picture("Entropy", plots.plot_entropy(metrics), undecided, half=True),
         ways,
+        *watched,
         *budget_report.pictures(metrics),
         *terms,
     ]

@@ -15,7 +15,7 @@ from nas.report import cell_picture, figures, plots
 from search_spaces import Genotype, SearchSpace
 
 _GROUPS = {
-    **dict.fromkeys(("entropy", "skip_connects", "nones"), "search"),
+    **dict.fromkeys(("entropy", "skip_connects", "nones", "curvature", "alignment"), "search"),
     **dict.fromkeys(("lr", "tau", "drop_path"), "schedule"),
     **dict.fromkeys(("step", "epoch_seconds", "skipped_steps"), "time"),
 }
