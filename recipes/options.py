@@ -229,8 +229,12 @@ class SearchOptions(RunOptions):
     """Epochs between files of the shared weights, which `ablate.py rank --epochs` compares; 0: none."""
     policy: str = "draw"
     """What a weight step trains: draw (an architecture from the estimator), uniform (any, with equal
-    probability), fair (as many as a slot has candidates, every candidate once) or perturbed (the mixture of
-    all near the probabilities)."""
+    probability), fair (as many as a slot has candidates, every candidate once), dense (the sum of all,
+    whatever is learned) or perturbed (the mixture of all near the probabilities)."""
+    shrink: str = "none"
+    """What is taken out of the search between epochs, so that nothing draws it any more: none; probability,
+    one candidate after another, the least probable; or stages, at the half all but the likeliest of every
+    slot; with settings if wanted: probability:keep=2."""
     derive: str = "argmax"
     """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
     shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these

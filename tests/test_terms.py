@@ -145,7 +145,7 @@ def test_terms_and_policies_by_name():
     assert isinstance(term, Entropy)
     assert (term.weight(0.0), term.weight(1.0)) == (0.5, 2.0)
     assert TERMS.names() == ["beta_decay", "entropy", "uniform_decay"]
-    assert POLICIES.names() == ["draw", "uniform", "fair", "perturbed"]
+    assert POLICIES.names() == ["draw", "uniform", "fair", "dense", "perturbed"]
 
 
 # What a weight step trains

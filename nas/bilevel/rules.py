@@ -82,7 +82,7 @@ class Ascent(Rule):
         logits = start(search)
         slot, settled = 0, 0  # so many slots in a row have no better candidate
         while settled < space.num_slots:
-            around = (logits, *variants(space, logits, slot))
+            around = (logits, *variants(search, logits, slot))
             fitted = [(one, search.budget.fit(space.discretise(one))) for one in around]
             line = [one for one, genotype in fitted if genotype is not None]  # the first is always within
             texts = [space.format(genotype) for _, genotype in fitted if genotype is not None]
