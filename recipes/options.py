@@ -233,8 +233,9 @@ class SearchOptions(RunOptions):
     whatever is learned) or perturbed (the mixture of all near the probabilities)."""
     shrink: str = "none"
     """What is taken out of the search between epochs, so that nothing draws it any more: none; probability,
-    one candidate after another, the least probable; or stages, at the half all but the likeliest of every
-    slot; with settings if wanted: probability:keep=2."""
+    one candidate after another, the least probable; stages, at the half all but the likeliest of every slot;
+    or information, near the end, by what the outputs of candidates are like, and nothing is learned of the
+    architecture; with settings if wanted: probability:keep=2."""
     derive: str = "argmax"
     """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
     shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these

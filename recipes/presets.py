@@ -50,6 +50,14 @@ SEARCH: dict[str, dict[str, Any]] = {
     "nasbench201-beta-darts": _DENSE_201 | {"terms": ("beta_decay:weight=0:50",)},
     "nasbench201-darts-pt": _DENSE_201 | {"derive": "perturbation:5"},
     "nasbench201-sdarts-rs": _DENSE_201 | {"policy": "perturbed:epsilon=0.03:0.3"},
+    "nasbench201-is-darts": _DENSE_201
+    | {
+        "epochs": 30,
+        "nesterov": True,
+        "val_fraction": 0.01,
+        "policy": "dense",
+        "shrink": "information:every=2",
+    },
     "nasbench201-spos": _PATHS_201 | {"policy": "uniform", "derive": "evolution:1000"},
     "nasbench201-fairnas": _PATHS_201 | {"policy": "fair", "derive": "evolution:1000"},
     "nasbench201-gdas": {
@@ -124,6 +132,7 @@ ABOUT = {
     "nasbench201-beta-darts": "Ye et al., 2022, arXiv 2203.01665: beta-DARTS",
     "nasbench201-darts-pt": "Wang et al., 2021, arXiv 2108.04392: DARTS-PT",
     "nasbench201-sdarts-rs": "Chen & Hsieh, 2020, arXiv 2002.05283: SDARTS with random perturbations",
+    "nasbench201-is-darts": "He et al., 2024, arXiv 2312.12648: IS-DARTS",
     "nasbench201-spos": "Guo et al., 2020, arXiv 1904.00420: single uniform paths, then evolution",
     "nasbench201-fairnas": "Chu et al., 2021, arXiv 1907.01845: strictly fair paths, then evolution",
     "quick": "the defaults: a small network, trained or searched on a laptop in about a minute",
@@ -143,6 +152,7 @@ PUBLISHED = {
     "nasbench201-gdas": ("93.61 ± 0.09", "3 seeds, NAS-Bench-201, as TE-NAS, arXiv 2102.11535, quotes it"),
     "nasbench201-drnas": ("94.36 ± 0.00", "4 seeds, README of xiangning-chen/DrNAS"),
     "nasbench201-beta-darts": ("94.36 ± 0.00", "as later papers quote it"),
+    "nasbench201-is-darts": ("94.36", "as hyper.ai lists it with arXiv 2312.12648"),
     "nasbench201-darts-pt": ("88.2", "2 seeds, the author in issue 6 of ruocwang/darts-pt"),
 }
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import zlib
 
 import pytest
@@ -13,11 +14,13 @@ import nas
 import search_spaces
 from nas.bilevel import Architecture, Search
 from nas.bilevel.evolution import Evolution
+from nas.bilevel.information import ByInformation, information
 from nas.bilevel.policies import POLICIES
 from nas.bilevel.rule import drawn, pool
 from nas.bilevel.rules import RULES
 from nas.bilevel.shrinkings import ByProbability, Stages
 from recipes import SearchOptions
+from search_spaces.cell import Cell
 from search_spaces.derivation import fit
 
 SMALL = {"channels": 4, "train_limit": 160, "batch_size": 32, "threads": 1, "tensorboard": False}
@@ -296,3 +299,98 @@ def test_what_is_done_after_the_last_step_of_an_epoch_is_done_once(monkeypatch):
 def test_what_has_no_meaning_is_refused(options, message):
     with pytest.raises(nas.InputError, match=message):
         nas.search(**({"space": "micro", "epochs": 4, "warmup_epochs": 0} | options), **SMALL)
+
+
+# Information
+
+
+def written_out(search):
+    """The score of every candidate: node by node, pixel by pixel."""
+    total = torch.zeros(3, 5, dtype=torch.float64)
+    cells = [module for module in search.supernet.modules() if isinstance(module, Cell)]
+    inputs = {}
+    handles = [
+        cell.register_forward_pre_hook(lambda module, given, i=i: inputs.update({i: given[0][0]}))
+        for i, cell in enumerate(cells)
+    ]
+    weights = torch.zeros(3, 5)
+    for row in range(3):
+        weights[row, search.architecture.candidates(row)] = 1 / 5
+    count = 0
+    for images, _ in search.train:
+        search.supernet(images, weights)
+        count += len(images)
+        for i, cell in enumerate(cells):
+            nodes = [inputs[i]]
+            for source, target, row in ((0, 1, 0), (0, 2, 1), (1, 2, 2)):  # the edges of micro
+                edge = next(e for e, p in zip(cell.edges, cell.plan.edges, strict=True) if p.row == row)
+                outputs = [operation(nodes[source]) for operation in edge.operations]
+                for k, output in enumerate(outputs):
+                    vectors = output.permute(0, 2, 3, 1).reshape(-1, output.shape[1]).double()
+                    mean = vectors.sum(1, keepdim=True) / vectors.shape[1]
+                    variance = (vectors - mean).square().sum(1) / (vectors.shape[1] - 1)
+                    each = (3 * (vectors - mean).square().mean(1) / variance**3).nan_to_num(nan=math.inf)
+                    total[row, k] += each.mean() * len(images)
+                y = sum(weights[row, k] * output for k, output in enumerate(outputs))
+                nodes = [*nodes, y] if target == len(nodes) else [*nodes[:-1], nodes[-1] + y]
+    for handle in handles:
+        handle.remove()
+    return total / (count * len(cells))
+
+
+@torch.no_grad()
+def test_the_score_of_information_is_that_of_a_computation_that_is_written_out():
+    search = job(train_limit=100)
+    search.architecture.take_out(0, 3)
+    search.architecture.take_out(1, 1)
+    before = search.bilevel.work.evaluated
+    found = information(search)
+    assert search.bilevel.work.evaluated - before == len(search.train.images)
+    expected = written_out(search)
+    assert found.isinf().equal(expected.isinf())
+    assert found[:, 0].isinf().all()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0.0)
+    assert search.supernet.training
+    assert not any(module._forward_hooks for module in search.supernet.modules())
+
+
+def test_every_slot_loses_the_largest_score_in_every_round_and_the_architecture_learns_nothing(monkeypatch):
+    found = []
+    measured = ByInformation.after.__globals__["information"]
+    monkeypatch.setitem(
+        ByInformation.after.__globals__,
+        "information",
+        lambda search: found.append(measured(search)) or found[-1],
+    )
+    options = {"epochs": 9, "estimator": "softmax", "policy": "dense", "shrink": "information:every=2"}
+    result = nas.search("micro", **options, **SMALL)
+    left = [set(range(5)) for _ in range(3)]
+    expected = []
+    for epoch, scores in zip((1, 3, 5, 7), found, strict=True):
+        for row, line in enumerate(left):
+            worst = max(line, key=scores[row].tolist().__getitem__)
+            line.remove(worst)
+            expected.append((epoch, row, worst))
+    assert result.search.shrinking.taken == expected
+    assert [k for _, _, k in expected[:3]] == [0, 0, 0]  # none
+    assert [{k} for k in result.space.choice(result.genotype)] == left
+    assert all(line["valid_loss"] is None for line in result.history)
+    start = job(**options).architecture.logits
+    assert torch.equal(result.logits, start)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 8}, "takes 4 rounds, 2 epochs apart, and `epochs` is 8: give at least 9"),
+        ({"shrink": "information:every=0"}, "every is 0"),
+        ({"space": "s3"}, "does not say which edges the nodes of 's3' keep"),
+        (
+            {"terms": ("entropy",)},
+            "`terms` are part of architecture steps, and `shrink=information` leaves none",
+        ),
+    ],
+)
+def test_what_information_cannot_do_is_refused(options, message):
+    with pytest.raises(nas.InputError, match=message):
+        nas.search(**({"space": "micro", "epochs": 30, "shrink": "information"} | options), **SMALL)

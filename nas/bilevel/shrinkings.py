@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nas.bilevel.information import ByInformation
 from nas.bilevel.shrinking import Pair, Shrinking, may_go, require_kept
 from nas.bilevel.view import SearchView
 from recipes import InputError
@@ -118,7 +119,7 @@ class Stages(Shrinking):
         logits = search.architecture.logits.detach()
         for row in range(search.space.num_slots):
             left = search.architecture.candidates(row)
-            for k in sorted(left, key=lambda k, row=row: float(logits[row, k])):  # type: ignore[misc]
+            for k in sorted(left, key=logits[row].tolist().__getitem__):
                 if len(search.architecture.candidates(row)) > self.keep and may_go(search, row, k):
                     yield row, k
 
@@ -129,5 +130,5 @@ def _require_positive(keep: int) -> None:
 
 
 SHRINKINGS: Registry[type[Shrinking]] = Registry(
-    "shrinking", {s.name: s for s in (NoShrinking, ByProbability, Stages)}, Shrinking
+    "shrinking", {s.name: s for s in (NoShrinking, ByProbability, Stages, ByInformation)}, Shrinking
 )
