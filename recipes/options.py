@@ -234,14 +234,15 @@ class SearchOptions(RunOptions):
     shrink: str = "none"
     """What is taken out of the search between epochs, so that nothing draws it any more: none; probability,
     one candidate after another, the least probable; stages, at the half all but the likeliest of every slot;
-    or information, near the end, by what the outputs of candidates are like, and nothing is learned of the
-    architecture; with settings if wanted: probability:keep=2."""
+    or information, near the end, by what the outputs of candidates are like, without architecture steps; with
+    settings if wanted: probability:keep=2. shapley takes nothing out, and moves the logits by what candidates
+    contribute to the accuracy, in place of architecture steps."""
     derive: str = "argmax"
     """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
     shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these
     scores; perturbation:EPOCHS, what the supernet misses most, with so many epochs of training after every
-    decision; or halving:K, short trainings from scratch of K architectures, of which the better half is
-    trained twice as long, and so on."""
+    decision; shapley, what contributes most to the accuracy of the supernet; or halving:K, short trainings
+    from scratch of K architectures, of which the better half is trained twice as long, and so on."""
 
     budget: tuple[str, ...] = ()
     """What the derived network may cost at most, several at once: parameters=1.5M macs=60M latency=12ms (the

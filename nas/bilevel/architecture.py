@@ -11,7 +11,7 @@ from estimators import Estimator
 from search_spaces import SearchSpace
 from search_spaces.mixed_edge import Draw
 
-_NEVER = -1e6  # log-probability of what is not there: below all others, with Gumbel noise, too
+_NEVER = -1e6  # score of what is not there: below all log-probabilities, with Gumbel noise, too
 
 
 class Architecture:
@@ -68,13 +68,16 @@ class Architecture:
     def log_probabilities(self) -> Tensor:
         """(E, K), finite, and far below all others where there is no candidate."""
         p = self.probabilities()
-        log_p = p.clamp_min(torch.finfo(p.dtype).tiny).log()
-        return log_p if self.mask is None else log_p.masked_fill(~self.mask, _NEVER)
+        return self.among(p.clamp_min(torch.finfo(p.dtype).tiny).log())
+
+    def among(self, scores: Tensor) -> Tensor:
+        """Scores (E, K), far below all others where there is no candidate, so that none is ever the best."""
+        return scores if self.mask is None else scores.masked_fill(~self.mask, _NEVER)
 
     def entropy(self) -> float:
         """Mean entropy of the decisions, in nats."""
         log_p = self.log_probabilities()
-        return float(-(log_p.exp() * log_p).sum(-1).mean())
+        return float((log_p.exp() * -log_p).sum(-1).mean())
 
     def draw(self, generator: torch.Generator) -> Draw:
         """A draw that nothing is learned from: the chosen indices, or a dense mixture (E, K)."""
@@ -98,8 +101,7 @@ class Architecture:
     def noise(self, generator: torch.Generator) -> Tensor:
         """Standard Gumbel noise (E, K), far below all others where there is no candidate: its arg-max is any
         candidate of a slot with equal probability."""
-        noise = gumbel(self.logits.detach(), generator)
-        return noise if self.mask is None else noise.masked_fill(~self.mask, _NEVER)
+        return self.among(gumbel(self.logits.detach(), generator))
 
 
 def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:

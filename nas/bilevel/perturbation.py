@@ -104,7 +104,7 @@ class Perturbation(Rule):
 
     def selected(self, search: SearchView) -> Genotype:
         scores = _with(torch.zeros_like(search.architecture.logits), self.decided)
-        return search.budget.derive(scores)
+        return search.budget.derive(search.architecture.among(scores))
 
     def considered(self, search: SearchView) -> list[dict[str, Any]]:
         return [

@@ -9,6 +9,7 @@ from nas.bilevel.evolution import Evolution
 from nas.bilevel.halving import Halving
 from nas.bilevel.perturbation import Perturbation
 from nas.bilevel.rule import MOST, Rule, drawn, likeliest, start, variants
+from nas.bilevel.shapley import ShapleyRule
 from nas.bilevel.view import SearchView
 from recipes.registry import Registry
 from search_spaces import Genotype, operations
@@ -113,7 +114,9 @@ class Ascent(Rule):
 
 
 RULES: Registry[type[Rule]] = Registry(
-    "rule of selection", {r.name: r for r in (ArgMax, Sample, Ascent, Evolution, Perturbation, Halving)}, Rule
+    "rule of selection",
+    {r.name: r for r in (ArgMax, Sample, Ascent, Evolution, Perturbation, ShapleyRule, Halving)},
+    Rule,
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from nas.bilevel.information import ByInformation
+from nas.bilevel.shapley import ByShapley
 from nas.bilevel.shrinking import Pair, Shrinking, may_go, require_kept
 from nas.bilevel.view import SearchView
 from recipes import InputError
@@ -130,5 +131,7 @@ def _require_positive(keep: int) -> None:
 
 
 SHRINKINGS: Registry[type[Shrinking]] = Registry(
-    "shrinking", {s.name: s for s in (NoShrinking, ByProbability, Stages, ByInformation)}, Shrinking
+    "shrinking",
+    {s.name: s for s in (NoShrinking, ByProbability, Stages, ByInformation, ByShapley)},
+    Shrinking,
 )
