@@ -234,9 +234,9 @@ class SearchOptions(RunOptions):
     shrink: str = "none"
     """What is taken out of the search between epochs, so that nothing draws it any more: none; probability,
     one candidate after another, the least probable; stages, at the half all but the likeliest of every slot;
-    or information, near the end, by what the outputs of candidates are like, without architecture steps; with
-    settings if wanted: probability:keep=2. shapley takes nothing out, and moves the logits by what candidates
-    contribute to the accuracy, in place of architecture steps."""
+    information, near the end, by what the outputs of candidates are like; or zero_cost, all but one
+    architecture before the first step; with settings if wanted: probability:keep=2. shapley takes nothing
+    out: it moves the logits by what candidates contribute to the accuracy, in place of architecture steps."""
     derive: str = "argmax"
     """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
     shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these

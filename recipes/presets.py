@@ -58,6 +58,12 @@ SEARCH: dict[str, dict[str, Any]] = {
         "policy": "dense",
         "shrink": "information:every=2",
     },
+    "nasbench201-zero-cost-pt": _DENSE_201
+    | {
+        "epochs": 1,
+        "batch_size": 256,
+        "shrink": "zero_cost:by=naswot:images=256,proposals=10,batches=100",
+    },
     "nasbench201-spos": _PATHS_201 | {"policy": "uniform", "derive": "evolution:1000"},
     "nasbench201-fairnas": _PATHS_201 | {"policy": "fair", "derive": "evolution:1000"},
     "nasbench201-gdas": {
@@ -133,6 +139,8 @@ ABOUT = {
     "nasbench201-darts-pt": "Wang et al., 2021, arXiv 2108.04392: DARTS-PT",
     "nasbench201-sdarts-rs": "Chen & Hsieh, 2020, arXiv 2002.05283: SDARTS with random perturbations",
     "nasbench201-is-darts": "He et al., 2024, arXiv 2312.12648: IS-DARTS",
+    "nasbench201-zero-cost-pt": "Xiang et al., 2023, arXiv 2106.06799: Zero-Cost-PT, all before the first "
+    "step",
     "nasbench201-spos": "Guo et al., 2020, arXiv 1904.00420: single uniform paths, then evolution",
     "nasbench201-fairnas": "Chu et al., 2021, arXiv 1907.01845: strictly fair paths, then evolution",
     "quick": "the defaults: a small network, trained or searched on a laptop in about a minute",

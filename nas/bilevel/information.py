@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import distributed
-from nas.bilevel.shrinking import Pair, Shrinking, may_go
+from nas.bilevel.shrinking import Pair, Shrinking, may_go, require_all_edges
 from nas.bilevel.view import SearchView
 from nas.seeding import seed_everything
 from recipes import InputError
@@ -46,12 +46,8 @@ class ByInformation(Shrinking):
         self.every = every
 
     def prepare(self, search: SearchView) -> None:
-        space, rounds = search.space, search.space.width - 1
-        if space.contested():
-            raise InputError(
-                f"`shrink={self.name}` does not say which edges the nodes of '{space.name}' keep: take a "
-                "space whose cells keep all"
-            )
+        require_all_edges(search, self.name)
+        rounds = search.space.width - 1
         if self.every * rounds >= search.options.epochs:
             raise InputError(
                 f"`shrink={self.name}` takes {rounds} rounds, {self.every} epochs apart, and `epochs` is "

@@ -183,6 +183,8 @@ class Search:
             self.train_mean, self.valid_mean = Mean(), Mean()
         self.rates.step(epoch)
         first, total = epoch * self.steps + start, self.options.epochs * self.steps
+        if epoch == start == 0:
+            self.shrinking.work(self, 0)
         learns = epoch >= warmup and not self.shrinking.rests(self, epoch)
         valid_batches = self.valid.endless(max(0, first - warmup * self.steps))
         for step, train_batch in enumerate(self.train.epoch(epoch, start), first):
@@ -250,7 +252,7 @@ class Search:
             extra["gradient"] = self.measure(epoch)
         if self.bilevel.terms:
             extra["terms"] = self.term_values(progress)
-        if taken := self.shrinking.named(self.space, epoch + 1):
+        if taken := self.shrinking.named(self.space, (epoch + 1,) if epoch else (0, 1)):
             extra["taken_out"] = taken
         for term in self.bilevel.terms:
             if isinstance(term, BudgetTerm):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -44,8 +44,8 @@ class Shrinking(ABC):
 
     @abstractmethod
     def after(self, search: SearchView, epoch: int) -> Iterator[Pair]:
-        """Row and candidate of what is to be taken out after `epoch` epochs; each is, before the next is
-        asked for. On all ranks alike."""
+        """Row and candidate of what is to be taken out after `epoch` epochs, 0 before the first; each is,
+        before the next is asked for. On all ranks alike."""
 
     def work(self, search: SearchView, epoch: int) -> None:
         """Do what is to be done after `epoch` epochs."""
@@ -53,12 +53,12 @@ class Shrinking(ABC):
             search.architecture.take_out(row, candidate)
             self.taken.append((epoch, row, candidate))
 
-    def named(self, space: SearchSpace, epoch: int | None = None) -> list[dict[str, Any]]:
-        """What was taken out, after one epoch or after all, as `epoch`, `slot` and `candidate`."""
+    def named(self, space: SearchSpace, epochs: Container[int] | None = None) -> list[dict[str, Any]]:
+        """What was taken out, after some epochs or after all, as `epoch`, `slot` and `candidate`."""
         return [
             {"epoch": when, "slot": space.slots[row].label, "candidate": space.slots[row].candidates[k]}
             for when, row, k in self.taken
-            if epoch in (None, when)
+            if epochs is None or when in epochs
         ]
 
     def state(self) -> dict[str, Any]:
@@ -82,6 +82,15 @@ def may_go(search: SearchView, row: int, candidate: int) -> bool:
     for other in range(search.space.num_slots):
         left[other, others if other == row else architecture.candidates(other)] = True
     return search.tightest.reaches(left)
+
+
+def require_all_edges(search: SearchView, name: str) -> None:
+    """Raise InputError where architectures keep only some edges, of which a shrinking says nothing."""
+    if search.space.contested():
+        raise InputError(
+            f"`shrink={name}` does not say which edges the nodes of '{search.space.name}' keep: take a space "
+            "whose cells keep all"
+        )
 
 
 def require_kept(search: SearchView, name: str, keep: int) -> None:
