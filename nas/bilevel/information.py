@@ -15,8 +15,7 @@ from nas.bilevel.shrinking import Pair, Shrinking, may_go, require_all_edges
 from nas.bilevel.view import SearchView
 from nas.seeding import seed_everything
 from recipes import InputError
-from search_spaces.cell import Cell
-from search_spaces.mixed_edge import MixedEdge
+from search_spaces.cell import candidates_in
 from search_spaces.operations import Zero
 
 
@@ -82,16 +81,12 @@ def information(search: SearchView) -> Tensor:
 
     supernet.eval()
     with contextlib.ExitStack() as hooks:
-        for cell in (module for module in supernet.modules() if isinstance(module, Cell)):
-            for edge, planned in zip(cell.edges, cell.plan.edges, strict=True):
-                assert isinstance(edge, MixedEdge)
-                for k, operation in enumerate(edge.operations):
-                    passes[planned.row, k] += len(batches.images)
-                    if isinstance(operation, Zero):
-                        totals[planned.row, k] = torch.inf
-                    else:
-                        handle = operation.register_forward_hook(partial(add, planned.row, k))
-                        hooks.callback(handle.remove)
+        for row, k, operation in candidates_in(supernet):
+            passes[row, k] += len(batches.images)
+            if isinstance(operation, Zero):
+                totals[row, k] = torch.inf
+            else:
+                hooks.callback(operation.register_forward_hook(partial(add, row, k)).remove)
         for images, _ in batches.evaluation(distributed.rank(), distributed.world()):
             with search.bilevel.precision():
                 supernet(images, weights)

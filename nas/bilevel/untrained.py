@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from nas.bilevel.view import SearchView
 from nas.seeding import generator, seed_everything
 from nas.zero_cost import SCORES, ZeroCost
 from search_spaces import Genotype
+from search_spaces.cell import candidates_in
 from search_spaces.skeleton import Skeleton
 
 
@@ -89,15 +91,24 @@ class ByZeroCost(Shrinking):
 
 
 class Mixture(nn.Module):
-    """A supernet as a network, with fixed weights (E, K) of its candidates."""
+    """A supernet as a network, with fixed weights (E, K) of its candidates; where that is 0, a candidate sees
+    nothing of the image, so that its ReLUs tell no images apart."""
 
     def __init__(self, supernet: Skeleton, weights: Tensor) -> None:
         super().__init__()
         self.supernet, self.weights = supernet, weights
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.supernet(x, self.weights)
+        with contextlib.ExitStack() as hooks:
+            for row, k, operation in candidates_in(self.supernet):
+                if self.weights[row, k] == 0:
+                    hooks.callback(operation.register_forward_pre_hook(_blind).remove)
+            out: Tensor = self.supernet(x, self.weights)
         return out
+
+
+def _blind(operation: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (torch.zeros_like(inputs[0]),)
 
 
 def value_of(search: SearchView, score: ZeroCost, network: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
