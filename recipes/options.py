@@ -234,7 +234,7 @@ class SearchOptions(RunOptions):
     shrink: str = "none"
     """What is taken out of the search between epochs, so that nothing draws it any more: none; probability,
     one candidate after another, the least probable; stages, at the half all but the likeliest of every slot;
-    information, near the end, by what the outputs of candidates are like; or zero_cost, all but one
+    information, near the end, by what the outputs of candidates are like; zero_cost or te_nas, all but one
     architecture before the first step; with settings if wanted: probability:keep=2. shapley takes nothing
     out: it moves the logits by what candidates contribute to the accuracy, in place of architecture steps."""
     derive: str = "argmax"

@@ -58,6 +58,7 @@ SEARCH: dict[str, dict[str, Any]] = {
         "policy": "dense",
         "shrink": "information:every=2",
     },
+    "nasbench201-te-nas": _DENSE_201 | {"epochs": 1, "shrink": "te_nas:images=72,repeats=3"},
     "nasbench201-zero-cost-pt": _DENSE_201
     | {
         "epochs": 1,
@@ -139,6 +140,7 @@ ABOUT = {
     "nasbench201-darts-pt": "Wang et al., 2021, arXiv 2108.04392: DARTS-PT",
     "nasbench201-sdarts-rs": "Chen & Hsieh, 2020, arXiv 2002.05283: SDARTS with random perturbations",
     "nasbench201-is-darts": "He et al., 2024, arXiv 2312.12648: IS-DARTS",
+    "nasbench201-te-nas": "Chen et al., 2021, arXiv 2102.11535: TE-NAS, all before the first step",
     "nasbench201-zero-cost-pt": "Xiang et al., 2023, arXiv 2106.06799: Zero-Cost-PT, all before the first "
     "step",
     "nasbench201-spos": "Guo et al., 2020, arXiv 1904.00420: single uniform paths, then evolution",
@@ -161,6 +163,7 @@ PUBLISHED = {
     "nasbench201-drnas": ("94.36 ± 0.00", "4 seeds, README of xiangning-chen/DrNAS"),
     "nasbench201-beta-darts": ("94.36 ± 0.00", "as later papers quote it"),
     "nasbench201-is-darts": ("94.36", "as hyper.ai lists it with arXiv 2312.12648"),
+    "nasbench201-te-nas": ("93.90 ± 0.47", "4 seeds, arXiv 2102.11535"),
     "nasbench201-darts-pt": ("88.2", "2 seeds, the author in issue 6 of ruocwang/darts-pt"),
 }
 

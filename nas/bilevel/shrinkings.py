@@ -10,6 +10,7 @@ from torch import Tensor
 from nas.bilevel.information import ByInformation
 from nas.bilevel.shapley import ByShapley
 from nas.bilevel.shrinking import Pair, Shrinking, may_go, require_kept
+from nas.bilevel.te_nas import ByTraining
 from nas.bilevel.untrained import ByZeroCost
 from nas.bilevel.view import SearchView
 from recipes import InputError
@@ -133,6 +134,9 @@ def _require_positive(keep: int) -> None:
 
 SHRINKINGS: Registry[type[Shrinking]] = Registry(
     "shrinking",
-    {s.name: s for s in (NoShrinking, ByProbability, Stages, ByInformation, ByShapley, ByZeroCost)},
+    {
+        s.name: s
+        for s in (NoShrinking, ByProbability, Stages, ByInformation, ByShapley, ByZeroCost, ByTraining)
+    },
     Shrinking,
 )

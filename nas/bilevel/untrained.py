@@ -18,7 +18,7 @@ from nas.seeding import generator, seed_everything
 from nas.zero_cost import SCORES, ZeroCost
 from search_spaces import Genotype
 from search_spaces.cell import candidates_in
-from search_spaces.skeleton import Skeleton
+from search_spaces.mixed_edge import Choice
 
 
 class ByZeroCost(Shrinking):
@@ -94,7 +94,7 @@ class Mixture(nn.Module):
     """A supernet as a network, with fixed weights (E, K) of its candidates; where that is 0, a candidate sees
     nothing of the image, so that its ReLUs tell no images apart."""
 
-    def __init__(self, supernet: Skeleton, weights: Tensor) -> None:
+    def __init__(self, supernet: nn.Module, weights: Tensor) -> None:
         super().__init__()
         self.supernet, self.weights = supernet, weights
 
@@ -103,7 +103,7 @@ class Mixture(nn.Module):
             for row, k, operation in candidates_in(self.supernet):
                 if self.weights[row, k] == 0:
                     hooks.callback(operation.register_forward_pre_hook(_blind).remove)
-            out: Tensor = self.supernet(x, self.weights)
+            out: Tensor = self.supernet(x, Choice(self.weights.to(x.device), None))
         return out
 
 
