@@ -36,11 +36,15 @@ class FairFirst(Policy):
     def paths(
         self, architecture: Architecture, generator: torch.Generator, step: int, progress: float
     ) -> Sequence[Draw]:
-        slots, most = architecture.space.slots, architecture.space.width
+        lines = [architecture.candidates(row) for row in range(architecture.space.num_slots)]
+        most = max(map(len, lines))
         # A random order of the candidates of every slot, repeated where another slot has more of them.
-        orders = [torch.randperm(len(slot.candidates), generator=generator).tolist() for slot in slots]
+        orders = [torch.randperm(len(line), generator=generator).tolist() for line in lines]
         fair = torch.rand(most, generator=generator) < self.epsilon(progress)
-        paths = ([order[i % len(order)] for order in orders] for i in range(most))
+        paths = (
+            [line[order[i % len(line)]] for line, order in zip(lines, orders, strict=True)]
+            for i in range(most)
+        )
         return [path if own else architecture.draw(generator) for path, own in zip(paths, fair, strict=True)]
 
 

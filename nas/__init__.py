@@ -15,6 +15,7 @@ prepare_torchvision()
 from nas.api import SearchResult, TrainResult, search, train  # noqa: E402
 from nas.bilevel.policies import POLICIES  # noqa: E402
 from nas.bilevel.rules import RULES  # noqa: E402
+from nas.bilevel.shrinkings import SHRINKINGS  # noqa: E402
 from nas.bilevel.terms import TERMS  # noqa: E402
 from nas.conversion import convert  # noqa: E402
 from nas.deploy.export import export  # noqa: E402
@@ -24,7 +25,7 @@ from nas.zero_cost import SCORES  # noqa: E402
 from recipes import InputError  # noqa: E402
 
 register_policy, register_rule, register_term = POLICIES.register, RULES.register, TERMS.register
-register_zero_cost = SCORES.register
+register_zero_cost, register_shrinking = SCORES.register, SHRINKINGS.register
 
 __all__ = [
     "InputError",
@@ -38,6 +39,7 @@ __all__ = [
     "predict",
     "register_policy",
     "register_rule",
+    "register_shrinking",
     "register_term",
     "register_zero_cost",
     "save",

@@ -20,6 +20,7 @@ from nas.bilevel.policies import Policy
 from nas.bilevel.rule import Rule
 from nas.bilevel.rules import RULES
 from nas.bilevel.search import Search
+from nas.bilevel.shrinking import Shrinking
 from nas.bilevel.terms import Term
 from nas.runs import loop
 from nas.runs.loop import Announce, Callback, Ended
@@ -175,6 +176,7 @@ def search(
     terms: Sequence[str | Term] | None = None,
     policy: str | Policy | None = None,
     derive: str | Rule | None = None,
+    shrink: str | Shrinking | None = None,
     task: Task | None = None,
     callback: Callback | None = None,
     progress: bool | None = None,
@@ -184,7 +186,8 @@ def search(
     """Search an architecture.
 
     Args:
-        space, estimator, terms, policy, derive: names as on the command line of train_search.py, or objects.
+        space, estimator, terms, policy, derive, shrink: names as on the command line of train_search.py, or
+            objects.
         data: a name (`digits`, `cifar10`, `folder:PATH`, ...), or images: see `nas.data.load`.
         task: what is learned; default: classification.
         callback: gets the metrics of every epoch (those of metrics.jsonl); where it returns what is true the
@@ -205,7 +208,12 @@ def search(
     if isinstance(options.get("budget"), str):
         options["budget"] = (options["budget"],)
     named: dict[str, Any] = {"space": space, "estimator": estimator, "policy": policy, "derive": derive}
-    named |= {"dataset": data, "terms": None if terms is None else tuple(terms), "task": task}
+    named |= {
+        "shrink": shrink,
+        "dataset": data,
+        "terms": None if terms is None else tuple(terms),
+        "task": task,
+    }
     chosen, given = _options(SearchOptions, named, options, callback)
     ended = loop.run(
         chosen,
@@ -282,6 +290,7 @@ OBJECTS: dict[str, type] = {
     "terms": Term,
     "policy": Policy,
     "derive": Rule,
+    "shrink": Shrinking,
     "task": Task,
 }
 """What may be given as an object besides data, by the name of its option."""

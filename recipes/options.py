@@ -250,9 +250,15 @@ class SearchOptions(RunOptions):
     """Epochs between files of the shared weights, which `ablate.py rank --epochs` compares; 0: none."""
     policy: str = "draw"
     """What a weight step trains: draw (an architecture from the estimator), uniform (any, with equal
-    probability), fair (as many as a slot has candidates, every candidate once), perturbed (the mixture of
-    all near the probabilities) or adversarial (the worst mixture near them; adversarial:steps=7 costs 8
-    steps of the mixture)."""
+    probability), fair (as many as a slot has candidates, every candidate once), dense (the sum of all,
+    whatever is learned), perturbed (the mixture of all near the probabilities) or adversarial (the worst
+    mixture near them; adversarial:steps=7 costs 8 steps of the mixture)."""
+    shrink: str = "none"
+    """What is taken out of the search between epochs, so that nothing draws it any more: none; probability,
+    one candidate after another, the least probable; stages, at the half all but the likeliest of every slot;
+    information, near the end, by what the outputs of candidates are like; zero_cost or te_nas, all but one
+    architecture before the first step; with settings if wanted: probability:keep=2. shapley takes nothing
+    out: it moves the logits by what candidates contribute to the accuracy, in place of architecture steps."""
     auxiliary_skip: str | None = None
     """Strength of a skip connection that is added to every edge while searching, whatever is drawn: a number,
     or START:END for a linear schedule, such as 1:0 (DARTS-). Derived networks have none."""
@@ -265,8 +271,8 @@ class SearchOptions(RunOptions):
     """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
     shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these
     scores; perturbation:EPOCHS, what the supernet misses most, with so many epochs of training after every
-    decision; or halving:K, short trainings from scratch of K architectures, of which the better half is
-    trained twice as long, and so on."""
+    decision; shapley, what contributes most to the accuracy of the supernet; or halving:K, short trainings
+    from scratch of K architectures, of which the better half is trained twice as long, and so on."""
 
     budget: tuple[str, ...] = ()
     """What the derived network may cost at most, several at once: parameters=1.5M macs=60M latency=12ms (the

@@ -51,6 +51,21 @@ SEARCH: dict[str, dict[str, Any]] = {
     "nasbench201-darts-pt": _DENSE_201 | {"derive": "perturbation:5"},
     "nasbench201-sdarts-rs": _DENSE_201 | {"policy": "perturbed:epsilon=0.03:0.3"},
     "nasbench201-darts-minus": _DENSE_201 | {"auxiliary_skip": "1:0"},
+    "nasbench201-is-darts": _DENSE_201
+    | {
+        "epochs": 30,
+        "nesterov": True,
+        "val_fraction": 0.01,
+        "policy": "dense",
+        "shrink": "information:every=2",
+    },
+    "nasbench201-te-nas": _DENSE_201 | {"epochs": 1, "shrink": "te_nas:images=72,repeats=3"},
+    "nasbench201-zero-cost-pt": _DENSE_201
+    | {
+        "epochs": 1,
+        "batch_size": 256,
+        "shrink": "zero_cost:by=naswot:images=256,proposals=10,batches=100",
+    },
     "nasbench201-spos": _PATHS_201 | {"policy": "uniform", "derive": "evolution:1000"},
     "nasbench201-fairnas": _PATHS_201 | {"policy": "fair", "derive": "evolution:1000"},
     "nasbench201-gdas": {
@@ -145,6 +160,10 @@ ABOUT = {
     "nasbench201-sdarts-rs": "Chen & Hsieh, 2020, arXiv 2002.05283: SDARTS with random perturbations",
     "nasbench201-darts-minus": "Chu et al., 2021, arXiv 2009.01027: DARTS-, with the recipe of the others in "
     "this space: its authors' code has the spaces of DARTS only",
+    "nasbench201-is-darts": "He et al., 2024, arXiv 2312.12648: IS-DARTS",
+    "nasbench201-te-nas": "Chen et al., 2021, arXiv 2102.11535: TE-NAS, all before the first step",
+    "nasbench201-zero-cost-pt": "Xiang et al., 2023, arXiv 2106.06799: Zero-Cost-PT, all before the first "
+    "step",
     "nasbench201-spos": "Guo et al., 2020, arXiv 1904.00420: single uniform paths, then evolution",
     "nasbench201-fairnas": "Chu et al., 2021, arXiv 1907.01845: strictly fair paths, then evolution",
     "quick": "the defaults: a small network, trained or searched on a laptop in about a minute",
@@ -170,6 +189,8 @@ PUBLISHED = {
     "nasbench201-drnas": ("94.36 ± 0.00", "4 seeds, README of xiangning-chen/DrNAS"),
     "nasbench201-beta-darts": ("94.36 ± 0.00", "as later papers quote it"),
     "darts-fairdarts": ("97.46 ± 0.05", "7 searches, 600 epochs each, README of xiaomi-automl/FairDARTS"),
+    "nasbench201-is-darts": ("94.36", "as hyper.ai lists it with arXiv 2312.12648"),
+    "nasbench201-te-nas": ("93.90 ± 0.47", "4 seeds, arXiv 2102.11535"),
     "nasbench201-darts-pt": ("88.2", "2 seeds, the author in issue 6 of ruocwang/darts-pt"),
     "darts-pc-darts": ("97.43", "its cell after 600 epochs, README of yuhuixu1993/PC-DARTS"),
 }

@@ -6,7 +6,7 @@ network one operation. Nothing else differs between the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -263,15 +263,20 @@ class Cell(nn.Module):
         return Recorder(choice.weights, recorded, inputs, edges[0].edge_gradient == "compiled", weights)
 
 
-def candidate_parameters(supernet: nn.Module, rows: int, width: int) -> Tensor:
-    """Parameters of every candidate of a supernet, in all its cells together: (rows, width) int64."""
-    sizes = torch.zeros(rows, width, dtype=torch.int64)
+def candidates_in(supernet: nn.Module) -> Iterator[tuple[int, int, nn.Module]]:
+    """Row, index and module of every candidate of a supernet, cell by cell."""
     for cell in supernet.modules():
         if isinstance(cell, Cell):
             for edge, planned in zip(cell.edges, cell.plan.edges, strict=True):
                 assert isinstance(edge, MixedEdge)
-                for k, operation in enumerate(edge.operations):
-                    sizes[planned.row, k] += sum(p.numel() for p in operation.parameters())
+                yield from ((planned.row, k, operation) for k, operation in enumerate(edge.operations))
+
+
+def candidate_parameters(supernet: nn.Module, rows: int, width: int) -> Tensor:
+    """Parameters of every candidate of a supernet, in all its cells together: (rows, width) int64."""
+    sizes = torch.zeros(rows, width, dtype=torch.int64)
+    for row, k, operation in candidates_in(supernet):
+        sizes[row, k] += sum(p.numel() for p in operation.parameters())
     return sizes
 
 

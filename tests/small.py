@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 import estimators
 import search_spaces
 from nas.bilevel.architecture import Architecture
+from nas.bilevel.search import Search
 from nas.bilevel.steps import Bilevel
 from nas.task import Classification
 
@@ -44,3 +46,17 @@ def bilevel(
         torch.optim.SGD([architecture.logits], 1.0),
         **options,
     )
+
+
+def in_pieces(make: Callable[[], Search], epochs: int, pieces: bool) -> tuple[Search, list[dict[str, Any]]]:
+    """A search after all its epochs, and their metrics; in `pieces`, each epoch has a search of its own that
+    takes up the state of the one before."""
+    search, lines = make(), []
+    for epoch in range(epochs):
+        if pieces and epoch:
+            state, search = search.state(), make()
+            search.restore(state)
+        for _ in search.epoch(epoch, 0):
+            pass
+        lines.append(search.describe(epoch))
+    return search, lines

@@ -16,7 +16,7 @@ import nas
 import search_spaces
 import train_search
 from estimators import Schedule
-from nas.bilevel import Policy, Rule, Term
+from nas.bilevel import Policy, Rule, Shrinking, Term
 from nas.zero_cost import ZeroCost
 from recipes import InputError
 from recipes.plugins import import_plugins
@@ -127,6 +127,7 @@ def test_a_class_that_makes_no_object_is_one_line(registry):
         (nas.register_term, Term),
         (nas.register_policy, Policy),
         (nas.register_rule, Rule),
+        (nas.register_shrinking, Shrinking),
         (nas.register_zero_cost, ZeroCost),
     ],
 )

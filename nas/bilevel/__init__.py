@@ -6,8 +6,9 @@ from nas.bilevel.architecture import Architecture
 from nas.bilevel.policies import Policy
 from nas.bilevel.rule import Rule
 from nas.bilevel.search import Search
+from nas.bilevel.shrinking import Shrinking
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import Term
 from nas.bilevel.view import SearchView
 
-__all__ = ["Architecture", "Bilevel", "Policy", "Rule", "Search", "SearchView", "Term"]
+__all__ = ["Architecture", "Bilevel", "Policy", "Rule", "Search", "SearchView", "Shrinking", "Term"]

@@ -11,6 +11,8 @@ from estimators import Estimator
 from search_spaces import SearchSpace
 from search_spaces.mixed_edge import Draw
 
+_NEVER = -1e6  # score of what is not there: below all log-probabilities, with Gumbel noise, too
+
 
 class Architecture:
     """The logits of a search, the estimator that draws from them, and the space that gives them a meaning.
@@ -24,7 +26,8 @@ class Architecture:
             `edge_weights`).
 
     Attributes:
-        mask: (E, K), bool, where there is a candidate; None where every slot has K of them.
+        mask: (E, K), bool, where there is a candidate that was not taken out; None where every slot has K
+            of them.
     """
 
     def __init__(
@@ -66,6 +69,17 @@ class Architecture:
         with torch.no_grad():
             self.logits.add_(sizes / sizes.amax(-1, keepdim=True).clamp_min(1), alpha=weight)
 
+    def candidates(self, row: int) -> list[int]:
+        """The candidates of a slot that are there, ascending."""
+        count = len(self.space.slots[row].candidates)
+        return list(range(count)) if self.mask is None else self.mask[row].nonzero().flatten().tolist()
+
+    def take_out(self, row: int, candidate: int) -> None:
+        """Leave a candidate out of all that is drawn from now on. Its weights and its logit stay."""
+        if self.mask is None:
+            self.mask = torch.ones(self.logits.shape, dtype=torch.bool)
+        self.mask[row, candidate] = False
+
     def masked(self) -> Tensor:
         """The logits (E, K), -inf where there is no candidate: what estimators see. Has a graph."""
         return self.logits if self.mask is None else self.logits.masked_fill(~self.mask, -math.inf)
@@ -75,9 +89,13 @@ class Architecture:
         return self.estimator.probabilities(self.masked().detach())
 
     def log_probabilities(self) -> Tensor:
-        """(E, K), finite."""
+        """(E, K), finite, and far below all others where there is no candidate."""
         p = self.probabilities()
-        return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+        return self.among(p.clamp_min(torch.finfo(p.dtype).tiny).log())
+
+    def among(self, scores: Tensor) -> Tensor:
+        """Scores (E, K), far below all others where there is no candidate, so that none is ever the best."""
+        return scores if self.mask is None else scores.masked_fill(~self.mask, _NEVER)
 
     def edge_weights(self) -> Tensor | None:
         """(E,), what the value of every edge is multiplied by: softmax of the logits of the edges into the
@@ -119,6 +137,24 @@ class Architecture:
 
     def uniform(self, generator: torch.Generator) -> list[int]:
         """Indices of candidates, all with equal probability."""
-        counts = [len(slot.candidates) for slot in self.space.slots]
-        numbers = torch.rand(len(counts), generator=generator, dtype=torch.float64).tolist()
-        return [int(number * count) for number, count in zip(numbers, counts, strict=True)]
+        numbers = torch.rand(self.space.num_slots, generator=generator, dtype=torch.float64).tolist()
+        lines = (self.candidates(row) for row in range(self.space.num_slots))
+        return [line[int(number * len(line))] for number, line in zip(numbers, lines, strict=True)]
+
+    def dense(self) -> Tensor:
+        """The mixture (E, K) of all candidates, each with the weight 1 / n, where n is how many its slot had
+        before any was taken out."""
+        counts = torch.tensor([[len(slot.candidates)] for slot in self.space.slots])
+        weights = torch.ones_like(self.logits.detach()) / counts
+        mask = self.space.mask() if self.mask is None else self.mask
+        return weights if mask is None else weights.masked_fill(~mask, 0.0)
+
+    def noise(self, generator: torch.Generator) -> Tensor:
+        """Standard Gumbel noise (E, K), far below all others where there is no candidate: its arg-max is any
+        candidate of a slot with equal probability."""
+        return self.among(gumbel(self.logits.detach(), generator))
+
+
+def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise of a shape."""
+    return -torch.empty_like(like).exponential_(generator=generator).log()

@@ -15,7 +15,7 @@ from nas.genotypes import cells_of
 from nas.latency_table import LatencyTable
 from recipes import InputError, SearchOptions
 from recipes.budget import KINDS, format_cost, parse_budget, parse_budgets
-from search_spaces import Genotype, SearchSpace
+from search_spaces import Genotype, SearchSpace, operations
 from search_spaces.cost import CostTable, NetworkSize, count_costs, count_macs, count_parameters
 from search_spaces.derivation import derive, fit, is_connected
 from search_spaces.slot import ABSENT
@@ -77,6 +77,24 @@ class Budget:
     def only(self, kind: str, limit: int) -> Budget:
         """The same with another limit of one kind."""
         return replace(self, limits={**self.limits, kind: limit})
+
+    def reaches(self, left: Tensor) -> bool:
+        """Whether an architecture of some candidates alone is within the limits.
+
+        Args:
+            left: (E, K), bool: where there is one of them.
+        """
+        if not self.limits:
+            return True
+        found = derive(self.space, left.double(), *self._room())
+        if found is None:
+            return False
+        for row, k in enumerate(found):
+            if k != ABSENT and not left[row, k]:  # no way around it, or `none` where an edge leads nowhere
+                if operations.family(self.space.slots[row].candidates[k]) != "none":
+                    return False
+                found[row] = int(left[row].int().argmax())
+        return fit(self.space, found, *self._room()) is not None
 
     def around(self, scores: Tensor, genotype: Genotype) -> Tensor:
         """The scores, with those of a genotype raised above all others: `discretise` then gives it back."""

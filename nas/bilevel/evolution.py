@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.bilevel.rule import MOST, Rule, gumbel, start, within
+from nas.bilevel.architecture import gumbel
+from nas.bilevel.rule import MOST, Rule, start, within
 from nas.bilevel.view import SearchView
 from nas.seeding import generator
 from search_spaces import Genotype
@@ -74,7 +75,7 @@ class Evolution(Rule):
         else:
             changed = torch.rand(len(scores), generator=draws) < self.MUTATION
             changed[torch.randint(len(scores), (), generator=draws)] = True
-            other = gumbel(scores, draws)
+            other = search.architecture.noise(draws)
         return torch.where(changed[:, None], other, one)
 
     def _accuracy(self, text: str) -> float:

@@ -99,7 +99,7 @@ class Halving(Rule):
             else:
                 seed_everything(search.options.seed, "zero-cost")
                 network = device.place(
-                    _network(search, genotype), search.device, search.options.channels_last
+                    derived_network(search, genotype), search.device, search.options.channels_last
                 )
                 value = score(network, *batch, search.task)
                 search.bilevel.work.trained += min(score.images, len(batch[1]))
@@ -155,7 +155,7 @@ class Halving(Rule):
         self._restored = state.get("under_way")
 
 
-def _network(search: SearchView, genotype: Genotype) -> Skeleton:
+def derived_network(search: SearchView, genotype: Genotype) -> Skeleton:
     """A derived network in the size of the search."""
     return search.space.network(
         genotype,

@@ -15,6 +15,8 @@ from estimators import CategoricalEstimator, Estimator, Schedule
 from nas.bilevel.policies import POLICIES, Policy
 from nas.bilevel.rule import Rule
 from nas.bilevel.rules import RULES
+from nas.bilevel.shrinking import Shrinking
+from nas.bilevel.shrinkings import SHRINKINGS
 from nas.bilevel.skips import SkipSchedules
 from nas.bilevel.terms import TERMS, Term
 from nas.data import DataSet
@@ -34,6 +36,7 @@ class SearchParts(NamedTuple):
         terms: of the architecture step.
         policy: of the weight step.
         rule: of selection, after the last epoch.
+        shrinking: what is taken out between epochs.
     """
 
     space: SearchSpace
@@ -44,25 +47,25 @@ class SearchParts(NamedTuple):
     terms: tuple[Term, ...]
     policy: Policy
     rule: Rule
+    shrinking: Shrinking
 
 
 def build(options: SearchOptions, given: dict[str, Any]) -> tuple[SearchParts, SearchOptions]:
     """The parts that the options name, `given` in place of names, and the options with the names of these.
 
     Args:
-        given: objects by the name of their option: space, estimator, dataset, terms, policy, derive; and
-            task.
+        given: objects by the name of their option: space, estimator, dataset, terms, policy, derive, shrink;
+            and task.
 
     Raises:
         InputError: no such name, or things that do not go together.
     """
-    space, estimator, schedule, terms, policy, rule = without_data(options, given)
+    space, estimator, schedule, terms, policy, rule, shrinking = without_data(options, given)
     dataset = load_data(options, given)
-    parts = SearchParts(
-        space, dataset, estimator, schedule, build_task(options, dataset, given), terms, policy, rule
-    )
+    task = build_task(options, dataset, given)
+    parts = SearchParts(space, dataset, estimator, schedule, task, terms, policy, rule, shrinking)
     names: dict[str, Any] = {"space": space.name, "estimator": estimator.name}
-    names |= {"policy": name_of(policy), "derive": name_of(rule)}
+    names |= {"policy": name_of(policy), "derive": name_of(rule), "shrink": name_of(shrinking)}
     names = {option: name for option, name in names.items() if option in given}
     if "terms" in given:
         names["terms"] = tuple(t if isinstance(t, str) else name_of(t) for t in given["terms"])
@@ -73,14 +76,14 @@ def build(options: SearchOptions, given: dict[str, Any]) -> tuple[SearchParts, S
 
 def without_data(
     options: SearchOptions, given: dict[str, Any]
-) -> tuple[SearchSpace, Estimator, Schedule, tuple[Term, ...], Policy, Rule]:
+) -> tuple[SearchSpace, Estimator, Schedule, tuple[Term, ...], Policy, Rule, Shrinking]:
     """All parts but those that need the data; see `build`. Raises InputError.
 
     Objects are copied: what one remembers of a search is not for the next.
     """
     given = given | {
         name: copy.deepcopy(given[name])
-        for name in ("estimator", "terms", "policy", "derive")
+        for name in ("estimator", "terms", "policy", "derive", "shrink")
         if name in given
     }
     space = _space(given["space"]) if "space" in given else search_spaces.get(options.space)
@@ -92,9 +95,14 @@ def without_data(
     terms = tuple(_named("terms", TERMS, term) for term in given.get("terms", options.terms))
     policy = _named("policy", POLICIES, given.get("policy", options.policy))
     rule = _named("derive", RULES, given.get("derive", options.derive))
+    shrinking = _named("shrink", SHRINKINGS, given.get("shrink", options.shrink))
+    if terms and not shrinking.learns:
+        raise InputError(
+            f"`terms` are part of architecture steps, and `shrink={name_of(shrinking)}` leaves none: drop one"
+        )
     cells_of(space, options.cells)
     SkipSchedules.of(options, space)
-    return space, estimator, schedule, terms, policy, rule
+    return space, estimator, schedule, terms, policy, rule, shrinking
 
 
 def _named(option: str, registry: Registry[Any], thing: Any) -> Any:

@@ -51,7 +51,7 @@ class Perturbation(Rule):
         return sum(decision.looks for decision in order) + training
 
     def select(self, search: SearchView) -> Iterator[None]:
-        self.decided, number = _only(search.space), 0
+        self.decided, number = _only(search), 0
         order = _order(search)
         for done, decision in enumerate(order, 1):  # those before an interruption, too
             if isinstance(decision, _Slot):
@@ -104,7 +104,7 @@ class Perturbation(Rule):
 
     def selected(self, search: SearchView) -> Genotype:
         scores = _with(torch.zeros_like(search.architecture.logits), self.decided)
-        return search.budget.derive(scores)
+        return search.budget.derive(search.architecture.among(scores))
 
     def considered(self, search: SearchView) -> list[dict[str, Any]]:
         return [
@@ -192,7 +192,7 @@ def _order(search: SearchView) -> list[_Slot | _Node]:
     """All decisions, slots before nodes, both in random order."""
     space, draws = search.space, generator(search.options.seed, "decisions")
     slots = [
-        _Slot([(row, candidate) for candidate in found]) for row, found in _open(space) if len(found) > 1
+        _Slot([(row, candidate) for candidate in found]) for row, found in _open(search) if len(found) > 1
     ]
     nodes = [_Node(list(rows), kept) for rows, kept in space.contested()]
     return [
@@ -201,16 +201,17 @@ def _order(search: SearchView) -> list[_Slot | _Node]:
     ]
 
 
-def _only(space: SearchSpace) -> dict[int, int]:
+def _only(search: SearchView) -> dict[int, int]:
     """The candidate by row where no other can be derived."""
-    return {row: found[0] for row, found in _open(space) if len(found) == 1}
+    return {row: found[0] for row, found in _open(search) if len(found) == 1}
 
 
-def _open(space: SearchSpace) -> list[tuple[int, list[int]]]:
+def _open(search: SearchView) -> list[tuple[int, list[int]]]:
     """The row of every slot, and the candidates of it that can be derived."""
+    names = [search.space.derivable(slot) for slot in search.space.slots]
     return [
-        (row, [slot.candidates.index(name) for name in space.derivable(slot)])
-        for row, slot in enumerate(space.slots)
+        (row, [k for k in search.architecture.candidates(row) if slot.candidates[k] in names[row]])
+        for row, slot in enumerate(search.space.slots)
     ]
 
 

@@ -93,11 +93,24 @@ class FairPolicy(Policy):
     def paths(
         self, architecture: Architecture, generator: torch.Generator, step: int, progress: float
     ) -> Sequence[Draw]:
-        width, orders = architecture.space.width, list[list[int]]()
-        for slot in architecture.space.slots:
-            order = torch.randperm(len(slot.candidates), generator=generator).tolist()
-            orders.append([order[number % len(order)] for number in range(width)])
+        lines = [architecture.candidates(row) for row in range(architecture.space.num_slots)]
+        width, orders = max(map(len, lines)), list[list[int]]()
+        for line in lines:
+            order = torch.randperm(len(line), generator=generator).tolist()
+            orders.append([line[order[number % len(order)]] for number in range(width)])
         return [list(path) for path in zip(*orders, strict=True)]
+
+
+class DensePolicy(Policy):
+    """The sum of all candidates of every slot, divided by how many there were at the start, whatever is
+    learned: single-level search, as in IS-DARTS (He et al., 2024, arXiv 2312.12648)."""
+
+    name = "dense"
+
+    def paths(
+        self, architecture: Architecture, generator: torch.Generator, step: int, progress: float
+    ) -> Sequence[Draw]:
+        return [architecture.dense()]
 
 
 class PerturbedPolicy(Policy):
@@ -175,7 +188,7 @@ POLICIES: Registry[type[Policy]] = Registry(
     "policy",
     {
         policy.name: policy
-        for policy in (DrawPolicy, UniformPolicy, FairPolicy, PerturbedPolicy, AdversarialPolicy)
+        for policy in (DrawPolicy, UniformPolicy, FairPolicy, DensePolicy, PerturbedPolicy, AdversarialPolicy)
     },
     Policy,
 )

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from nas.bilevel.architecture import gumbel
 from nas.bilevel.view import SearchView
 from nas.seeding import generator
 from search_spaces import Genotype, SearchSpace
@@ -64,7 +65,7 @@ def pool(search: SearchView, draws: int) -> list[Genotype]:
     that compute the same only the first."""
     space = search.space
     first, scores = likeliest(search), start(search)
-    around = (space.discretise(v) for slot in range(space.num_slots) for v in variants(space, scores, slot))
+    around = (space.discretise(v) for slot in range(space.num_slots) for v in variants(search, scores, slot))
     cells = [first, *within(search, around)] + (drawn(search, draws) if draws else [])
     if not isinstance(space, EnumerableSpace):
         return list(dict.fromkeys(cells))
@@ -74,10 +75,10 @@ def pool(search: SearchView, draws: int) -> list[Genotype]:
     return list(different.values())
 
 
-def variants(space: SearchSpace, logits: Tensor, slot: int) -> Iterator[Tensor]:
+def variants(search: SearchView, logits: Tensor, slot: int) -> Iterator[Tensor]:
     """The logits (E, K) with each candidate of a slot in the place of the best and the other way round."""
     best = int(logits[slot].argmax())
-    for candidate in range(len(space.slots[slot].candidates)):
+    for candidate in search.architecture.candidates(slot):
         changed = logits.clone()
         changed[slot, [best, candidate]] = logits[slot, [candidate, best]]
         yield changed
@@ -116,8 +117,3 @@ def sample(space: SearchSpace, log_p: Tensor, generator: torch.Generator) -> Gen
     only the strongest edges (darts), these are drawn along with it.
     """
     return space.discretise(log_p + gumbel(log_p, generator))
-
-
-def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise of a shape."""
-    return -torch.empty_like(like).exponential_(generator=generator).log()

@@ -9,6 +9,7 @@ from nas.bilevel.evolution import Evolution
 from nas.bilevel.halving import Halving
 from nas.bilevel.perturbation import Perturbation
 from nas.bilevel.rule import MOST, Rule, drawn, likeliest, start, variants
+from nas.bilevel.shapley import ShapleyRule
 from nas.bilevel.view import SearchView
 from recipes.registry import Registry
 from search_spaces import Genotype, operations
@@ -82,7 +83,7 @@ class Ascent(Rule):
         logits = start(search)
         slot, settled = 0, 0  # so many slots in a row have no better candidate
         while settled < space.num_slots:
-            around = (logits, *variants(space, logits, slot))
+            around = (logits, *variants(search, logits, slot))
             fitted = [(one, search.budget.fit(space.discretise(one))) for one in around]
             line = [one for one, genotype in fitted if genotype is not None]  # the first is always within
             texts = [space.format(genotype) for _, genotype in fitted if genotype is not None]
@@ -113,7 +114,9 @@ class Ascent(Rule):
 
 
 RULES: Registry[type[Rule]] = Registry(
-    "rule of selection", {r.name: r for r in (ArgMax, Sample, Ascent, Evolution, Perturbation, Halving)}, Rule
+    "rule of selection",
+    {r.name: r for r in (ArgMax, Sample, Ascent, Evolution, Perturbation, ShapleyRule, Halving)},
+    Rule,
 )
 
 

@@ -50,8 +50,9 @@ class Search:
         place: the device.
 
     Attributes:
-        space, dataset, task, rule: see SearchParts.
+        space, dataset, task, rule, shrinking: see SearchParts.
         budget: what the derived network may cost.
+        tightest: the budget, or the least of several.
         architecture: the logits.
         supernet: on the device.
         bilevel: the two steps.
@@ -64,7 +65,7 @@ class Search:
     def __init__(self, parts: SearchParts, options: SearchOptions, place: torch.device) -> None:
         self.options, self.device = options, place
         self.space, self.dataset, self.task, self.rule = parts.space, parts.dataset, parts.task, parts.rule
-        self.schedule, self.counted = parts.schedule, True
+        self.schedule, self.counted, self.shrinking = parts.schedule, True, parts.shrinking
         dataset = parts.dataset
         if dataset.valid is None:
             pieces = data.split(dataset.train.labels, options.val_fraction, options.seed)
@@ -101,6 +102,7 @@ class Search:
             latencies = latency_table.read(options.latency_table, self.space)
             self.documents["latency.json"] = latencies.to_json(self.space)
         self.budget, budgets = budget.build(self.space, options, dataset, self.task.outputs, latencies)
+        self.tightest = budgets[0] if budgets else self.budget
         if budgets:
             self.rule = Front(self.rule, budgets)
 
@@ -173,6 +175,7 @@ class Search:
         self.watch = Watch(options, self.bilevel, self.valid)
         for term in terms:
             term.prepare(self)
+        self.shrinking.prepare(self)
 
     @classmethod
     def of(
@@ -183,18 +186,22 @@ class Search:
         return cls(found, stated, place or torch.device("cpu"))
 
     def epoch(self, epoch: int, start: int) -> Iterator[None]:
-        """One pass over the training part, with an architecture step before every weight step."""
+        """One pass over the training part, with an architecture step before every weight step, and what is
+        taken out then."""
         seed, warmup = self.options.seed, self.options.warmup
         if start == 0:
             self.train_mean, self.valid_mean = Mean(), Mean()
         self.rates.step(epoch)
         first, total = epoch * self.steps + start, self.options.epochs * self.steps
+        if epoch == start == 0:
+            self.shrinking.work(self, 0)
+        learns = epoch >= warmup and not self.shrinking.rests(self, epoch)
         valid_batches = self.valid.endless(max(0, first - warmup * self.steps))
         for step, train_batch in enumerate(self.train.epoch(epoch, start), first):
             seed_everything(seed, "step", step)  # for operations that are random themselves
             self.architecture.estimator.tau = self.schedule.at(step, total)
             self.skips.move(self.supernet, step / total)
-            if epoch >= warmup:
+            if learns:
                 draws = generator(seed, "architecture draw", *self.draw_position(step))
                 valid_batch = next(valid_batches)
                 self.valid_mean.add(
@@ -203,6 +210,7 @@ class Search:
             draws = generator(seed, "weight draw", *self.draw_position(step))
             self.train_mean.add(self.bilevel.weight_step(train_batch, draws, step, step / total))
             yield
+        self.shrinking.work(self, epoch + 1)
 
     def draw_position(self, step: int) -> tuple[int, ...]:
         """What the draws of a step are seeded by: equal on all ranks, unless each has its own."""
@@ -256,6 +264,8 @@ class Search:
         extra |= self.watch.measure(epoch + 1)
         if values := self.term_values(progress):
             extra["terms"] = values
+        if taken := self.shrinking.named(self.space, (epoch + 1,) if epoch else (0, 1)):
+            extra["taken_out"] = taken
         for term in self.bilevel.terms:
             if isinstance(term, BudgetTerm):
                 extra["budget"] = term.describe(self.architecture, progress)
@@ -353,6 +363,7 @@ class Search:
             "train_mean": self.train_mean.state(),
             "valid_mean": self.valid_mean.state(),
             "rule": self.rule.state(),
+            "shrinking": self.shrinking.state(),
             "terms": [term.state() for term in self.bilevel.terms],
             "watch": self.watch.state(),
         } | ({"work": asdict(self.bilevel.work)} if self.counted else {})
@@ -372,6 +383,10 @@ class Search:
             self.rule.restore(state["rule"])
         if "watch" in state:  # this and terms are not in checkpoints of older versions
             self.watch.restore(state["watch"])
+        if "shrinking" in state:  # not in checkpoints of older versions
+            self.shrinking.restore(state["shrinking"])
+            for _, row, candidate in self.shrinking.taken:
+                self.architecture.take_out(row, candidate)
         if "terms" in state:
             for term, known in zip(self.bilevel.terms, state["terms"], strict=True):
                 term.restore(known)
@@ -429,6 +444,8 @@ class Search:
                 "costs": self.budget.cost(genotype),
                 "size": asdict(self.budget.size),
             }
+        if taken := self.shrinking.named(self.space):
+            result |= {"shrink": self.options.shrink, "taken_out": taken}
         messages = [f"found {text}", *self.watch.messages(), *(f"warning: {w}" for w in collapsed)]
         if isinstance(self.rule, Front):
             front = self.rule.describe(self, lambda found: self.score_uncounted(found)[1])

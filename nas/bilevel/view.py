@@ -11,6 +11,7 @@ from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget import Budget
 from nas.bilevel.policies import Policy
 from nas.data import Batches, DataSet
+from nas.device import Precision
 from nas.steps import StepResult, Work
 from nas.task import Task
 from recipes import SearchOptions
@@ -26,11 +27,13 @@ class Steps(Protocol):
         work: the images of all passes so far, to which a rule adds those of its own trainings.
         policy: what a weight step trains.
         weight_optimizer: of the supernet.
+        precision: makes the context of forward passes.
     """
 
     work: Work
     policy: Policy
     weight_optimizer: torch.optim.Optimizer
+    precision: Precision
 
     def weight_step(
         self,
@@ -53,6 +56,7 @@ class SearchView(Protocol):
         device: where.
         train, valid: batches of the two parts of the training images.
         budget: what the derived network may cost; a rule selects nothing above it.
+        tightest: the budget, or the least of several.
     """
 
     space: SearchSpace
@@ -64,6 +68,7 @@ class SearchView(Protocol):
     train: Batches
     valid: Batches
     budget: Budget
+    tightest: Budget
 
     @property
     def options(self) -> SearchOptions:

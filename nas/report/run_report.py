@@ -69,7 +69,12 @@ def render_report(folder: Path, space: SearchSpace | None = None) -> None:
             *_pictures(metrics, result, space, genotype),
             *classes.pictures(result),
         ],
-        tables=[*budget_report.front_tables(result), *classes.tables(result), *_considered(result)],
+        tables=[
+            *budget_report.front_tables(result),
+            *classes.tables(result),
+            *_taken_out(result),
+            *_considered(result),
+        ],
         texts=texts,
         settings={"Configuration": config, "Environment": machine},
     )
@@ -220,6 +225,15 @@ def _pictures(
         *budget_report.pictures(metrics),
         *terms,
     ]
+
+
+def _taken_out(result: dict[str, Any]) -> list[Table]:
+    """The candidates that were taken out while the search ran."""
+    after: dict[int, list[str]] = {}
+    for row in result.get("taken_out", []):
+        after.setdefault(row["epoch"], []).append(f"{row['candidate']} in {row['slot']}")
+    rows = [[str(epoch), ", ".join(names)] for epoch, names in after.items()]
+    return [Table("Taken out", ["after epoch", "candidates"], rows, result["shrink"])] if rows else []
 
 
 def _considered(result: dict[str, Any]) -> list[Table]:
