@@ -173,8 +173,8 @@ ABOUT = {
     "short trainings; it makes the images of folder:PATH small",
     "darts-first-order": "Liu et al., 2019, arXiv 1806.09055, appendix A.1: the search of DARTS",
     "darts-second-order": "the same with one unrolled weight step",
-    "darts-darts-minus": "Chu et al., 2021, arXiv 2009.01027: DARTS-, by its authors' code, which ran it "
-    "with --space s1 to s4, too",
+    "darts-darts-minus": "Chu et al., 2021, arXiv 2009.01027: DARTS-, by its authors' code, which also has "
+    "--space s1 to s4",
     "darts-fairdarts": "Chu et al., 2020, arXiv 1911.12126: FairDARTS, by its authors' code",
     "darts-pc-darts": "Xu et al., 2020, arXiv 1907.05737: PC-DARTS, by the authors' code",
     "nasbench201-200": "Dong & Yang, 2020, arXiv 2001.00326: the benchmark's training for 200 epochs",

@@ -1,5 +1,6 @@
 """What supernets do about skip connections, in exact gradients and exact schedules; how many are derived."""
 
+import copy
 import functools
 import itertools
 
@@ -122,6 +123,7 @@ def test_lean_is_dense_is_captured_with_an_auxiliary_skip(space, estimator):
         torch.testing.assert_close(captured, [dense] * 2, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_compiled_is_dense_with_both(fixed_masks, traced):
     space, supernet = build("micro", auxiliary_skip=True, skip_dropout=True)
     supernet.set_skips(0.7, 0.4)
@@ -156,6 +158,17 @@ def test_at_strength_zero_there_is_none_and_no_derived_network_has_one():
     assert torch.equal(plain(x, choice), supernet(x, choice))
     supernet.set_skips(1.0, 0.0)
     assert not torch.allclose(plain(x, choice), supernet(x, choice))
+
+
+def test_a_copy_has_a_strength_of_its_own():
+    _, supernet = build(auxiliary_skip=True)
+    supernet.set_skips(0.5, 0.0)
+    other = copy.deepcopy(supernet)
+    other.set_skips(0.0, 0.0)
+    x, path = batch(1, torch.float64)[0], [3, 3, 3]
+    assert not torch.allclose(supernet(x, path), other(x, path))
+    other.load_state_dict(supernet.state_dict())
+    assert torch.equal(supernet(x, path), other(x, path))
 
 
 def test_a_schedule_is_a_function_of_the_progress_and_ends_with_the_search(monkeypatch):

@@ -58,6 +58,17 @@ def test_captured_passes_agree_when_they_are_replayed(space, precision):
     assert any(c.forward.graph is not None and c.backward.graph is not None for c in found)
 
 
+def test_what_is_replayed_has_the_strength_of_the_auxiliary_skips_of_now():
+    captured, lean = (
+        search("s3", mode, auxiliary_skip="1:0", precision="float32") for mode in ("captured", "lean")
+    )
+    for strength in (1.0, 0.7, 0.4, 0.2, 0.0):
+        for job in (captured, lean):
+            job.supernet.set_skips(strength, 0.0)
+        error, _ = difference(gradient(captured), gradient(lean))
+        assert error < 1e-3, strength
+
+
 def difference(a, b):
     return float((a - b).norm() / b.norm()), float(F.cosine_similarity(a.flatten(), b.flatten(), dim=0))
 
