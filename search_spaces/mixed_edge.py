@@ -95,7 +95,7 @@ def chosen_in(draw: Tensor) -> list[int] | None:
 
 def _absent_in(draw: Tensor) -> frozenset[int]:
     """The rows of a mixture (E, K) on the CPU that are all 0."""
-    return frozenset((draw == 0).all(-1).nonzero().flatten().tolist())
+    return frozenset(row for row, gone in enumerate((draw == 0).all(-1).tolist()) if gone)
 
 
 class MixedEdge(nn.Module):
