@@ -20,7 +20,7 @@ from search_spaces.depthwise import recorded
 from search_spaces.exact_gradient import RecordedEdge, Recorder
 from search_spaces.mixed_edge import RECORDED, Choice, MixedEdge
 from search_spaces.operations import DropPath, Norm, Zero
-from search_spaces.partial_channels import bypass, head, shuffled
+from search_spaces.partial_channels import bypassed, parted, shuffled
 from search_spaces.skips import AuxiliarySkip, SkipDropout, Strength
 from search_spaces.slot import ABSENT
 from search_spaces.split import Cache, Split
@@ -129,9 +129,12 @@ class Cell(nn.Module):
         if choice is not None and self._captures(choice):
             assert choice.chosen is not None
             return self._together(self.captured()(inputs, choice.weights, choice.chosen))
-        states, heads = list(inputs), [head(x, self.partial) for x in inputs]
+        states, partial = list(inputs), self.partial
+        parts = [parted(x, partial) for x in inputs] if partial > 1 else []
+        heads = [first for first, _ in parts] or list(inputs)  # what the edges of the plan see
+        rests = [rest for _, rest in parts]
         caches: list[Cache] = [{} for _ in range(self.plan.nodes)]
-        bypassed: Cache = {}
+        pooled: Cache = {}
         recorder = self._recorder(choice, heads)
         for target in range(self.plan.inputs, self.plan.nodes):
             terms = []
@@ -150,12 +153,15 @@ class Cell(nn.Module):
                         terms.append(module.auxiliary(x))
             total = _sum(terms) if terms else self._nothing(target, heads)
             total = total if recorder is None else recorder.node(target, total)
-            if self.partial > 1:
+            if partial > 1:
                 assert choice is not None
-                rest = self._bypass(target, states, choice, bypassed)
-                total = shuffled(self._densely(total), rest, self.partial)
-            states.append(total)
-            heads.append(head(total, self.partial))
+                rest = self._bypass(target, rests, choice, pooled)
+                states.append(shuffled(self._densely(total), rest, partial))
+                total, rest = parted(states[-1], partial)
+                rests.append(rest)
+            else:
+                states.append(total)
+            heads.append(total)
             if recorder is not None:
                 recorder.source(heads[-1])
         return self._together([states[node] for node in self._outputs])
@@ -227,15 +233,16 @@ class Cell(nn.Module):
         y = module.splits[chosen](x, cache) if recorder is None else recorder.edge(i, x, cache)
         return choice.weighed(y, row)
 
-    def _bypass(self, target: int, states: Sequence[Tensor], choice: Choice, known: Cache) -> Tensor:
-        """The channels of a node that no candidate has; `known` holds those of its sources so far."""
+    def _bypass(self, target: int, rests: Sequence[Tensor], choice: Choice, known: Cache) -> Tensor:
+        """The channels of a node that no candidate makes, from those of its sources; `known` holds what edges
+        have in common."""
         terms = []
         for module, edge in zip(self.edges, self.plan.edges, strict=True):
             if edge.target == target:
                 assert isinstance(module, MixedEdge)
                 key = (edge.source, module.nothing.stride)
                 if key not in known:
-                    known[key] = bypass(states[edge.source], self.partial, module.nothing.stride)
+                    known[key] = bypassed(rests[edge.source], module.nothing.stride)
                 if not choice.is_absent(edge.row):
                     terms.append(choice.weighed(known[key], edge.row))
         return _sum(terms) if terms else torch.zeros_like(known[key])

@@ -96,7 +96,7 @@ def chosen_in(draw: Tensor) -> list[int] | None:
 
 def _absent_in(draw: Tensor) -> frozenset[int]:
     """The rows of a mixture (E, K) on the CPU that are all 0."""
-    return frozenset(row for row, nothing in enumerate((draw == 0).all(-1).tolist()) if nothing)
+    return frozenset(row for row, gone in enumerate((draw == 0).all(-1).tolist()) if gone)
 
 
 class MixedEdge(nn.Module):

@@ -16,15 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def head(x: Tensor, k: int) -> Tensor:
-    """The channels of x (B, C, H, W) for candidates, (B, C / k, H, W) in the memory order of x."""
-    return x if k == 1 else x[:, : x.shape[1] // k].contiguous(memory_format=_order(x))
+def parted(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The channels of x (B, C, H, W) for candidates, (B, C / k, H, W), and the others, both in its memory
+    order."""
+    first, rest = x.split([x.shape[1] // k, x.shape[1] - x.shape[1] // k], 1)
+    return first.contiguous(memory_format=_order(x)), rest.contiguous(memory_format=_order(x))
 
 
-def bypass(x: Tensor, k: int, stride: int) -> Tensor:
-    """The other channels of x (B, C, H, W): (B, C - C / k, ceil(H / stride), ceil(W / stride)), the largest
-    of the stride x stride pixels."""
-    rest = x[:, x.shape[1] // k :]
+def bypassed(rest: Tensor, stride: int) -> Tensor:
+    """What goes past the candidates of an edge (B, C - C / k, H, W): the largest of each stride x stride
+    pixels."""
     return rest if stride == 1 else F.max_pool2d(rest, stride, ceil_mode=True)
 
 

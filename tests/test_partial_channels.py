@@ -105,7 +105,16 @@ def test_a_cell_is_that_of_the_authors(name, number, k, kind, order):
 
 
 @pytest.mark.parametrize("mode", ["lean", "compiled"])
-@pytest.mark.parametrize("name", ["micro", "nasbench201", "darts", "s1", "s4", "nasnet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "micro",
+        "nasbench201",
+        "darts",
+        "s4",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("s1", "nasnet")),
+    ],
+)
 def test_lean_is_dense(name, mode, monkeypatch):
     """At the draws and at the weights of the edges, in networks of several cells."""
     monkeypatch.setattr("search_spaces.compiled_products._compiled", lambda: _all_products)
@@ -308,10 +317,12 @@ def test_where_it_means_nothing_it_is_refused(options, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("estimator", "edge_gradient"), [("reinmax", "lean"), ("softmax", "dense")])
-def test_steps_wait_for_a_device_once(estimator, edge_gradient):
+@pytest.mark.parametrize(
+    ("name", "estimator", "edge_gradient"), [("s3", "reinmax", "lean"), ("micro", "softmax", "dense")]
+)
+def test_steps_wait_for_a_device_once(name, estimator, edge_gradient):
     with accelerator():
-        space = search_spaces.get("s3")
+        space = search_spaces.get(name)
         with torch.device(META):
             supernet = space.supernet(
                 channels=4, cells=3, num_classes=3, in_channels=1, edge_gradient=edge_gradient,
