@@ -50,6 +50,9 @@ SEARCH: dict[str, dict[str, Any]] = {
     "nasbench201-beta-darts": _DENSE_201 | {"terms": ("beta_decay:weight=0:50",)},
     "nasbench201-darts-pt": _DENSE_201 | {"derive": "perturbation:5"},
     "nasbench201-sdarts-rs": _DENSE_201 | {"policy": "perturbed:epsilon=0.03:0.3"},
+    "nasbench201-sdarts-adv": _DENSE_201 | {"policy": "adversarial:epsilon=0.03:0.3,steps=7"},
+    "nasbench201-lambda-darts": _DENSE_201
+    | {"arch_lr": 1e-4, "terms": ("alignment:weight=0:0.25,epsilon=0.0001",), "alignment_every": 1},
     "nasbench201-spos": _PATHS_201 | {"policy": "uniform", "derive": "evolution:1000"},
     "nasbench201-fairnas": _PATHS_201 | {"policy": "fair", "derive": "evolution:1000"},
     "nasbench201-gdas": {
@@ -84,6 +87,8 @@ SEARCH: dict[str, dict[str, Any]] = {
     },
     "darts-first-order": _DARTS_SEARCH,
     "darts-second-order": _DARTS_SEARCH | {"order": 2, "arch_clip": 1.0},
+    "darts-oles": _DARTS_SEARCH | {"terms": ("oles:threshold=0.4,comparisons=20",)},
+    "s1-darts-es": _DARTS_SEARCH | {"space": "s1", "order": 2, "curvature_every": 2, "stop_curvature": 1.3},
 }
 
 FINAL: dict[str, dict[str, Any]] = {
@@ -124,6 +129,8 @@ ABOUT = {
     "nasbench201-beta-darts": "Ye et al., 2022, arXiv 2203.01665: beta-DARTS",
     "nasbench201-darts-pt": "Wang et al., 2021, arXiv 2108.04392: DARTS-PT",
     "nasbench201-sdarts-rs": "Chen & Hsieh, 2020, arXiv 2002.05283: SDARTS with random perturbations",
+    "nasbench201-sdarts-adv": "the same with adversarial perturbations",
+    "nasbench201-lambda-darts": "Movahedi et al., 2023, arXiv 2210.07998: Lambda-DARTS",
     "nasbench201-spos": "Guo et al., 2020, arXiv 1904.00420: single uniform paths, then evolution",
     "nasbench201-fairnas": "Chu et al., 2021, arXiv 1907.01845: strictly fair paths, then evolution",
     "quick": "the defaults: a small network, trained or searched on a laptop in about a minute",
@@ -133,6 +140,8 @@ ABOUT = {
     "short trainings; it makes the images of folder:PATH small",
     "darts-first-order": "Liu et al., 2019, arXiv 1806.09055, appendix A.1: the search of DARTS",
     "darts-second-order": "the same with one unrolled weight step",
+    "darts-oles": "Jiang et al., 2023, NeurIPS: operation-level early stopping, by the code of PasaLab/oles",
+    "s1-darts-es": "Zela et al., 2020, arXiv 1909.09656: DARTS, stopped by the curvature (RobustDARTS)",
     "nasbench201-200": "Dong & Yang, 2020, arXiv 2001.00326: the benchmark's training for 200 epochs",
     "darts-600": "Liu et al., 2019, arXiv 1806.09055, appendix A.2: the training of DARTS on CIFAR-10",
 }
@@ -143,6 +152,7 @@ PUBLISHED = {
     "nasbench201-gdas": ("93.61 ± 0.09", "3 seeds, NAS-Bench-201, as TE-NAS, arXiv 2102.11535, quotes it"),
     "nasbench201-drnas": ("94.36 ± 0.00", "4 seeds, README of xiangning-chen/DrNAS"),
     "nasbench201-beta-darts": ("94.36 ± 0.00", "as later papers quote it"),
+    "nasbench201-lambda-darts": ("94.36 ± 0.00", "as later papers quote it"),
     "nasbench201-darts-pt": ("88.2", "2 seeds, the author in issue 6 of ruocwang/darts-pt"),
 }
 
