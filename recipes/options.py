@@ -244,8 +244,9 @@ class SearchOptions(RunOptions):
     that of four measurements earlier, and select by the logits of then (RobustDARTS: 1.3, every 2 epochs)."""
     terms: tuple[str, ...] = ()
     """What the architecture step minimises beside the loss: beta_decay, entropy, uniform_decay or zero_one
-    (with sigmoid); or weight steps, alignment of the cells (Lambda-DARTS). Each with settings if wanted:
-    entropy:weight=0:0.1 rises from 0 to 0.1 over the run."""
+    (with sigmoid); or weight steps, alignment of the cells (Lambda-DARTS); or oles, which trains operations
+    no more that overfit. Each with settings if wanted: entropy:weight=0:0.1 rises from 0 to 0.1 over the
+    run."""
     keep_weights_every: int = option(0, at_least=0, free=True)
     """Epochs between files of the shared weights, which `ablate.py rank --epochs` compares; 0: none."""
     policy: str = "draw"

@@ -66,6 +66,9 @@ SEARCH: dict[str, dict[str, Any]] = {
         "batch_size": 256,
         "shrink": "zero_cost:by=naswot:images=256,proposals=10,batches=100",
     },
+    "nasbench201-sdarts-adv": _DENSE_201 | {"policy": "adversarial:epsilon=0.03:0.3,steps=7"},
+    "nasbench201-lambda-darts": _DENSE_201
+    | {"arch_lr": 1e-4, "terms": ("alignment:weight=0:0.25,epsilon=0.0001",), "alignment_every": 1},
     "nasbench201-spos": _PATHS_201 | {"policy": "uniform", "derive": "evolution:1000"},
     "nasbench201-fairnas": _PATHS_201 | {"policy": "fair", "derive": "evolution:1000"},
     "nasbench201-gdas": {
@@ -118,6 +121,8 @@ SEARCH: dict[str, dict[str, Any]] = {
         "partial_channels": 4,
         "edge_normalisation": True,
     },
+    "darts-oles": _DARTS_SEARCH | {"terms": ("oles:threshold=0.4,comparisons=20",)},
+    "s1-darts-es": _DARTS_SEARCH | {"space": "s1", "order": 2, "curvature_every": 2, "stop_curvature": 1.3},
 }
 
 FINAL: dict[str, dict[str, Any]] = {
@@ -164,6 +169,8 @@ ABOUT = {
     "nasbench201-te-nas": "Chen et al., 2021, arXiv 2102.11535: TE-NAS, all before the first step",
     "nasbench201-zero-cost-pt": "Xiang et al., 2023, arXiv 2106.06799: Zero-Cost-PT, all before the first "
     "step",
+    "nasbench201-sdarts-adv": "Chen & Hsieh, 2020, arXiv 2002.05283: SDARTS with adversarial perturbations",
+    "nasbench201-lambda-darts": "Movahedi et al., 2023, arXiv 2210.07998: Lambda-DARTS",
     "nasbench201-spos": "Guo et al., 2020, arXiv 1904.00420: single uniform paths, then evolution",
     "nasbench201-fairnas": "Chu et al., 2021, arXiv 1907.01845: strictly fair paths, then evolution",
     "quick": "the defaults: a small network, trained or searched on a laptop in about a minute",
@@ -177,6 +184,8 @@ ABOUT = {
     "--space s1 to s4",
     "darts-fairdarts": "Chu et al., 2020, arXiv 1911.12126: FairDARTS, by its authors' code",
     "darts-pc-darts": "Xu et al., 2020, arXiv 1907.05737: PC-DARTS, by the authors' code",
+    "darts-oles": "Jiang et al., 2023, NeurIPS: operation-level early stopping, by the code of PasaLab/oles",
+    "s1-darts-es": "Zela et al., 2020, arXiv 1909.09656: DARTS, stopped by the curvature (RobustDARTS)",
     "nasbench201-200": "Dong & Yang, 2020, arXiv 2001.00326: the benchmark's training for 200 epochs",
     "darts-600": "Liu et al., 2019, arXiv 1806.09055, appendix A.2: the training of DARTS on CIFAR-10",
 }
@@ -191,6 +200,7 @@ PUBLISHED = {
     "darts-fairdarts": ("97.46 ± 0.05", "7 searches, 600 epochs each, README of xiaomi-automl/FairDARTS"),
     "nasbench201-is-darts": ("94.36", "as hyper.ai lists it with arXiv 2312.12648"),
     "nasbench201-te-nas": ("93.90 ± 0.47", "4 seeds, arXiv 2102.11535"),
+    "nasbench201-lambda-darts": ("94.36 ± 0.00", "as later papers quote it"),
     "nasbench201-darts-pt": ("88.2", "2 seeds, the author in issue 6 of ruocwang/darts-pt"),
     "darts-pc-darts": ("97.43", "its cell after 600 epochs, README of yuhuixu1993/PC-DARTS"),
 }

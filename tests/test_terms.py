@@ -144,7 +144,8 @@ def test_terms_and_policies_by_name():
     term = TERMS.build("entropy:weight=0.5:2")
     assert isinstance(term, Entropy)
     assert (term.weight(0.0), term.weight(1.0)) == (0.5, 2.0)
-    assert TERMS.names() == ["beta_decay", "entropy", "uniform_decay", "zero_one", "alignment"]
+    known = ["beta_decay", "entropy", "uniform_decay", "zero_one", "alignment", "oles"]
+    assert TERMS.names() == known
     assert POLICIES.names() == ["draw", "uniform", "fair", "dense", "perturbed", "adversarial"]
 
 

@@ -303,17 +303,16 @@ class Search:
         return {"images_trained": work.trained, "images_evaluated": work.evaluated}
 
     def term_values(self, progress: float) -> dict[str, float]:
-        """The value of every term by its name: at the logits, and at the most probable draw."""
+        """The value of every term that has one by its name: at the logits, and at the most probable draw."""
         logits = self.architecture.masked().detach()
         draw = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
         values: dict[str, float] = {}
         for number, term in enumerate(self.bilevel.terms, 1):
-            parts = (logits_value(term, logits, progress), draw_value(term, draw, progress))
-            if parts == (None, None):
-                continue
-            name = name_of(term)
-            name = f"{name}_{number}" if name in values else name
-            values[name] = sum(float(part) for part in parts if part is not None)
+            parts = (logits_value(term, logits, progress), draw_value(term, draw, progress), term.report())
+            if known := [float(part) for part in parts if part is not None]:
+                name = name_of(term)
+                name = f"{name}_{number}" if name in values else name
+                values[name] = sum(known)
         return values
 
     def kept(self, epoch: int) -> dict[str, Tensor] | None:

@@ -20,6 +20,7 @@ from estimators import Schedule
 from nas import distributed
 from nas.bilevel.alignment import cell_gradients, directions, own_weights, repeated_cells
 from nas.bilevel.architecture import Architecture
+from nas.bilevel.operation_stopping import OperationStops
 from nas.bilevel.unroll import Batch, frozen
 from nas.bilevel.view import SearchView, Steps
 from nas.seeding import kept_generators
@@ -75,10 +76,14 @@ class Term(ABC):
         return None
 
     def of_weights(self, step: WeightStep) -> None:  # noqa: B027
-        """Add to the gradients of the weights. Every pass through the supernet is counted by `step.steps`."""
+        """Change the gradients of the weights, on all ranks alike. `step.steps` counts the passes."""
 
     def learn(self, architecture: Architecture, progress: float) -> None:  # noqa: B027
         """Adapt to the architecture after a step of it, on all ranks alike."""
+
+    def report(self) -> float | None:
+        """What else a metrics line says under its name."""
+        return None
 
     def state(self) -> dict[str, Any]:
         """What `learn` has brought, for a checkpoint: numbers and tensors."""
@@ -235,8 +240,76 @@ class Alignment(Term):
                             parameter.grad = added if parameter.grad is None else parameter.grad + added
 
 
+class OperationStopping(Term):
+    """Operations that overfit are trained no more, while the logits go on (OLES).
+
+    After each `every`-th weight step the gradient of an operation's weights is compared with that on
+    validation images, by the mean cosine of their columns, and an operation is stopped for good whose mean
+    over `comparisons` is below `threshold`. A comparison takes one pass more for each path.
+
+    Args:
+        against: the training gradient is compared with the `sum` of both, as in the authors' code, where the
+            threshold of 0.4 belongs, or with that on `validation` images alone.
+    """
+
+    name = "oles"
+
+    def __init__(
+        self,
+        threshold: float = 0.4,
+        comparisons: int = 20,
+        every: int = 1,
+        against: Literal["sum", "validation"] = "sum",
+    ) -> None:
+        if not -1 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}, expected a cosine, from -1 to 1")
+        if comparisons < 1 or every < 1:
+            raise ValueError(f"comparisons={comparisons},every={every}, expected at least 1 of both")
+        self.threshold, self.comparisons, self.every, self.against = threshold, comparisons, every, against
+
+    def prepare(self, search: SearchView) -> None:
+        options = search.options
+        for what, wrong in (
+            ("`order=2`, which moves all weights,", options.order == 2),
+            ("`draw_per=rank`", options.draw_per == "rank"),
+        ):
+            if wrong:
+                raise InputError(f"{what} does not go with the term '{self.name}': drop one of the two")
+        self.valid = search.valid
+        self.stops = OperationStops(search.supernet, self.threshold, self.comparisons)
+
+    def of_weights(self, step: WeightStep) -> None:
+        numbers = self.stops.trained()
+        if step.number % self.every or not numbers:
+            return
+        weights = [weight for number in numbers for weight in self.stops.operations[number]]
+        train = [weight.grad.clone() for weight in weights if weight.grad is not None]
+        batch, valid = next(self.valid.endless(step.number)), [torch.zeros_like(weight) for weight in weights]
+        for path in step.paths:
+            loss, _ = step.steps.loss(path, batch)
+            found = torch.autograd.grad(loss / len(step.paths), weights, allow_unused=True)
+            for total, gradient in zip(valid, found, strict=True):
+                if gradient is not None:
+                    total += gradient
+        distributed.average([*train, *valid])
+        other = valid if self.against == "validation" else torch._foreach_add(train, valid)
+        self.stops.compare(numbers, train, other)
+        self.stops.trained()
+
+    def report(self) -> float:
+        return float(sum(self.stops.stopped))
+
+    def state(self) -> dict[str, Any]:
+        return self.stops.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.stops.restore(state)
+
+
 TERMS: Registry[type[Term]] = Registry(
-    "term", {t.name: t for t in (BetaDecay, Entropy, UniformDecay, ZeroOne, Alignment)}, Term
+    "term",
+    {t.name: t for t in (BetaDecay, Entropy, UniformDecay, ZeroOne, Alignment, OperationStopping)},
+    Term,
 )
 
 

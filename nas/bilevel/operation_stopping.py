@@ -1,0 +1,87 @@
+"""Which operations of a supernet overfit: their gradients on training and validation images are compared.
+
+Source: Jiang et al., 2023, "Operation-level early stopping for robustifying differentiable NAS", by the code
+of PasaLab/oles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search_spaces.cell import Cell
+from search_spaces.mixed_edge import MixedEdge
+
+
+class OperationStops:
+    """Stops an operation, in each cell for itself, after so many comparisons whose mean is below a threshold.
+
+    Args:
+        supernet: its candidates with weights are the operations.
+        threshold: of the mean cosine.
+        comparisons: after which an operation is judged, and the next mean begins.
+
+    Attributes:
+        operations: the weights of each.
+        stopped: whether each is stopped.
+    """
+
+    def __init__(self, supernet: nn.Module, threshold: float, comparisons: int) -> None:
+        self.threshold, self.comparisons = threshold, comparisons
+        self.operations = [
+            weights
+            for cell in supernet.modules()
+            if isinstance(cell, Cell)
+            for edge in cell.edges
+            if isinstance(edge, MixedEdge)
+            for operation in edge.operations
+            if (weights := list(operation.parameters()))
+        ]
+        self.sums = [0.0] * len(self.operations)
+        self.counts = [0] * len(self.operations)
+        self.stopped = [False] * len(self.operations)
+
+    def trained(self) -> list[int]:
+        """The numbers of the operations that have gradients and are not stopped; those of stopped ones are
+        dropped, so that an optimizer leaves their weights alone."""
+        for weights, stopped in zip(self.operations, self.stopped, strict=True):
+            if stopped:
+                for weight in weights:
+                    weight.grad = None
+        return [
+            number
+            for number, weights in enumerate(self.operations)
+            if not self.stopped[number] and all(weight.grad is not None for weight in weights)
+        ]
+
+    def compare(self, numbers: Sequence[int], train: Sequence[Tensor], other: Sequence[Tensor]) -> None:
+        """Take up the gradients of operations, those of all their weights one after the other.
+
+        Args:
+            numbers: of the operations.
+            train: of the training images.
+            other: what they are compared with.
+        """
+        cosines = [F.cosine_similarity(a, b, 0).mean() for a, b in zip(train, other, strict=True)]
+        parts = iter(torch.stack(cosines).tolist() if cosines else [])
+        for number in numbers:
+            weights = self.operations[number]
+            self.sums[number] += sum(next(parts) for _ in weights) / len(weights)
+            self.counts[number] += 1
+            if self.counts[number] == self.comparisons:
+                self.stopped[number] = self.sums[number] / self.comparisons < self.threshold
+                self.sums[number], self.counts[number] = 0.0, 0
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"sums": self.sums, "counts": self.counts, "stopped": self.stopped}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state. Raises ValueError if it is that of other operations."""
+        if len(state["stopped"]) != len(self.operations):
+            raise ValueError(f"a state of {len(state['stopped'])} operations, not of {len(self.operations)}")
+        self.sums, self.counts, self.stopped = (list(state[name]) for name in ("sums", "counts", "stopped"))
