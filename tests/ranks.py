@@ -41,6 +41,9 @@ SEARCHES = {
     "critic for each image": {"estimator": "reinforce_critic", "draw_per": "image"},
     "double control variates": {"estimator": "double_cv"},
     "systematic": {"coupling": "systematic", "draws": 3, "estimator": "st_gumbel"},
+    "adversary": {"estimator": "softmax", "policy": "adversarial:epsilon=0.2:0.2,steps=2"},
+    "aligned cells": {"estimator": "softmax", "terms": ("alignment:weight=0.2:0.2,epsilon=0.1",)},
+    "operations stopped": {"estimator": "softmax", "terms": ("oles:threshold=0.6,comparisons=1",)},
     "reinforce for each image": {"estimator": "reinforce_loo", "draw_per": "image"},
 }
 FINAL = FinalOptions(

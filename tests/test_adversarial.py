@@ -89,17 +89,15 @@ def test_the_probabilities_themselves_where_nothing_worse_is_found():
     assert torch.equal(path[[0, 2]], p[[0, 2]])
 
 
-def test_an_adversarial_search_resumes_as_it_was(tmp_path):
-    small_run = {
-        "data": "digits", "train_limit": 80, "batch_size": 16, "channels": 4, "epochs": 3, "progress": False,
-        "estimator": "softmax", "policy": "adversarial:steps=2", "tensorboard": False,
-    }  # fmt: skip
-    whole = nas.search("micro", **small_run)
-    out = tmp_path / "run"
-    nas.search("micro", **small_run, out=out, callback=lambda metrics: metrics["epoch"] == 1)
-    resumed = nas.search(out=out, resume=True, progress=False)
-    assert resumed.history == whole.history
-    assert whole.summary["images_evaluated"] == 2 * 3 * 2 * 16
+def test_a_search_counts_what_the_adversary_sees():
+    """In each step of two epochs a gradient for each of its steps, and the loss at both ends."""
+    result = nas.search(
+        "micro", data="digits", train_limit=80, batch_size=16, channels=4, epochs=2, warmup_epochs=1,
+        estimator="softmax", policy="adversarial:steps=2", progress=False,
+    )  # fmt: skip
+    steps = 2 * 2 * 16
+    assert result.summary["images_evaluated"] == 2 * steps
+    assert result.summary["images_trained"] == (2 + 1) * steps + 2 * 16
 
 
 @pytest.mark.parametrize("settings", ["steps=0", "steps=101", "epsilon=2:3"])
