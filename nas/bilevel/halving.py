@@ -30,7 +30,7 @@ class Halving(Rule):
     as long, and so on until one is left. All trainings start from the same seed and have the same batches.
 
     Args:
-        count: trained first.
+        count: trained first; 1: nothing is trained, and what chooses among them decides.
         draws: architectures drawn by the probabilities that the search has learned.
         by: what chooses among them: `shared`, the lowest loss of the shared weights on the validation part,
             or a zero-cost score of `nas.zero_cost`.
@@ -43,7 +43,7 @@ class Halving(Rule):
     name = "halving"
 
     def __init__(self, count: int, draws: int = 100, by: str = "shared", epochs: int = 2) -> None:
-        for name, value, least in (("count", count, 2), ("draws", draws, 0), ("epochs", epochs, 1)):
+        for name, value, least in (("count", count, 1), ("draws", draws, 0), ("epochs", epochs, 1)):
             if not least <= value <= MOST:
                 raise ValueError(f"{name} is {value}, expected {least} to {MOST}")
         if by != SHARED and by not in SCORES.names():
@@ -58,7 +58,8 @@ class Halving(Rule):
     def pieces(self, search: SearchView) -> int:
         entrants = len(pool(search, self.draws))
         sizes = enumerate(self._sizes(min(self.count, entrants)))
-        return entrants + sum(size * self._length(number) for number, size in sizes) * len(search.train)
+        epochs = sum(size * self._length(number) for number, size in sizes)
+        return entrants + epochs * len(search.train) * (self.count > 1)
 
     def _sizes(self, count: int) -> list[int]:
         """Trainings of each round if there are `count` architectures."""
@@ -73,6 +74,8 @@ class Halving(Rule):
 
     def select(self, search: SearchView) -> Iterator[None]:
         yield from self._score(search)
+        if self.count == 1:
+            return
         entrants = _best(self.scores, self.count)
         if any(math.isfinite(self.scores[text]) for text in entrants):  # -inf: nothing to be said for it
             entrants = [text for text in entrants if math.isfinite(self.scores[text])]
@@ -131,7 +134,8 @@ class Halving(Rule):
         self._under_way = None
 
     def selected(self, search: SearchView) -> Genotype:
-        return search.space.parse(_best(self.rounds[-1], 1)[0])
+        decides = self.scores if self.count == 1 else self.rounds[-1]
+        return search.space.parse(_best(decides, 1)[0])
 
     def considered(self, search: SearchView) -> list[dict[str, Any]]:
         name, sign = ("shared_loss", -1) if self.by == SHARED else (self.by, 1)
