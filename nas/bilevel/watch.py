@@ -56,7 +56,7 @@ class Watch:
                 found["alignment"] = self._alignment()
         found = dict(distributed.broadcast(found))
         if self.stop is not None and "curvature" in found and options.warmup < epoch < options.epochs:
-            self.stop.add(epoch, found["curvature"], self.bilevel.architecture.logits)
+            self.stop.add(epoch, found["curvature"], self.bilevel.architecture.state())
         return found
 
     def _alignment(self) -> float:
@@ -84,10 +84,11 @@ class Watch:
         return self.stop is not None and self.stop.found is not None
 
     def rewind(self, architecture: Architecture) -> None:
-        """Go back to the logits from before, where the search has stopped."""
+        """Go back to the architecture from before, where the search has stopped."""
         if self.stop is not None and self.stop.found is not None:
             with torch.no_grad():
-                architecture.logits.copy_(self.stop.logits[self.stop.found])
+                for name, tensor in architecture.state().items():
+                    tensor.copy_(self.stop.learned[self.stop.found][name])
 
     def result(self) -> dict[str, Any]:
         """What result.json says."""
