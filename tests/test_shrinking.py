@@ -18,6 +18,7 @@ from nas.bilevel.information import ByInformation, information
 from nas.bilevel.policies import POLICIES
 from nas.bilevel.rule import drawn, pool
 from nas.bilevel.rules import RULES
+from nas.bilevel.shrinking import may_go
 from nas.bilevel.shrinkings import ByProbability, Stages
 from recipes import SearchOptions
 from search_spaces.cell import Cell
@@ -237,7 +238,7 @@ def test_a_slot_keeps_a_candidate_that_can_be_derived():
     assert {len(line) for line in left} == {2}
     search, taken = job("s3"), []
     for row, k in itertools.product(range(3), range(3)):
-        if nas.bilevel.shrinking.may_go(search, row, k):
+        if may_go(search, row, k):
             search.architecture.take_out(row, k)
             taken.append((row, k))
     assert taken == [(row, k) for row in range(3) for k in (0, 1)]  # none, skip_connect
@@ -274,6 +275,22 @@ def test_a_run_says_what_was_taken_out_and_goes_on_where_it_was(tmp_path):
         assert f"{row['candidate']} in {row['slot']}" in page
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [row for line in lines for row in json.loads(line)["taken_out"]] == whole.summary["taken_out"]
+
+
+def test_a_shrinking_of_ones_own():
+    class NoPooling(nas.bilevel.Shrinking):
+        name = "no_pooling"
+
+        def after(self, search, epoch):
+            if epoch == 1:
+                yield from ((row, 4) for row in range(3) if may_go(search, row, 4))
+
+    own = NoPooling()
+    result = nas.search("micro", shrink=own, epochs=2, warmup_epochs=0, **SMALL)
+    assert result.search.architecture.mask[:, 4].tolist() == [False] * 3
+    assert [row["candidate"] for row in result.history[0]["taken_out"]] == ["avg_pool_3x3"] * 3
+    assert result.summary["shrink"] == "no_pooling"
+    assert own.taken == []  # the search has a copy
 
 
 def test_what_is_done_after_the_last_step_of_an_epoch_is_done_once(monkeypatch):
