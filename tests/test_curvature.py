@@ -133,14 +133,14 @@ def test_a_search_stops_where_the_mean_has_risen():
         values = (0.15 * steps).cumsum(0).exp().tolist()
         stop, found = CurvatureStop(1.3, 25), None
         for number, value in enumerate(values):
-            stop.add(2 * number, value, torch.full((1, 1), float(number)))
+            stop.add(2 * number, value, {"logits": torch.full((1, 1), float(number))})
             again = CurvatureStop(1.3, 25)
             again.restore(stop.state())
             assert again.state().keys() == stop.state().keys()
             stop = again
             if stop.found is not None:
                 found = number, stop.found
-                assert stop.logits[stop.found] == stop.found
+                assert stop.learned[stop.found]["logits"] == stop.found
                 assert stop.describe() == {"after": 2 * number, "logits_of": 2 * stop.found}
                 break
         assert found == stops(values, 1.3)
@@ -161,15 +161,19 @@ def test_a_stopped_search_finds_what_it_would_have_found_before(tmp_path, monkey
         return 1.0 if bilevel.work.trained < 10 * 2 * 16 else 2.0
 
     monkeypatch.setattr(watch, "largest_eigenvalue", rising)
-    result = nas.search("micro", **LONG, **ES)
+    options = LONG | ES | {"edge_normalisation": True}
+    result = nas.search("micro", **options)
     values = [line["curvature"] for line in result.history]
     after, of = (number + 3 for number in stops(values[2:], 1.3))
     assert result.summary["stopped"] == {"after": after, "logits_of": of}
     assert of + 6 == after == len(result.history) < 16
     assert result.genotype == result.search.space.parse(result.history[of - 1]["genotype"])
     assert result.history[of - 1]["probabilities"] != result.history[-1]["probabilities"]
+    weights = [round(weight, 6) for weight in result.edge_weights.tolist()]
+    assert weights == result.history[of - 1]["edge_weights"] != result.history[-1]["edge_weights"]
+    assert torch.equal(result.supernet.edge_weights, result.edge_weights)
     out = tmp_path / "run"
-    nas.search("micro", **LONG, **ES, out=out, callback=lambda metrics: metrics["epoch"] == after - 1)
+    nas.search("micro", **options, out=out, callback=lambda metrics: metrics["epoch"] == after - 1)
     for _ in range(2):  # the second finds it finished
         resumed = nas.search(out=out, resume=True, progress=False)
         assert resumed.history == result.history

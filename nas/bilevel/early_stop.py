@@ -6,6 +6,7 @@ Source: Zela et al., 2020, "Understanding and robustifying differentiable archit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -41,14 +42,15 @@ class CurvatureStop:
         self.factor = factor
         self.epochs: list[int] = []
         self.values: list[float] = []
-        self.logits: list[Tensor] = []
+        self.learned: list[dict[str, Tensor]] = []
         self.found: int | None = None
 
-    def add(self, epoch: int, value: float, logits: Tensor) -> None:
-        """Take up the measurement after so many epochs, and the logits (E, K) there."""
+    def add(self, epoch: int, value: float, learned: Mapping[str, Tensor]) -> None:
+        """Take up the measurement after so many epochs, and what was learned of the architecture by then:
+        `logits` (E, K), and others by their names."""
         self.epochs.append(epoch)
         self.values.append(value)
-        self.logits.append(logits.detach().clone())
+        self.learned.append({name: tensor.clone() for name, tensor in learned.items()})
         now = len(self.values) - 1 - HALF
         before = now - DELAY
         if before >= FIRST and self.average(now) > self.factor * self.average(before):
@@ -66,10 +68,12 @@ class CurvatureStop:
 
     def state(self) -> dict[str, Any]:
         """All measurements, for a checkpoint."""
-        found = {"found": self.found, "epochs": self.epochs, "values": self.values}
-        return found | ({"logits": torch.stack(self.logits)} if self.logits else {})
+        names = self.learned[0] if self.learned else ()
+        learned = {name: torch.stack([found[name] for found in self.learned]) for name in names}
+        return {"found": self.found, "epochs": self.epochs, "values": self.values, "learned": learned}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state."""
         self.found, self.epochs, self.values = state["found"], list(state["epochs"]), list(state["values"])
-        self.logits = list(state["logits"]) if self.epochs else []
+        learned = state["learned"]
+        self.learned = [{name: learned[name][n] for name in learned} for n in range(len(self.epochs))]

@@ -100,6 +100,11 @@ def without_data(
         raise InputError(
             f"`terms` are part of architecture steps, and `shrink={name_of(shrinking)}` leaves none: drop one"
         )
+    if options.edge_normalisation and not shrinking.learns:
+        raise InputError(
+            f"`edge_normalisation` is learned in architecture steps, of which `shrink={name_of(shrinking)}` "
+            "leaves none: drop one"
+        )
     cells_of(space, options.cells)
     SkipSchedules.of(options, space)
     return space, estimator, schedule, terms, policy, rule, shrinking

@@ -8,7 +8,6 @@ import torch
 
 from nas import distributed
 from nas.bilevel.alignment import alignment, cell_gradients, repeated_cells
-from nas.bilevel.architecture import Architecture
 from nas.bilevel.curvature import largest_eigenvalue
 from nas.bilevel.early_stop import CurvatureStop
 from nas.bilevel.steps import Bilevel
@@ -56,7 +55,7 @@ class Watch:
                 found["alignment"] = self._alignment()
         found = dict(distributed.broadcast(found))
         if self.stop is not None and "curvature" in found and options.warmup < epoch < options.epochs:
-            self.stop.add(epoch, found["curvature"], self.bilevel.architecture.logits)
+            self.stop.add(epoch, found["curvature"], self.bilevel.architecture.state())
         return found
 
     def _alignment(self) -> float:
@@ -83,11 +82,13 @@ class Watch:
         """Whether the search has begun to collapse and is to end."""
         return self.stop is not None and self.stop.found is not None
 
-    def rewind(self, architecture: Architecture) -> None:
-        """Go back to the logits from before, where the search has stopped."""
+    def rewind(self) -> None:
+        """Go back to what was learned of the architecture before, where the search has stopped."""
         if self.stop is not None and self.stop.found is not None:
             with torch.no_grad():
-                architecture.logits.copy_(self.stop.logits[self.stop.found])
+                for name, tensor in self.bilevel.architecture.state().items():
+                    tensor.copy_(self.stop.learned[self.stop.found][name])
+            self.bilevel.weigh_edges()
 
     def result(self) -> dict[str, Any]:
         """What result.json says."""
