@@ -273,7 +273,8 @@ class SearchOptions(RunOptions):
     shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these
     scores; perturbation:EPOCHS, what the supernet misses most, with so many epochs of training after every
     decision; shapley, what contributes most to the accuracy of the supernet; or halving:K, short trainings
-    from scratch of K architectures, of which the better half is trained twice as long, and so on."""
+    from scratch of K architectures, of which the better half is trained twice as long, and so on; with K = 1
+    none is trained, and the score that chooses them decides (halving:1,draws=400,by=naswot)."""
 
     budget: tuple[str, ...] = ()
     """What the derived network may cost at most, several at once: parameters=1.5M macs=60M latency=12ms (the

@@ -152,6 +152,18 @@ def test_halving_trains_the_better_half_twice_as_long_until_one_is_left(searched
     assert result.space.format(rule.selected(result.search)) == last["genotype"]
 
 
+def test_without_a_training_the_score_decides(tmp_path):
+    found = nas.search(
+        "micro", epochs=1, derive="halving:1,draws=20,by=synflow", out=tmp_path / "run", **SMALL
+    )
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    rows = {row["genotype"]: row["synflow"] for row in result["considered"]}
+    assert result["genotype"] == max(rows, key=rows.get)
+    assert len(rows) > 5
+    steps = found.history[-1]["images_trained"]
+    assert result["images_trained"] - steps <= 125  # an image for each score
+
+
 def test_neighbours_of_the_arg_max_are_among_what_halving_looks_at():
     result = nas.search("nasbench201", epochs=1, prior=4.0, **SMALL)
     space = result.space
@@ -378,7 +390,7 @@ def test_the_time_that_a_rule_takes_counts_and_its_work_is_kept(tmp_path, monkey
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("halving:1", "count is 1, expected 2"),
+        ("halving:0", "count is 0, expected 1"),
         ("halving:4,epochs=0", "epochs is 0"),
         ("halving", "count"),
         ("evolution:0", "count is 0, expected 1"),

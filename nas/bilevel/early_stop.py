@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from recipes import InputError
@@ -46,8 +45,7 @@ class CurvatureStop:
         self.found: int | None = None
 
     def add(self, epoch: int, value: float, learned: Mapping[str, Tensor]) -> None:
-        """Take up the measurement after so many epochs, and what was learned of the architecture by then:
-        `logits` (E, K), and others by their names."""
+        """Take up the measurement after so many epochs, and what the architecture is there."""
         self.epochs.append(epoch)
         self.values.append(value)
         self.learned.append({name: tensor.clone() for name, tensor in learned.items()})
@@ -68,12 +66,14 @@ class CurvatureStop:
 
     def state(self) -> dict[str, Any]:
         """All measurements, for a checkpoint."""
-        names = self.learned[0] if self.learned else ()
-        learned = {name: torch.stack([found[name] for found in self.learned]) for name in names}
-        return {"found": self.found, "epochs": self.epochs, "values": self.values, "learned": learned}
+        return {
+            "found": self.found,
+            "epochs": self.epochs,
+            "values": self.values,
+            "learned": self.learned,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state."""
         self.found, self.epochs, self.values = state["found"], list(state["epochs"]), list(state["values"])
-        learned = state["learned"]
-        self.learned = [{name: learned[name][n] for name in learned} for n in range(len(self.epochs))]
+        self.learned = list(state["learned"])

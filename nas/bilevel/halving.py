@@ -139,6 +139,9 @@ class Halving(Rule):
 
     def considered(self, search: SearchView) -> list[dict[str, Any]]:
         name, sign = ("shared_loss", -1) if self.by == SHARED else (self.by, 1)
+        if self.count == 1:
+            finite = {text: score for text, score in self.scores.items() if math.isfinite(score)}
+            return [{"genotype": text, name: sign * score} for text, score in finite.items()]
         return [
             {"genotype": text, "epochs": self._length(number), "accuracy": accuracy}
             | ({name: sign * self.scores[text]} if math.isfinite(self.scores[text]) else {})

@@ -83,7 +83,7 @@ class Watch:
         return self.stop is not None and self.stop.found is not None
 
     def rewind(self) -> None:
-        """Go back to what was learned of the architecture before, where the search has stopped."""
+        """Go back to the architecture from before, where the search has stopped."""
         if self.stop is not None and self.stop.found is not None:
             with torch.no_grad():
                 for name, tensor in self.bilevel.architecture.state().items():
