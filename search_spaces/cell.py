@@ -150,7 +150,8 @@ class Cell(nn.Module):
                         terms.append(y)
                     module = self.edges[i]
                     if isinstance(module, MixedEdge) and module.auxiliary is not None:
-                        terms.append(module.auxiliary(x))
+                        assert choice is not None
+                        terms.append(choice.weighed(module.auxiliary(x), edge.row))
             total = _sum(terms) if terms else self._nothing(target, heads)
             total = total if recorder is None else recorder.node(target, total)
             if partial > 1:

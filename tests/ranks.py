@@ -45,6 +45,8 @@ SEARCHES = {
     "aligned cells": {"estimator": "softmax", "terms": ("alignment:weight=0.2:0.2,epsilon=0.1",)},
     "operations stopped": {"estimator": "softmax", "terms": ("oles:threshold=0.6,comparisons=1",)},
     "reinforce for each image": {"estimator": "reinforce_loo", "draw_per": "image"},
+    "partial channels": {"partial_channels": 2, "edge_normalisation": True, "channels": 8, "draws": 2},
+    "weights of edges": {"edge_normalisation": True, "estimator": "reinforce_loo", "draw_per": "image"},
 }
 FINAL = FinalOptions(
     genotype="|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv_3x3~2|",
@@ -55,14 +57,19 @@ STEPS = 4
 
 
 def searched(options: SearchOptions) -> tuple[torch.Tensor, float]:
-    """The logits after some steps, and the validation loss that the ranks have seen."""
+    """The logits after some steps, those of the edges too, and the validation loss that all ranks have
+    seen."""
     search = Search.of(options)
     for step, _ in enumerate(search.epoch(0, 0), 1):
         if step == STEPS:
             break
     loss, _ = search.valid_mean.read()
     distributed.require_agreement(search.state(), "states")
-    return search.architecture.logits.detach().clone(), float(loss)
+    return learned(search), float(loss)
+
+
+def learned(search: Search) -> torch.Tensor:
+    return torch.cat([leaf.detach().flatten() for leaf in search.architecture.leaves])
 
 
 def trained(options: FinalOptions) -> tuple[list[torch.Tensor], tuple[float, float]]:
@@ -98,7 +105,7 @@ def check_equal_runs() -> None:
 
 
 def searched_start(options: SearchOptions) -> torch.Tensor:
-    return Search.of(options).architecture.logits.detach()
+    return learned(Search.of(options))
 
 
 def check_own_draws() -> None:

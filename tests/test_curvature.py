@@ -168,7 +168,8 @@ def test_a_stopped_search_finds_what_it_would_have_found_before(tmp_path, monkey
     assert of + 6 == after == len(result.history) < 16
     assert result.genotype == result.search.space.parse(result.history[of - 1]["genotype"])
     assert result.history[of - 1]["probabilities"] != result.history[-1]["probabilities"]
-    weights = result.search.architecture.edge_weights().tolist()
+    weights = result.edge_weights.tolist()
+    assert weights == result.supernet.edge_weights.tolist()
     assert weights == pytest.approx(result.history[of - 1]["edge_weights"], abs=1e-5)
     assert weights != pytest.approx(result.history[-1]["edge_weights"], abs=1e-5)
     out = tmp_path / "run"

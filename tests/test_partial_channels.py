@@ -137,6 +137,28 @@ def test_lean_is_dense(name, mode, monkeypatch):
         assert found[0][1][-space.num_slots :].abs().max() > 1e-4
 
 
+def test_auxiliary_skips_are_part_of_the_edge():
+    """With weights of edges; lean and dense."""
+    torch.manual_seed(0)
+    space = search_spaces.get("micro")
+    supernet = space.supernet(channels=4, num_classes=3, in_channels=1, auxiliary_skip=True).double()
+    supernet.set_skips(0.7, 0.0)
+    cell = next(m for m in supernet.modules() if isinstance(m, Cell))
+    x = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    edges = torch.tensor([1.0, 0.3, 0.6], dtype=torch.float64)
+    found = []
+    for way in ("lean", "dense"):
+        supernet.set_edge_gradient(way)
+        draw = torch.eye(5, dtype=torch.float64)[[3, 2, 0]]
+        choice, leaf = with_leaf(Choice(*read_draw(draw, x.device)[:2], edges), x.device)
+        y = cell([x], choice)
+        found += torch.autograd.grad(y.square().sum(), leaf)
+    first, second, _ = (edge.operations for edge in cell.edges)  # 0→1, 0→2, 1→2
+    middle = first[3](x) + 0.7 * x
+    torch.testing.assert_close(y, 0.3 * (second[2](x) + 0.7 * x) + 0.6 * 0.7 * middle)
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("estimator", estimators.names())
 def test_a_step_moves_logits_and_edges_by_their_gradients(estimator):
     """With every estimator: edges by autograd through the mean loss of the same draws, logits as if the
@@ -302,6 +324,7 @@ def test_a_resumed_search_is_the_same(tmp_path):
         ({"space": "nasbench_macro", "edge_normalisation": True}, "one leads to each"),
         ({"space": "darts", "partial_channels": 3}, "an edge of 4 channels has no 3 equal parts"),
         ({"space": "micro", "partial_channels": 0}, "of at least 1"),
+        ({"shrink": "information", "edge_normalisation": True}, "`shrink=information` leaves none"),
         ({"edge_gradient": "captured", "partial_channels": 4}, "`edge_gradient=captured` does not go with"),
         ({"edge_gradient": "captured", "edge_normalisation": True}, "`edge_gradient=captured` does not go"),
         (

@@ -238,7 +238,7 @@ class Search:
             return True
         if epoch <= self.options.warmup:
             return False
-        likely = self.space.discretise(self.architecture.log_probabilities())
+        likely = self.space.discretise(self.architecture.scores())
         too_many = 0 < self.options.stop_skips <= most_skips(self.space, likely)
         return too_many or self.architecture.entropy() < self.options.stop_entropy
 
@@ -312,7 +312,7 @@ class Search:
     def finish(self) -> Iterator[None]:
         """What the rule of selection does after the last epoch, piece by piece."""
         self.skips.move(self.supernet, 1.0)
-        self.watch.rewind(self.architecture)
+        self.watch.rewind()
         yield from self.rule.select(self)
 
     def conclude(self) -> Outcome:

@@ -118,7 +118,7 @@ class Bilevel:
         self.precision = precision or autocast("float32", torch.device("cpu"))
         self.unroll = unroll or unrolled_gradient
         self.work = Work()
-        self._weigh_edges()
+        self.weigh_edges()
 
     def architecture_step(
         self, valid: Batch, train: Batch, generator: torch.Generator, progress: float = 0.0
@@ -173,12 +173,12 @@ class Bilevel:
         for leaf, found in zip(self.architecture.leaves, gradients, strict=True):
             leaf.grad = found
         skipped = guarded_step(self.architecture_optimizer, result.loss, self.architecture_clip)
-        self._weigh_edges()
+        self.weigh_edges()
         for term in self.terms:
             term.learn(self.architecture, progress)
         return replace(result, skipped=skipped)
 
-    def _weigh_edges(self) -> None:
+    def weigh_edges(self) -> None:
         """Tell the supernet what its edges weigh, where the architecture says so."""
         if (weights := self.architecture.edge_weights()) is not None:
             assert isinstance(self.supernet, Skeleton)

@@ -8,7 +8,6 @@ import torch
 
 from nas import distributed
 from nas.bilevel.alignment import alignment, cell_gradients, repeated_cells
-from nas.bilevel.architecture import Architecture
 from nas.bilevel.curvature import largest_eigenvalue
 from nas.bilevel.early_stop import CurvatureStop
 from nas.bilevel.steps import Bilevel
@@ -83,12 +82,13 @@ class Watch:
         """Whether the search has begun to collapse and is to end."""
         return self.stop is not None and self.stop.found is not None
 
-    def rewind(self, architecture: Architecture) -> None:
+    def rewind(self) -> None:
         """Go back to the architecture from before, where the search has stopped."""
         if self.stop is not None and self.stop.found is not None:
             with torch.no_grad():
-                for name, tensor in architecture.state().items():
+                for name, tensor in self.bilevel.architecture.state().items():
                     tensor.copy_(self.stop.learned[self.stop.found][name])
+            self.bilevel.weigh_edges()
 
     def result(self) -> dict[str, Any]:
         """What result.json says."""
