@@ -112,6 +112,15 @@ SEARCH: dict[str, dict[str, Any]] = {
         "lr": 0.005,
         "arch_lr": 3e-3,
     },
+    "darts-shapley": _DARTS_SEARCH
+    | {
+        "warmup_epochs": 25,
+        "batch_size": 256,
+        "lr": 0.1,
+        "lr_min": 0.0,
+        "partial_channels": 4,
+        "shrink": "shapley:permutations=10,images=1024,keep_none=false",
+    },
     "darts-pc-darts": _DARTS_SEARCH
     | {
         "warmup_epochs": 15,
@@ -183,6 +192,7 @@ ABOUT = {
     "darts-darts-minus": "Chu et al., 2021, arXiv 2009.01027: DARTS-, by its authors' code, which also has "
     "--space s1 to s4",
     "darts-fairdarts": "Chu et al., 2020, arXiv 1911.12126: FairDARTS, by its authors' code",
+    "darts-shapley": "Xiao et al., 2022, arXiv 2206.09811: Shapley-NAS, by its authors' code",
     "darts-pc-darts": "Xu et al., 2020, arXiv 1907.05737: PC-DARTS, by the authors' code",
     "darts-oles": "Jiang et al., 2023, NeurIPS: operation-level early stopping, by the code of PasaLab/oles",
     "s1-darts-es": "Zela et al., 2020, arXiv 1909.09656: DARTS, stopped by the curvature (RobustDARTS)",
@@ -202,6 +212,7 @@ PUBLISHED = {
     "nasbench201-te-nas": ("93.90 ± 0.47", "4 seeds, arXiv 2102.11535"),
     "nasbench201-lambda-darts": ("94.36 ± 0.00", "as later papers quote it"),
     "nasbench201-darts-pt": ("88.2", "2 seeds, the author in issue 6 of ruocwang/darts-pt"),
+    "darts-shapley": ("97.57", "the best of its cells, as Papers with Code lists it with arXiv 2206.09811"),
     "darts-pc-darts": ("97.43", "its cell after 600 epochs, README of yuhuixu1993/PC-DARTS"),
 }
 

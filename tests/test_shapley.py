@@ -102,6 +102,15 @@ def test_the_logits_follow_a_running_mean_of_standardised_scores(monkeypatch):
     torch.testing.assert_close(search.architecture.logits.detach()[there], logits[there])
 
 
+def test_none_can_be_taken_out_before_the_first_step():
+    search = job("s3", shrink="shapley:keep_none=false")
+    search.shrinking.work(search, 0)
+    assert [search.architecture.candidates(row) for row in range(28)] == [[1, 2]] * 28
+    kept = job("s3", shrink="shapley")
+    kept.shrinking.work(kept, 0)
+    assert kept.shrinking.taken == []
+
+
 def test_the_rule_takes_what_contributes_most_for_sure(monkeypatch):
     found = credited(monkeypatch)
     search = job("nasbench201", epochs=1, warmup_epochs=0)
@@ -143,7 +152,7 @@ def test_a_search_by_contributions_goes_on_where_it_was():
         ({"shrink": "shapley:step=0"}, "step is 0.0"),
         ({"shrink": "shapley:momentum=1"}, "momentum is 1.0"),
         ({"derive": "shapley:images=0"}, "images is 0"),
-        ({"shrink": "shapley", "terms": ("entropy",)}, "`terms` are part of architecture steps"),
+        ({"shrink": "shapley", "terms": ("entropy",)}, "the term 'entropy' is part of arch"),
     ],
 )
 def test_what_has_no_meaning_is_refused(options, message):

@@ -18,6 +18,7 @@ from nas.bilevel.information import ByInformation, information
 from nas.bilevel.policies import POLICIES
 from nas.bilevel.rule import drawn, pool
 from nas.bilevel.rules import RULES
+from nas.bilevel.shrinking import may_go
 from nas.bilevel.shrinkings import ByProbability, Stages
 from recipes import SearchOptions
 from search_spaces.cell import Cell
@@ -198,8 +199,13 @@ def test_stages_keep_the_largest_logits_and_rest_at_their_starts(monkeypatch):
 
 def test_a_budget_is_in_reach_where_an_architecture_of_what_is_left_is_within_it():
     found = set()
-    for limit, budget in ((5000, ()), (6000, ("macs=240k",)), (8000, ("macs=320k",))):
-        search = job(budget=(f"parameters={limit}", *budget))
+    for options in (
+        {"budget": ("parameters=5k",)},
+        {"budget": ("parameters=6k", "macs=240k")},
+        {"budget": ("parameters=8k",), "max_skips": 0},
+        {"max_skips": 0},
+    ):
+        search = job(**options)
         for seed in range(8):
             left = torch.rand(3, 5, generator=small.rng(seed)) < 0.35
             left[range(3), torch.randint(5, (3,), generator=small.rng(seed))] = True
@@ -232,7 +238,7 @@ def test_a_slot_keeps_a_candidate_that_can_be_derived():
     assert {len(line) for line in left} == {2}
     search, taken = job("s3"), []
     for row, k in itertools.product(range(3), range(3)):
-        if nas.bilevel.shrinking.may_go(search, row, k):
+        if may_go(search, row, k):
             search.architecture.take_out(row, k)
             taken.append((row, k))
     assert taken == [(row, k) for row in range(3) for k in (0, 1)]  # none, skip_connect
@@ -269,6 +275,22 @@ def test_a_run_says_what_was_taken_out_and_goes_on_where_it_was(tmp_path):
         assert f"{row['candidate']} in {row['slot']}" in page
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [row for line in lines for row in json.loads(line)["taken_out"]] == whole.summary["taken_out"]
+
+
+def test_a_shrinking_of_ones_own():
+    class NoPooling(nas.bilevel.Shrinking):
+        name = "no_pooling"
+
+        def after(self, search, epoch):
+            if epoch == 1:
+                yield from ((row, 4) for row in range(3) if may_go(search, row, 4))
+
+    own = NoPooling()
+    result = nas.search("micro", shrink=own, epochs=2, warmup_epochs=0, **SMALL)
+    assert result.search.architecture.mask[:, 4].tolist() == [False] * 3
+    assert [row["candidate"] for row in result.history[0]["taken_out"]] == ["avg_pool_3x3"] * 3
+    assert result.summary["shrink"] == "no_pooling"
+    assert own.taken == []  # the search has a copy
 
 
 def test_what_is_done_after_the_last_step_of_an_epoch_is_done_once(monkeypatch):
@@ -391,9 +413,10 @@ def test_every_slot_loses_the_largest_score_in_every_round_and_the_architecture_
         ({"shrink": "information:every=0"}, "every is 0"),
         ({"space": "s3"}, "does not say which edges the nodes of 's3' keep"),
         (
-            {"terms": ("entropy",)},
-            "`terms` are part of architecture steps, and `shrink=information` leaves none",
+            {"terms": ("oles", "entropy")},
+            "the term 'entropy' is part of architecture steps, and .* leaves none",
         ),
+        ({"edge_normalisation": True, "space": "nasbench201"}, "`edge_normalisation` is part of arch"),
     ],
 )
 def test_what_information_cannot_do_is_refused(options, message):

@@ -84,7 +84,7 @@ class Budget:
         Args:
             left: (E, K), bool: where there is one of them.
         """
-        if not self.limits:
+        if not self._bounds:
             return True
         found = derive(self.space, left.double(), *self._room())
         if found is None:

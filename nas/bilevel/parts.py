@@ -96,15 +96,13 @@ def without_data(
     policy = _named("policy", POLICIES, given.get("policy", options.policy))
     rule = _named("derive", RULES, given.get("derive", options.derive))
     shrinking = _named("shrink", SHRINKINGS, given.get("shrink", options.shrink))
-    if terms and not shrinking.learns:
-        raise InputError(
-            f"`terms` are part of architecture steps, and `shrink={name_of(shrinking)}` leaves none: drop one"
-        )
-    if options.edge_normalisation and not shrinking.learns:
-        raise InputError(
-            f"`edge_normalisation` is learned in architecture steps, of which `shrink={name_of(shrinking)}` "
-            "leaves none: drop one"
-        )
+    if not shrinking.learns:
+        of_logits = [f"the term '{name_of(t)}'" for t in terms if type(t).of_weights is Term.of_weights]
+        for what in [*of_logits, *(["`edge_normalisation`"] if options.edge_normalisation else [])]:
+            raise InputError(
+                f"{what} is part of architecture steps, and `shrink={name_of(shrinking)}` leaves none: drop "
+                "one of the two"
+            )
     cells_of(space, options.cells)
     SkipSchedules.of(options, space)
     return space, estimator, schedule, terms, policy, rule, shrinking

@@ -12,21 +12,20 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor
 
-from nas import data, device, distributed, latency_table
+from nas import device, distributed, latency_table
 from nas.bilevel import budget
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget_term import BudgetTerm
-from nas.bilevel.front import Front, front_messages, write_front
+from nas.bilevel.front import Front, write_front
 from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
-from nas.bilevel.rules import collapse_warnings
+from nas.bilevel.records import metrics, result
 from nas.bilevel.skips import SkipSchedules, most_skips
 from nas.bilevel.steps import Bilevel
-from nas.bilevel.terms import draw_value, logits_value
+from nas.bilevel.two_parts import TwoParts
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.bilevel.watch import Watch
-from nas.confusion import Confusion, of_classes
-from nas.data import Batches
+from nas.confusion import Confusion
 from nas.genotypes import cells_of, planned_size_of
 from nas.large_images import warn_of_large_images
 from nas.runs.files import write_json
@@ -36,7 +35,7 @@ from nas.steps import Mean, Work, evaluate
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
 from recipes.registry import name_of
-from search_spaces import Genotype, operations
+from search_spaces import Genotype
 from search_spaces.cell import candidate_parameters
 from search_spaces.mixed_edge import Draw
 
@@ -66,37 +65,12 @@ class Search:
         self.options, self.device = options, place
         self.space, self.dataset, self.task, self.rule = parts.space, parts.dataset, parts.task, parts.rule
         self.schedule, self.counted, self.shrinking = parts.schedule, True, parts.shrinking
-        dataset = parts.dataset
-        if dataset.valid is None:
-            pieces = data.split(dataset.train.labels, options.val_fraction, options.seed)
-            train, valid = (dataset.train[piece] for piece in pieces)
-        else:
-            train, valid = dataset.train, dataset.valid
-            pieces = torch.arange(len(train)), torch.arange(len(valid))
-        self.documents: dict[str, Any] = {
-            "splits.json": {"train": pieces[0].tolist(), "valid": pieces[1].tolist()}
-        }
-        self.used = {"train": train.labels, "valid": valid.labels}
-        balanced = options.sampling == "balanced"
-        self.concerns = data.concerns(
-            dataset.classes,
-            self.used | {"test": dataset.test.labels},
-            balanced or options.class_weights == "balanced",
-        )
+        dataset, batches = parts.dataset, TwoParts.of(parts.dataset, options, place)
+        self.train, self.valid, self.concerns = batches.train, batches.valid, batches.concerns
+        self.steps, self.labels = len(self.train), batches.labels
+        self.documents: dict[str, Any] = {"splits.json": batches.split}
         self.announcement = [f"data: {dataset}", *(f"warning: {text}" for text in self.concerns)]
-        delivery = data.delivery(
-            dataset, device=place, data_budget_gb=options.data_budget_gb, channels_last=options.channels_last
-        )
-        share = (distributed.rank(), distributed.world())
-        self.train = Batches(
-            train, options.batch_size, delivery, dataset.augmentation, options.seed, share, balanced
-        )
-        self.steps = len(self.train)
         self.train_mean, self.valid_mean = Mean(), Mean()  # of the current epoch
-        self.valid = Batches(
-            valid, options.batch_size, delivery, data.Augmentation(), options.seed + 1, share, balanced
-        )
-
         latencies = None
         if options.latency_table is not None:
             latencies = latency_table.read(options.latency_table, self.space)
@@ -250,70 +224,7 @@ class Search:
 
     def describe(self, epoch: int) -> dict[str, Any]:
         """The metrics line of an epoch whose steps are done."""
-        options, progress = self.options, (epoch + 1) / self.options.epochs
-        log_p = self.architecture.log_probabilities()
-        genotype = self.would_find()
-        train_loss, train_accuracy = self.train_mean.read()
-        valid_loss, valid_accuracy = self.valid_mean.read()
-        score: tuple[float, float] | tuple[None, None] = (None, None)
-        if (epoch + 1) % options.evaluate_every == 0 or epoch + 1 == options.epochs:
-            score = self.score_uncounted(genotype)
-        extra: dict[str, Any] = {}
-        if options.measure_every and (epoch + 1) % options.measure_every == 0:
-            extra["gradient"] = self.measure(epoch)
-        extra |= self.watch.measure(epoch + 1)
-        if values := self.term_values(progress):
-            extra["terms"] = values
-        if taken := self.shrinking.named(self.space, (epoch + 1,) if epoch else (0, 1)):
-            extra["taken_out"] = taken
-        for term in self.bilevel.terms:
-            if isinstance(term, BudgetTerm):
-                extra["budget"] = term.describe(self.architecture, progress)
-        if (edges := self.architecture.edge_weights()) is not None:
-            extra["edge_weights"] = [round(weight, 6) for weight in edges.tolist()]
-        widths = [len(slot.candidates) for slot in self.space.slots]
-        return extra | {
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * self.steps,
-            **self._images(),
-            "tau": self.architecture.estimator.tau,
-            "lr": self.weight_optimizer.param_groups[0]["lr"],
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
-            "valid_loss": valid_loss,
-            "valid_accuracy": valid_accuracy,
-            "skipped_steps": self.skipped(),
-            "derived_loss": score[0],
-            "derived_accuracy": score[1],
-            "genotype": self.space.format(genotype),
-            "entropy": self.architecture.entropy(),
-            "skip_connects": operations.count(genotype, "skip"),
-            "nones": operations.count(genotype, "none"),
-            "probabilities": [
-                [round(p, 6) for p in row[:width]]
-                for row, width in zip(log_p.exp().tolist(), widths, strict=True)
-            ],
-        }
-
-    def _images(self) -> dict[str, int]:
-        """Images of all passes so far, with and without a backward; see `nas.steps.Work`."""
-        work = self.bilevel.work
-        if not self.counted:
-            return {}
-        return {"images_trained": work.trained, "images_evaluated": work.evaluated}
-
-    def term_values(self, progress: float) -> dict[str, float]:
-        """The value of every term that has one by its name: at the logits, and at the most probable draw."""
-        logits = self.architecture.masked().detach()
-        draw = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-        values: dict[str, float] = {}
-        for number, term in enumerate(self.bilevel.terms, 1):
-            parts = (logits_value(term, logits, progress), draw_value(term, draw, progress), term.report())
-            if known := [float(part) for part in parts if part is not None]:
-                name = name_of(term)
-                name = f"{name}_{number}" if name in values else name
-                values[name] = sum(known)
-        return values
+        return metrics(self, epoch)
 
     def kept(self, epoch: int) -> dict[str, Tensor] | None:
         """The shared weights and the logits, if they are to be kept after so many epochs."""
@@ -418,45 +329,7 @@ class Search:
                 f"the rule '{name_of(self.rule)}' selects an architecture above the budget, "
                 f"{self.space.format(genotype)}: `search.budget.fit` says which are within it"
             )
-        text = self.space.format(genotype)
-        collapsed = collapse_warnings(genotype)
-        classes = self.dataset.classes
-        confusion = Confusion(len(classes)) if self.task.outputs == len(classes) else None
-        result = {
-            "kind": "search",
-            "space": self.space.name,
-            "estimator": self.options.estimator,
-            "dataset": self.options.dataset,
-            "seed": self.options.seed,
-            "genotype": text,
-            "derived_accuracy": self.score_uncounted(genotype, confusion)[1],
-            **self._images(),
-            **self.watch.result(),
-            "parameters": sum(p.numel() for p in self.supernet.parameters()),
-            "data": str(self.dataset),
-            **of_classes(confusion, self.dataset, self.used, "valid"),
-            "warnings": [*self.concerns, *collapsed],
-        }
-        if self.budget.costs:
-            result["budget"] = {
-                "limits": dict(self.budget.limits),
-                "costs": self.budget.cost(genotype),
-                "size": asdict(self.budget.size),
-            }
-        if taken := self.shrinking.named(self.space):
-            result |= {"shrink": self.options.shrink, "taken_out": taken}
-        messages = [f"found {text}", *self.watch.messages(), *(f"warning: {w}" for w in collapsed)]
-        if isinstance(self.rule, Front):
-            front = self.rule.describe(self, lambda found: self.score_uncounted(found)[1])
-            result["front"] = front
-            messages += front_messages(front)
-        if considered := self.rule.considered(self):
-            rows = [
-                {key: value if key == "genotype" else float(value) for key, value in row.items()}
-                for row in considered
-            ]
-            result |= {"rule": self.options.derive, "considered": rows}
-        return Outcome(genotype, result, messages)
+        return Outcome(genotype, *result(self, genotype))
 
     def save(self, folder: Path, outcome: Outcome) -> None:
         """Write the architecture."""

@@ -11,7 +11,7 @@ import torch
 
 from nas.bilevel.view import SearchView
 from recipes import InputError
-from search_spaces import SearchSpace
+from search_spaces import SearchSpace, operations
 
 Pair = tuple[int, int]  # row and candidate
 
@@ -82,6 +82,14 @@ def may_go(search: SearchView, row: int, candidate: int) -> bool:
     for other in range(search.space.num_slots):
         left[other, others if other == row else architecture.candidates(other)] = True
     return search.tightest.reaches(left)
+
+
+def nones(search: SearchView) -> Iterator[Pair]:
+    """`none` of every slot that goes on without it."""
+    for row, slot in enumerate(search.space.slots):
+        for k, name in enumerate(slot.candidates):
+            if operations.family(name) == "none" and may_go(search, row, k):
+                yield row, k
 
 
 def require_all_edges(search: SearchView, name: str) -> None:

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from nas import device, distributed
 from nas.bilevel.rule import MOST
-from nas.bilevel.shrinking import Pair, Shrinking, may_go, require_all_edges
+from nas.bilevel.shrinking import Pair, Shrinking, may_go, nones, require_all_edges
 from nas.bilevel.untrained import Mixture
 from nas.bilevel.view import SearchView
 from nas.genotypes import planned_size_of
 from nas.seeding import generator, kept_generators, seed_everything
 from nas.zero_cost import relu_codes
 from recipes import InputError
-from search_spaces import operations
 from search_spaces.cell import Cell
 from search_spaces.mixed_edge import Choice
 from search_spaces.skeleton import Skeleton
@@ -64,13 +63,10 @@ class ByTraining(Shrinking):
     def after(self, search: SearchView, epoch: int) -> Iterator[Pair]:
         if epoch:
             return
-        slots, architecture = search.space.slots, search.architecture
-        for row, slot in enumerate(slots):
-            for k, name in enumerate(slot.candidates):
-                if operations.family(name) == "none" and may_go(search, row, k):
-                    yield row, k
+        architecture = search.architecture
+        yield from nones(search)
         for number in range(search.space.width):
-            lines = [architecture.candidates(row) for row in range(len(slots))]
+            lines = [architecture.candidates(row) for row in range(search.space.num_slots)]
             pairs = [(row, k) for row, line in enumerate(lines) if len(line) > 1 for k in line]
             if not pairs:
                 return
