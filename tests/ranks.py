@@ -57,8 +57,7 @@ STEPS = 4
 
 
 def searched(options: SearchOptions) -> tuple[torch.Tensor, float]:
-    """The logits after some steps, those of the edges too, and the validation loss that all ranks have
-    seen."""
+    """The logits after some steps, those of the edges too, and the validation loss that the ranks saw."""
     search = Search.of(options)
     for step, _ in enumerate(search.epoch(0, 0), 1):
         if step == STEPS:

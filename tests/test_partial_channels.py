@@ -323,6 +323,7 @@ def test_a_resumed_search_is_the_same(tmp_path):
         ({"space": "mobile", "edge_normalisation": True}, "one leads to each"),
         ({"space": "nasbench_macro", "edge_normalisation": True}, "one leads to each"),
         ({"space": "darts", "partial_channels": 3}, "an edge of 4 channels has no 3 equal parts"),
+        ({"partial_channels": 2, "auxiliary_skip": "1:0"}, "are a skip connection already"),
         ({"space": "micro", "partial_channels": 0}, "of at least 1"),
         ({"shrink": "information", "edge_normalisation": True}, "`shrink=information` leaves none"),
         ({"edge_gradient": "captured", "partial_channels": 4}, "`edge_gradient=captured` does not go with"),

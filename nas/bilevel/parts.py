@@ -163,6 +163,7 @@ def check_edges(options: SearchOptions, space: SearchSpace) -> None:
                     channels=options.channels,
                     cells=space.fewest_cells,
                     partial_channels=options.partial_channels,
+                    auxiliary_skip=options.auxiliary_skip is not None and space.skip is not None,
                 )
         except ValueError as error:
             raise InputError(
