@@ -151,6 +151,8 @@ def method_words(method: str) -> list[str]:
             raise InputError(f"method '{method}' is malformed, expected estimator,setting=value,...")
         if option in parameters(family, hidden=("tau",)):  # whose schedule is an option
             own.append(setting)
+        elif value in ("true", "false"):
+            words.append(f"--{'no-' * (value == 'false')}{option.replace('_', '-')}")
         else:
             words += [f"--{option.replace('_', '-')}", value]
     if "/" in method or len(method.encode(errors="replace")) > 200:
