@@ -1,6 +1,7 @@
 """What recipes of published methods reached, beside what was published.
 
-`python -m studies.published FOLDER`, where FOLDER has a grid of searches (`ablate.py nas`) for each preset, under its name.
+`python -m studies.published FOLDER`, where FOLDER has a grid of searches (`ablate.py nas`)
+for each preset, under its name.
 """
 
 from __future__ import annotations
@@ -21,10 +22,7 @@ def lines(folder: Path) -> list[str]:
         if path.exists():
             with path.open(newline="") as file:
                 accuracies = [float(row["accuracy"]) for row in csv.DictReader(file)]
-            published = presets.PUBLISHED.get(preset, ("–", ""))
-            words = " ".join(
-                part for part in (published[0], f"({published[1]})" if published[1] else "") if part
-            )
+            words = presets.published(preset) if preset in presets.PUBLISHED else "–"
             found.append(f"| {preset} | {estimate(accuracies)} | {len(accuracies)} | {words} |")
     return found
 
