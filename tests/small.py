@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -60,3 +61,8 @@ def in_pieces(make: Callable[[], Search], epochs: int, pieces: bool) -> tuple[Se
             pass
         lines.append(search.describe(epoch))
     return search, lines
+
+
+def slow_in(names, *slow):
+    """Parameters, of which some are slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]

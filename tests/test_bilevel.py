@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from small import batch, rng
+from small import batch, rng, slow_in
 from small import bilevel as setup
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -106,7 +106,7 @@ def test_a_draw_per_image_is_each_images_own_architecture():
         torch.testing.assert_close(together[i : i + 1], bilevel.supernet(images[i : i + 1], choice))
 
 
-@pytest.mark.parametrize("estimator", ["reinmax", "reinforce_loo"])
+@pytest.mark.parametrize("estimator", slow_in(["reinmax", "reinforce_loo"], "reinforce_loo"))
 def test_draws_per_image_have_the_same_mean(estimator):
     """Estimates of draws for the batch and of a draw per image agree in the mean (within 4.5 standard
     errors), for REINFORCE also with the exact gradient by enumeration.
@@ -218,7 +218,9 @@ def test_clipping_bounds_the_gradient():
     assert torch.stack(norms).norm() <= 1.001e-3
 
 
-@pytest.mark.parametrize("space_name", sorted({*search_spaces.names()} - {"mobile_se"}))
+@pytest.mark.parametrize(
+    "space_name", slow_in(sorted({*search_spaces.names()} - {"mobile_se"}), "mobile", "nasnet", "darts")
+)
 @pytest.mark.parametrize("estimator", ["reinmax", "softmax"])
 def test_second_order_by_finite_differences_equals_double_backward(space_name, estimator, monkeypatch):
     """Lean central differences against exact double backward through the dense supernet.

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lane import META, Watch, accelerator
-from small import batch, rng
+from small import batch, rng, slow_in
 from small import bilevel as setup
 
 import search_spaces
@@ -32,7 +32,7 @@ def gradients(bilevel, draw, dtype=DTYPE):
     return found[0], found[2], {name: p.grad for name, p in bilevel.supernet.named_parameters()}
 
 
-@pytest.mark.parametrize("space", search_spaces.names())
+@pytest.mark.parametrize("space", slow_in(search_spaces.names(), "mobile_se", "nasnet"))
 def test_pieces_compute_what_the_whole_does(space):
     """One draw after another, in the same places: losses, gradients of the draw and of the weights, and which
     weights have one."""

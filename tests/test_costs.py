@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from small import slow_in
 
 import search_spaces
 from search_spaces.cost import NetworkSize, count_costs, count_macs, count_parameters
@@ -45,7 +46,7 @@ def total(table, choice):
     return sum(int(table[row, k]) for row, k in enumerate(choice) if k >= 0)
 
 
-@pytest.mark.parametrize("name", [*search_spaces.names(), "small_mobile"])
+@pytest.mark.parametrize("name", slow_in([*search_spaces.names(), "small_mobile"], "mobile", "mobile_se"))
 def test_the_candidates_of_an_architecture_add_up_to_its_network(name):
     if name == "small_mobile":
         sys.path.insert(0, str(ROOT / "examples"))

@@ -85,7 +85,13 @@ def gradient_of_draw(supernet, mode, choice, k):
 
 
 @pytest.mark.parametrize(
-    ("space_name", "shapes"), [("micro", 3), ("nasbench201", 3), ("darts", 5), ("nasbench_macro", 6)]
+    ("space_name", "shapes"),
+    [
+        ("micro", 3),
+        ("nasbench201", 3),
+        ("nasbench_macro", 6),
+        pytest.param("darts", 5, marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_equals_dense(space_name, shapes, traced):
     """It is also compiled once for each shape of a cell, whatever is drawn."""

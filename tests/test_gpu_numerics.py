@@ -168,7 +168,7 @@ def test_products_sum_in_float32():
 def test_the_chosen_candidates_product_is_in_float32():
     """It comes from the backward pass of the normalisation, whose sums are float32 for bfloat16 maps."""
     x = torch.randn(4, 8, 16, 16, generator=rng()).bfloat16().requires_grad_()
-    record = exact_gradient._Record([], False, [])
+    record = exact_gradient._Record([], False, [], None)
     edge = exact_gradient.RecordedEdge(0, 1, 0, (), 0)
     with without_short_cuts():
         y = exact_gradient._Normalise.apply(x, torch.zeros(0, requires_grad=True), record, edge, 1e-5)
