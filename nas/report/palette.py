@@ -34,6 +34,7 @@ _KNOWN: dict[str, str] = {
     "double_cv": "#b9a0e6",
     "reinforce_critic": "#3a0ca3",
     "random": "#b4bcc7",
+    "random cells": "#8a94a3",
     "exact": INK,
     # Operations. One hue per family (grey: no weights, orange: pooling, blue and green: convolutions,
     # violet: others), and within a family the larger kernel is the darker one.
