@@ -275,6 +275,12 @@ def test_bad_input_of_predict(arguments, words, trained, tmp_path, capsys):
     assert message.count("\n") == 1
 
 
+def test_an_export_without_the_network_of_this_package_says_so(tmp_path, capsys):
+    (tmp_path / "model.json").write_text("{}")
+    assert deploy.predict([str(tmp_path), "x.png"]) == 2
+    assert "is an export without model.safetensors: export with the format safe" in capsys.readouterr().err
+
+
 def test_exports_are_the_network(trained, tmp_path, capsys):
     result, root = trained
     formats = ["torch", "torchscript", "safetensors", "timm"]

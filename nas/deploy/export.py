@@ -14,13 +14,14 @@ from nas.deploy.card import about, card
 from nas.deploy.formats import FORMATS
 from nas.deploy.trained import of_path, of_result
 from nas.runs.files import write_json, write_text
+from nas.training.weights import FACTS
 from recipes import InputError, one_of
 from recipes.deploy import ExportOptions
 
 if TYPE_CHECKING:
     from nas.api import TrainResult
 
-CARD, FACTS = "README.md", "model.json"
+CARD = "README.md"
 
 
 def export(

@@ -20,6 +20,7 @@ from recipes.text_files import parse_json
 from search_spaces import Genotype
 
 NETWORK = "model.safetensors"  # in the folder of a training
+FACTS = "model.json"  # in the folder of an export
 
 
 def file_of(text: str) -> Path:
@@ -32,6 +33,11 @@ def file_of(text: str) -> Path:
     if path.is_dir():
         found = path / NETWORK
         if not found.is_file():
+            if (path / FACTS).is_file():
+                raise InputError(
+                    f"{path} is an export without {NETWORK}: export with the format safetensors as well, or "
+                    "give the folder of the training"
+                )
             kind = "a search" if (path / "splits.json").exists() else "no finished training"
             raise InputError(
                 f"{path} is the folder of {kind} and holds no {NETWORK}: give that of a training, or train "
