@@ -251,6 +251,7 @@ def run_script(*arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_few_kills():
     assert run_script("--search", "4", "--final", "4", "--seed", "1").endswith("all identical\n")

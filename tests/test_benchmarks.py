@@ -269,6 +269,7 @@ def test_rows_are_on_disk_when_known(tmp_path, capsys):
         assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processor_time")
 def test_relative_speed():
     """Generous bounds, so that nobody loses a factor of two unnoticed; a noisy machine has more tries."""

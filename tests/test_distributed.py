@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, run_environment
+from small import slow_in
 
 import nas
 from nas.data import Augmentation, Batches, Delivery, Images
@@ -43,7 +44,7 @@ def ranks(check):
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
 
 
-@pytest.mark.parametrize("check", ["operations", "equal_runs", "own_draws"])
+@pytest.mark.parametrize("check", slow_in(["operations", "equal_runs", "own_draws"], "equal_runs"))
 def test_ranks(check):
     ranks(check)
 

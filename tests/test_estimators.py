@@ -361,7 +361,7 @@ def test_schedules_hit_both_endpoints(steps):
     assert Schedule(1.0, 1.0).at(0, 1) == 1.0
 
 
-@pytest.mark.parametrize("tau", [0.5, 1.0])
+@pytest.mark.parametrize("tau", [pytest.param(0.5, marks=pytest.mark.slow), 1.0])
 def test_gumbel_rao_has_the_mean_of_st_gumbel_and_less_variance(tau):
     """Over 20,000 draws: means agree within 4.5 standard errors (< 0.01 % by chance per entry)."""
     n = 20_000
