@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -105,10 +106,16 @@ class Architecture:
         """
         if self.edge_logits is None:
             return None
-        rivals = torch.zeros(len(self.edge_logits), len(self.edge_logits), dtype=torch.bool)
+        logits = self.edge_logits.expand_as(self._rivals)
+        return logits.masked_fill(~self._rivals, -math.inf).softmax(-1).diagonal()
+
+    @cached_property
+    def _rivals(self) -> Tensor:
+        """(E, E), bool: whether two edges lead into the same node."""
+        rivals = torch.zeros(self.space.num_slots, self.space.num_slots, dtype=torch.bool)
         for rows in self.space.into_nodes():
             rivals[torch.tensor(rows).unsqueeze(1), rows] = True
-        return self.edge_logits.expand_as(rivals).masked_fill(~rivals, -math.inf).softmax(-1).diagonal()
+        return rivals
 
     def scores(self) -> Tensor:
         """(E, K), finite, what an architecture is derived by: the log-probabilities, each with the logarithm

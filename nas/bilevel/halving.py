@@ -58,11 +58,12 @@ class Halving(Rule):
     def pieces(self, search: SearchView) -> int:
         entrants = len(pool(search, self.draws))
         sizes = enumerate(self._sizes(min(self.count, entrants)))
-        epochs = sum(size * self._length(number) for number, size in sizes)
-        return entrants + epochs * len(search.train) * (self.count > 1)
+        return entrants + sum(size * self._length(number) for number, size in sizes) * len(search.train)
 
     def _sizes(self, count: int) -> list[int]:
-        """Trainings of each round if there are `count` architectures."""
+        """Trainings of each round if there are `count` architectures; none of a single one."""
+        if count == 1:
+            return []
         sizes = [count]
         while sizes[-1] > 3:
             sizes.append(sizes[-1] // 2)
@@ -74,8 +75,6 @@ class Halving(Rule):
 
     def select(self, search: SearchView) -> Iterator[None]:
         yield from self._score(search)
-        if self.count == 1:
-            return
         entrants = _best(self.scores, self.count)
         if any(math.isfinite(self.scores[text]) for text in entrants):  # -inf: nothing to be said for it
             entrants = [text for text in entrants if math.isfinite(self.scores[text])]
@@ -134,12 +133,11 @@ class Halving(Rule):
         self._under_way = None
 
     def selected(self, search: SearchView) -> Genotype:
-        decides = self.scores if self.count == 1 else self.rounds[-1]
-        return search.space.parse(_best(decides, 1)[0])
+        return search.space.parse(_best(self.rounds[-1] if self.rounds else self.scores, 1)[0])
 
     def considered(self, search: SearchView) -> list[dict[str, Any]]:
         name, sign = ("shared_loss", -1) if self.by == SHARED else (self.by, 1)
-        if self.count == 1:
+        if not self.rounds:
             finite = {text: score for text, score in self.scores.items() if math.isfinite(score)}
             return [{"genotype": text, name: sign * score} for text, score in finite.items()]
         return [

@@ -238,9 +238,11 @@ class Search:
             return True
         if epoch <= self.options.warmup:
             return False
-        likely = self.space.discretise(self.architecture.scores())
-        too_many = 0 < self.options.stop_skips <= most_skips(self.space, likely)
-        return too_many or self.architecture.entropy() < self.options.stop_entropy
+        if most := self.options.stop_skips:
+            likely = self.space.discretise(self.architecture.scores())
+            if most_skips(self.space, likely) >= most:
+                return True
+        return self.architecture.entropy() < self.options.stop_entropy
 
     def would_find(self) -> Genotype:
         """The architecture of the most probable candidates that are within the budget now."""
