@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from search_spaces import operations
-from search_spaces.captured_cell import CapturedCell, Edge
+from search_spaces.captured import Captured, Edge
 from search_spaces.depthwise import recorded
 from search_spaces.exact_gradient import RecordedEdge, Recorder
 from search_spaces.mixed_edge import RECORDED, Choice, MixedEdge
@@ -123,10 +124,10 @@ class Cell(nn.Module):
         self.plan = plan
         self.edges = nn.ModuleList(make_edge(edge) for edge in plan.edges)
         self.drop_path = drop_path
-        self._pieces: CapturedCell | None = None
+        self._pieces: Captured | None = None
 
     def forward(self, inputs: Sequence[Tensor], choice: Choice | None) -> Tensor:
-        if choice is not None and self._captures(choice):
+        if choice is not None and self.captures(choice):
             assert choice.chosen is not None
             return self._together(self.captured()(inputs, choice.weights, choice.chosen))
         states, partial = list(inputs), self.partial
@@ -188,7 +189,7 @@ class Cell(nn.Module):
         """A part of a concatenation, see `dense_gradient`."""
         return dense_gradient(part) if self.training and torch.is_grad_enabled() else part
 
-    def _captures(self, choice: Choice) -> bool:
+    def captures(self, choice: Choice) -> bool:
         """Whether a pass is to be run by pieces: one that has a backward, of one candidate for each edge."""
         first = self.edges[0]
         captured = isinstance(first, MixedEdge) and first.edge_gradient == "captured"
@@ -196,18 +197,22 @@ class Cell(nn.Module):
             raise ValueError("cells that run by pieces know neither partial channels nor weights of edges")
         return captured and choice.chosen is not None and torch.is_grad_enabled()
 
-    def captured(self) -> CapturedCell:
+    def captured(self) -> Captured:
         """What runs the cell by pieces."""
         if self._pieces is None:
-            edges = []
-            for planned, edge in zip(self.plan.edges, self.edges, strict=True):
-                assert isinstance(edge, MixedEdge)
-                auxiliary = None if edge.auxiliary is None else Split.of(edge.auxiliary)
-                edges.append(
-                    Edge(planned.source, planned.target, planned.row, edge.splits, edge.nothing, auxiliary)
-                )
-            self._pieces = CapturedCell(edges, self._outputs)
+            self._pieces = Captured([self.captured_edges()], self._outputs)
         return self._pieces
+
+    def captured_edges(self) -> list[Edge]:
+        """The edges of the cell, for what runs it by pieces."""
+        edges = []
+        for planned, edge in zip(self.plan.edges, self.edges, strict=True):
+            assert isinstance(edge, MixedEdge)
+            auxiliary = None if edge.auxiliary is None else Split.of(edge.auxiliary)
+            edges.append(
+                Edge(planned.source, planned.target, planned.row, edge.splits, edge.nothing, auxiliary)
+            )
+        return edges
 
     def _derived(self, i: int, x: Tensor) -> Tensor | None:
         """The value of edge i of a derived network for its source x; None for zero."""
@@ -269,6 +274,56 @@ class Cell(nn.Module):
         ]
         weights = None if choice.edges is None else choice.edges.detach()
         return Recorder(choice.weights, recorded, inputs, edges[0].edge_gradient == "compiled", weights)
+
+
+class Chain:
+    """Cells of one input and one output node, and layers between them, one after another.
+
+    A supernet that is to run by pieces runs all of them so, see `captured`.
+
+    Attributes:
+        pieces: of the last of these passes; None: there was none.
+    """
+
+    def __init__(self) -> None:
+        self.pieces: Captured | None = None
+
+    def __deepcopy__(self, memo: Any) -> Chain:
+        return Chain()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Chain, ()
+
+    def __call__(self, blocks: Sequence[nn.Module], x: Tensor, choice: Choice | None) -> Tensor:
+        """The output of the last of `blocks`, which are the same in every call, for x."""
+        cell = next((block for block in blocks if isinstance(block, Cell)), None)
+        if choice is None or cell is None or not cell.captures(choice):
+            for block in blocks:
+                x = block([x], choice) if isinstance(block, Cell) else block(x)
+            return x
+        if self.pieces is None:
+            self.pieces = _captured_chain(blocks)
+        assert choice.chosen is not None
+        return self.pieces([x], choice.weights, choice.chosen)[0]
+
+
+def _captured_chain(blocks: Sequence[nn.Module]) -> Captured:
+    cells, last = [], 0  # the node that the next block starts from
+    for block in blocks:
+        if isinstance(block, Cell):
+            nodes = [last, *range(last + 1, last + block.plan.nodes)]
+            cells.append([edge.moved(nodes) for edge in block.captured_edges()])
+            (output,) = block._outputs
+            last = nodes[output]
+        else:
+            cells.append([Edge(last, last + 1, -1, (), partial(_zeros, block), Split.of(block))])
+            last += 1
+    return Captured(cells, [last])
+
+
+def _zeros(block: nn.Module, x: Tensor) -> Tensor:
+    """Zeros of the shape of the output of a layer."""
+    return torch.zeros_like(block(x))
 
 
 def candidates_in(supernet: nn.Module) -> Iterator[tuple[int, int, nn.Module]]:

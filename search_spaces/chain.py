@@ -13,7 +13,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from search_spaces.cell import Cell, CellPlan, EdgeFactory, PlannedEdge
+from search_spaces.cell import Cell, CellPlan, Chain, EdgeFactory, PlannedEdge
 from search_spaces.feature_maps import FeatureMaps, Stage
 from search_spaces.inverted_residual import ACTIVATIONS, separable
 from search_spaces.mixed_edge import Choice
@@ -118,7 +118,7 @@ class ChainSkeleton(Skeleton):
             maps[resolution] = Stage(f"blocks.{len(self.blocks)}", width, resolution)
             self.blocks.append(stage)
         self.stages = tuple(maps.values())
-        self.num_features = layout.features
+        self.chain, self.num_features = Chain(), layout.features
         self.last = nn.Sequential(
             nn.Conv2d(channels, layout.features, 1, bias=False), norm(layout.features), act()
         )
@@ -132,11 +132,12 @@ class ChainSkeleton(Skeleton):
     def features(
         self, x: Tensor, choice: Choice | None, seen: FeatureMaps | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        x = self.stem(x)
-        for number, stage in enumerate(self.blocks):
-            for block in stage:  # type: ignore[attr-defined]
-                x = block([x], choice) if isinstance(block, Cell) else block(x)
-            if seen is not None and seen.add(number, x):
+        x, stages = self.stem(x), [list(stage) for stage in self.blocks]  # type: ignore[call-overload]
+        if seen is None:
+            return self.last(self.chain([block for stage in stages for block in stage], x, choice)), None
+        for number, stage in enumerate(stages):
+            x = self.chain(stage, x, choice)
+            if seen.add(number, x):
                 return x, None
         return self.last(x), None
 

@@ -145,6 +145,9 @@ class _AverageElsewhere(torch.autograd.Function):
         b, c, h, w = ctx.shape
         with torch.no_grad():
             shares = F.avg_pool2d(grad.new_ones(1, 1, h, w), 3, ctx.stride, padding=1)  # pixels counted, of 9
+        if ctx.stride == 1:
+            return _Ninths.apply(grad / shares), None  # type: ignore[no-untyped-call]
+        with torch.no_grad():
             padded = torch.empty(
                 b, c, h + 2, w + 2, dtype=grad.dtype, device=grad.device, memory_format=ctx.order
             )
@@ -152,6 +155,18 @@ class _AverageElsewhere(torch.autograd.Function):
             grad / shares, padded, [3, 3], [ctx.stride] * 2, [0, 0], False, True, None
         )
         return at_padded[:, :, 1:-1, 1:-1].contiguous(memory_format=ctx.order), None
+
+
+class _Ninths(torch.autograd.Function):
+    """A ninth of the sums over 3x3 pixels, which is its own gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 3, 1, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Ninths.apply(grad)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _sums(x: Tensor) -> Tensor:

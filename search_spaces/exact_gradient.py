@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from search_spaces.compiled_products import compiled_products
+from search_spaces.batched_products import compiled_products, planned
 from search_spaces.products import Pixels, Source, inner_product, normalised, product
 from search_spaces.split import Cache, Split
 
@@ -199,16 +199,13 @@ def _products(record: _Record) -> Products:
             products[edge.row, edge.chosen] = inner_product(at_node[edge.target].map, output)
     if record.compiled:
         grads = [at_node[i].map if i in at_node else None for i in range(len(record.nodes))]
-        found = compiled_products(
-            [(edge.source, edge.target, edge.candidates) for edge in record.edges],
-            [node.value for node in record.nodes],
-            grads,
-        )
-        for edge, values in zip(record.edges, found, strict=True):
-            known = products | record.products
-            products |= {
-                (edge.row, k): v for k, v in enumerate(values) if v is not None and (edge.row, k) not in known
-            }
+        edges = [(edge.source, edge.target, edge.candidates) for edge in record.edges]
+        batches, places = planned(edges, residuals=False)
+        found = compiled_products(batches, [node.value for node in record.nodes], grads).unbind()
+        for ((i, k),), value in zip(places, found, strict=True):
+            key = (record.edges[i].row, k)
+            if key not in products and key not in record.products:
+                products[key] = value
         return products
     for edge in record.edges:
         if edge.target in at_node:

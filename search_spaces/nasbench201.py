@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from search_spaces.cell import Cell, CellPlan, EdgeFactory
+from search_spaces.cell import Cell, CellPlan, Chain, EdgeFactory
 from search_spaces.feature_maps import FeatureMaps, Stage
 from search_spaces.genotype import Genotype, GenotypeError
 from search_spaces.mixed_edge import Choice
@@ -115,7 +115,7 @@ class StagedSkeleton(Skeleton):
             blocks += [Cell(plan, lambda e, c=c: factory.edge(e, c, c, 1)) for _ in range(size.cells)]  # type: ignore[misc]
             stages.append(Stage(f"blocks.{len(blocks) - 1}", c, 2**stage))
         self.blocks, self.stages = nn.ModuleList(blocks), tuple(stages)
-        self.num_features = channels * 4
+        self.chain, self.num_features = Chain(), channels * 4
         self.last = nn.Sequential(norm(self.num_features), nn.ReLU())
         self.reset_classifier(size.num_classes)
 
@@ -123,9 +123,11 @@ class StagedSkeleton(Skeleton):
         self, x: Tensor, choice: Choice | None, seen: FeatureMaps | None = None
     ) -> tuple[Tensor, Tensor | None]:
         x = self.stem(x)
+        if seen is None:
+            return self.last(self.chain(list(self.blocks), x, choice)), None
         for i, block in enumerate(self.blocks):
-            x = block([x], choice) if isinstance(block, Cell) else block(x)
-            if seen is not None and seen.add(i, x):
+            x = self.chain([block], x, choice)
+            if seen.add(i, x):
                 return x, None
         return self.last(x), None
 

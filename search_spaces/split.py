@@ -53,12 +53,17 @@ class Split:
         zero = isinstance(operation, Zero)
         return Split(shared, layer_key(shared), tuple(layers), pointwise, norm, zero, residual)
 
+    def shared_part(self, x: Tensor, cache: Cache) -> Tensor:
+        """shared(x); `cache` holds the outputs of shared layers for x so far, and is added to."""
+        if self.shared is None:
+            return x
+        if self.key not in cache:
+            cache[self.key] = self.shared(x)
+        return cache[self.key]
+
     def before_pointwise(self, x: Tensor, cache: Cache) -> Tensor:
-        """body(shared(x)); `cache` holds the outputs of shared layers for x so far, and is added to."""
-        if self.shared is not None:
-            if self.key not in cache:
-                cache[self.key] = self.shared(x)
-            x = cache[self.key]
+        """body(shared(x)), see `shared_part`."""
+        x = self.shared_part(x, cache)
         for layer in self.body:
             x = layer(x)
         return x
@@ -69,7 +74,7 @@ class Split:
         return x if self.pointwise is None else self.pointwise(x)
 
     def __call__(self, x: Tensor, cache: Cache) -> Tensor:
-        """The operation on x, see `before_pointwise`."""
+        """The operation on x, see `shared_part`."""
         y = self.before_norm(x, cache)
         y = y if self.norm is None else self.norm(y)
         return x + y if self.residual else y

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from search_spaces import compiled_products
+from search_spaces import batched_products
 
 ROOT = Path(__file__).resolve().parent.parent
 META = torch.device("meta")
@@ -143,6 +143,6 @@ def accelerator():
             patches.enter_context(mock.patch(devices, return_value=["cpu", "cuda", "meta"]))
         check = "torch.optim.sgd._device_dtype_check_for_fused"
         patches.enter_context(mock.patch(check, return_value=None))
-        function = compiled_products._all_products
-        patches.enter_context(mock.patch.object(compiled_products, "_compiled", return_value=function))
+        function = batched_products.batched_products
+        patches.enter_context(mock.patch.object(batched_products, "_compiled", return_value=function))
         yield

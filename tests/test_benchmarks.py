@@ -14,7 +14,7 @@ from conftest import ROOT, run_environment
 import estimators as registry
 from benchmarks import data, estimators, final, gpu, gpu_step, mobile, price, search, step, subjects, timing
 from benchmarks.timing import BenchmarkOptions, Report, Row
-from search_spaces import compiled_products
+from search_spaces import batched_products
 
 QUICK = ["--repeats", "1", "--threads", "1"]
 TOY = ["--channels", "4", "--cells", "3", "--batch-size", "4"]
@@ -163,7 +163,7 @@ def test_what_is_compiled_on_a_gpu(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "beside", lambda calls, seconds: [f(*arguments) for f, arguments in calls])
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     monkeypatch.setattr(gpu, "at_once", lambda *_: None)
-    monkeypatch.setattr(compiled_products, "_compiled", lambda: compiled_products._all_products)
+    monkeypatch.setattr(batched_products, "_compiled", lambda: batched_products.batched_products)
     for name in ("floors", "where"):
         monkeypatch.setattr(gpu, name, lambda *_: None)
 

@@ -12,7 +12,7 @@ from small import bilevel as setup
 import search_spaces
 from nas import device as devices
 from nas.bilevel.unroll import frozen, unrolled_gradient
-from search_spaces import captured_cell
+from search_spaces import captured
 
 pytestmark = pytest.mark.usefixtures("fixed_noise")
 DTYPE = torch.float64
@@ -121,7 +121,7 @@ class Launches(Watch):
         return result
 
     def watch(self, monkeypatch):
-        launch = captured_cell.Piece.launch
+        launch = captured.Piece.launch
 
         def one(piece):
             self.inside, outside = True, self.inside
@@ -129,7 +129,7 @@ class Launches(Watch):
             self.inside = outside
             self.launches["piece"] += 1
 
-        monkeypatch.setattr(captured_cell.Piece, "launch", one)
+        monkeypatch.setattr(captured.Piece, "launch", one)
         return self
 
 
@@ -172,8 +172,8 @@ def test_weights_are_frozen_for_architecture_steps():
     with frozen(bilevel.parameters):
         bilevel.gradient_at(F.one_hot(torch.tensor(path), 5).float(), batch(1))
     bilevel.loss(path, batch(1))[0].backward()
-    kinds = [cell.captured().places for cell in bilevel.supernet.modules() if hasattr(cell, "plan")]
-    assert {len(kind) for kind in kinds} == {2}
-    for places in kinds[0].values():
+    places = bilevel.supernet.chain.pieces.places
+    assert len(places) == 2
+    for places in places.values():
         trained = [c.parameters for c in places.candidates.values()]
         assert any(trained) != places.learns

@@ -17,7 +17,7 @@ import search_spaces
 from nas import tables
 from nas.bilevel.steps import frozen
 from nas.training.final import count_macs
-from search_spaces import compiled_products
+from search_spaces import batched_products
 from search_spaces.cell import Cell, CellPlan, EdgeFactory, PlannedEdge
 from search_spaces.chain import ChainSpace
 from search_spaces.mixed_edge import MixedEdge, read_draw
@@ -206,7 +206,7 @@ def test_several_draws(name):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_products_of_residual_candidates(chosen, compiled, monkeypatch):
     """With and without a last normalisation, a candidate that adds its input gets <dL/dy, x + branch(x)>."""
-    monkeypatch.setattr(compiled_products, "_compiled", lambda: compiled_products._all_products)
+    monkeypatch.setattr(batched_products, "_compiled", lambda: batched_products.batched_products)
     torch.manual_seed(0)
     plain = Residual(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Tanh()))
     normal = Residual(nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), candidate_norm(4)))

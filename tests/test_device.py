@@ -11,7 +11,7 @@ from benchmarks import subjects
 from nas import device as devices
 from nas.training.final import Training
 from recipes import FinalOptions, SearchOptions
-from search_spaces import compiled_products
+from search_spaces import batched_products, compiling
 from search_spaces.short_cuts import without_short_cuts
 from search_spaces.split import Split
 
@@ -78,16 +78,17 @@ def split(channels):
 def test_products_that_can_be_compiled_no_more_are_an_error(monkeypatch):
     """Beyond its limit torch would run them uncompiled, at ten times the cost, without a word."""
     torch.compiler.reset()
-    function = torch.compile(compiled_products._all_products, dynamic=False, backend="eager")
-    monkeypatch.setattr(compiled_products, "_compiled", lambda: function)
-    monkeypatch.setattr(compiled_products, "RECOMPILE_LIMIT", 2)
+    function = torch.compile(batched_products.batched_products, dynamic=False, backend="eager")
+    monkeypatch.setattr(batched_products, "_compiled", lambda: function)
+    monkeypatch.setattr(compiling, "RECOMPILE_LIMIT", 2)
 
     def products(channels):
         x = torch.randn(2, channels, 4, 4)
-        return compiled_products.compiled_products([(0, 1, [split(channels)])], [x, x.clone()], [None, x])
+        batches, _ = batched_products.planned([(0, 1, [split(channels)])], residuals=False)
+        return batched_products.compiled_products(batches, [x, x.clone()], [None, x])
 
     for channels in (2, 3):
-        assert products(channels)[0][0].isfinite()
+        assert products(channels).isfinite().all()
     limit = torch._dynamo.config.recompile_limit
     with pytest.raises(Exception, match="limit"):
         products(4)

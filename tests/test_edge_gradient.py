@@ -9,8 +9,8 @@ import torch.nn.functional as F
 import estimators
 import search_spaces
 from nas.bilevel.steps import frozen
+from search_spaces.batched_products import _compiled
 from search_spaces.cell import Cell
-from search_spaces.compiled_products import _compiled
 from search_spaces.mixed_edge import MixedEdge, read_draw
 from search_spaces.products import Pixels, inner_product, normalised_inner_product, pointwise_product
 

@@ -16,8 +16,8 @@ from nas.bilevel.steps import Bilevel, frozen
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.task import Classification
 from recipes import InputError
+from search_spaces.batched_products import batched_products
 from search_spaces.cell import Cell
-from search_spaces.compiled_products import _all_products
 from search_spaces.mixed_edge import Choice, read_draw, with_leaf
 
 pytestmark = pytest.mark.usefixtures("fixed_noise")
@@ -117,7 +117,7 @@ def test_a_cell_is_that_of_the_authors(name, number, k, kind, order):
 )
 def test_lean_is_dense(name, mode, monkeypatch):
     """At the draws and at the weights of the edges, in networks of several cells."""
-    monkeypatch.setattr("search_spaces.compiled_products._compiled", lambda: _all_products)
+    monkeypatch.setattr("search_spaces.batched_products._compiled", lambda: batched_products)
     space, supernet = build(name)
     mask = space.mask()
     for seed in (1, 2):

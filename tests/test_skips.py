@@ -20,8 +20,8 @@ from nas.bilevel.skips import most_skips, skip_limits
 from nas.bilevel.unroll import frozen
 from recipes import InputError
 from search_spaces import operations, skips
+from search_spaces.batched_products import _compiled
 from search_spaces.cell import Cell
-from search_spaces.compiled_products import _compiled
 from search_spaces.cost import NetworkSize
 from search_spaces.derivation import is_connected
 from search_spaces.mixed_edge import read_draw

@@ -111,7 +111,7 @@ def test_lean_equals_autograd_over_all_candidates(space):
 
 @pytest.mark.parametrize("space", [CHAIN, search_spaces.get("s4")], ids=ids)
 def test_compiled_and_surrogate_take_candidates_of_different_number(space, monkeypatch):
-    from search_spaces.compiled_products import _compiled
+    from search_spaces.batched_products import _compiled
 
     _compiled.cache_clear()
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
@@ -158,7 +158,7 @@ def test_the_gradient_is_that_of_the_noise_that_was_drawn(monkeypatch):
         upstream = torch.randn_like(features)
         (gradient,) = torch.autograd.grad(features, draw, upstream)
         torch.testing.assert_close(gradient[2, 3], (outputs[0] * upstream).sum())
-    search_spaces.compiled_products._compiled.cache_clear()
+    search_spaces.batched_products._compiled.cache_clear()
 
 
 @pytest.mark.parametrize("space", EVERY, ids=ids)

@@ -1,11 +1,14 @@
-"""A cell of a supernet as a few pieces of work, each launched as one CUDA graph.
+"""Cells of a supernet, one or a chain of them, as pieces of work that are each launched as one CUDA graph.
 
 A small cell is a hundred small kernels, which a GPU computes faster than a host can launch them. Every step
 runs other candidates, so that no whole cell is worth recording; but one candidate of one edge does the same
 each time. Its forward pass adds to the node that the edge leads to. Its backward pass adds to the gradient of
 the node that the edge comes from, and leaves those of its weights. Nodes and gradients stay where they are in
 memory. On a CUDA device either pass becomes a graph of kernels, recorded when it is run for the second time;
-elsewhere it is run as it is. The products of all candidates of a cell are one such piece, too.
+elsewhere it is run as it is. The products of all candidates of all cells are one such piece, too.
+
+In a chain of cells, and of layers between them, a node that one leads to is the node that the next one starts
+from, and the host has nothing else to do in between.
 
 The candidates of an edge share the memory of their graphs, as a pass runs only one of them: the backward pass
 comes before the next forward pass.
@@ -14,14 +17,17 @@ comes before the next forward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from search_spaces.products import Pixels, Source, inner_product, product
+from search_spaces.batched_products import Batch, batched_products, compiled_products, planned
+from search_spaces.compiling import within_limit
+from search_spaces.products import inner_product
+from search_spaces.slot import ABSENT
 from search_spaces.split import Split
 
 Key = tuple[object, ...]
@@ -30,7 +36,7 @@ Key = tuple[object, ...]
 @dataclass(frozen=True)
 class Edge:
     """An edge, with its row of the draw and its candidates; `nothing(x)` is a target that is zero, and
-    `auxiliary` is added whatever is drawn."""
+    `auxiliary` is added whatever is drawn. An edge without candidates has nothing else; its row is -1."""
 
     source: int
     target: int
@@ -38,6 +44,14 @@ class Edge:
     candidates: Sequence[Split]
     nothing: Callable[[Tensor], Tensor]
     auxiliary: Split | None = None
+
+    def drawn(self, chosen: Sequence[int]) -> int:
+        """The candidate in a draw."""
+        return chosen[self.row] if self.candidates else ABSENT
+
+    def moved(self, nodes: Sequence[int]) -> Edge:
+        """The same between other nodes, numbered `nodes`."""
+        return replace(self, source=nodes[self.source], target=nodes[self.target])
 
 
 class Piece:
@@ -101,6 +115,17 @@ class _Operation(nn.Module):
         return self.split(x, {})
 
 
+def _call(module: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    y: Tensor = torch.func.functional_call(module, parameters, (x,))
+    return y
+
+
+@cache
+def _compiled_call() -> Callable[..., Tensor]:
+    """`_call`, compiled anew for every kind of candidate and shape, with and without frozen weights."""
+    return torch.compile(_call, dynamic=False)
+
+
 class _Candidate:
     """The two passes of a candidate of an edge, or of what is added to it, in the places of a cell.
 
@@ -118,6 +143,7 @@ class _Candidate:
         trained = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
         self.names, self.parameters = [name for name, _ in trained], [p for _, p in trained]
         self.gradients = [torch.zeros_like(p) for p in self.parameters]
+        self.computes = any(not isinstance(layer, nn.Identity) for layer in self.module.layers)
         drawn = self.split.norm is None and any(not isinstance(m, nn.Identity) for m in self.split.body)
         wanted = drawn and places.learns and column is not None
         self.product = torch.zeros_like(places.products[0, 0]) if wanted else None
@@ -137,7 +163,11 @@ class _Candidate:
             # backward pass that is recorded must not wait.
             self.leaves = [p.detach().requires_grad_() for p in self.parameters]
             named = dict(zip(self.names, self.leaves, strict=True))
-            self.y = torch.func.functional_call(self.module, named, (self.x,))
+            if self.places.device.type == "cuda" and self.computes:
+                with within_limit():
+                    self.y = _compiled_call()(self.module, named, self.x)
+            else:
+                self.y = _call(self.module, named, self.x)
         with torch.no_grad():
             self.places.values[self.edge.target].add_(self.y)
 
@@ -159,12 +189,13 @@ class _Candidate:
 
 
 class _Places:
-    """Where a cell keeps its nodes, their gradients and its products, for passes of one kind."""
+    """Where nodes, their gradients and the products are kept, for passes of one kind."""
 
     def __init__(
-        self, edges: Sequence[Edge], inputs: Sequence[Tensor], shape: torch.Size, learns: bool
+        self, cells: Sequence[Sequence[Edge]], inputs: Sequence[Tensor], shape: torch.Size, learns: bool
     ) -> None:
-        self.edges, self.device, self.learns = edges, inputs[0].device, learns
+        edges = self.edges = [edge for cell in cells for edge in cell]
+        self.device, self.learns = inputs[0].device, learns
         kind = self.device.type
         self._autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         with torch.no_grad():
@@ -184,7 +215,9 @@ class _Places:
                     self.candidates[i, k] = _Candidate(self, edge, split, k, pool)
             if edge.auxiliary is not None:
                 self.candidates[i, None] = _Candidate(self, edge, edge.auxiliary, None, _pool(self.device))
+        self.cells = _Products.of(cells, self.values, self.grads) if learns else []
         self.all_products = Piece(self._all_products, self.device, _pool(self.device))
+        self.selection = _selection(self.cells, shape).to(self.products, non_blocking=True)
 
     def autocast(self) -> torch.autocast:
         """The precision of these passes."""
@@ -192,37 +225,67 @@ class _Places:
         return torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False)
 
     def _all_products(self) -> None:
-        sources, grads = [Source(x) for x in self.values], [Pixels(g) for g in self.grads]
-        zero = self.products.new_zeros(())
-        columns = self.products.shape[1]
-        found = [[zero] * columns for _ in range(len(self.products))]
+        compute = compiled_products if self.device.type == "cuda" else batched_products
         with torch.no_grad(), self.autocast():
-            for edge in self.edges:
-                grad, source = grads[edge.target], sources[edge.source]
-                if any(split.residual for split in edge.candidates):
-                    alone = inner_product(grad.map, source.value)
-                for k, split in enumerate(edge.candidates):
-                    if not split.is_zero:
-                        value = product(grad, split, source)
-                        value = value + alone if split.residual else value
-                        found[edge.row][k] = value.to(self.products.dtype)
-            flat = torch.stack([value for row in found for value in row])
-            self.products.copy_(flat.view(self.products.shape))
+            found = [compute(cell.batches, cell.values, cell.grads) for cell in self.cells]
+            flat = torch.cat(found).to(self.products.dtype)
+            torch.mv(self.selection, flat, out=self.products.view(-1))
         self.all_products.warm = True
 
 
-class CapturedCell:
-    """The passes of a cell by its pieces.
+@dataclass(frozen=True)
+class _Products:
+    """What the products of a cell are computed from, and the entry (row, column) of each candidate that one is,
+    or is a part of, the product of."""
+
+    batches: Sequence[Batch]
+    values: Sequence[Tensor]
+    grads: Sequence[Tensor]
+    entries: Sequence[Sequence[tuple[int, int]]]
+
+    @staticmethod
+    def of(
+        cells: Sequence[Sequence[Edge]], values: Sequence[Tensor], grads: Sequence[Tensor]
+    ) -> list[_Products]:
+        """Of every cell that has candidates, with its own nodes of all `values` and `grads`."""
+        found = []
+        for cell in cells:
+            edges = [edge for edge in cell if edge.candidates]
+            nodes = sorted({node for edge in edges for node in (edge.source, edge.target)})
+            at = {node: i for i, node in enumerate(nodes)}
+            plan = [(at[edge.source], at[edge.target], edge.candidates) for edge in edges]
+            batches, places = planned(plan, residuals=True)
+            entries = [[(edges[i].row, k) for i, k in place] for place in places]
+            if batches:
+                found.append(
+                    _Products(batches, [values[n] for n in nodes], [grads[n] for n in nodes], entries)
+                )
+        return found
+
+
+def _selection(cells: Sequence[_Products], shape: torch.Size) -> Tensor:
+    """(E * K, P), 1 where a product is of an entry of the draw, or a part of it."""
+    places = [entries for cell in cells for entries in cell.entries]
+    selection = torch.zeros(shape.numel(), len(places))
+    for column, entries in enumerate(places):
+        for row, k in entries:
+            selection[row * shape[1] + k, column] = 1
+    return selection
+
+
+class Captured:
+    """The passes of cells by their pieces.
 
     Args:
-        edges: of the cell.
+        cells: the edges of each, in an order in which they can be run.
         outputs: the nodes that are wanted.
     """
 
-    def __init__(self, edges: Sequence[Edge], outputs: Sequence[int]) -> None:
-        self.edges = sorted(edges, key=lambda edge: edge.target)
+    def __init__(self, cells: Sequence[Sequence[Edge]], outputs: Sequence[int]) -> None:
+        self.cells = [sorted(cell, key=lambda edge: edge.target) for cell in cells]
+        self.edges = [edge for cell in self.cells for edge in cell]
         self.outputs = tuple(outputs)
-        splits = (s for edge in edges for s in (*edge.candidates, edge.auxiliary) if s is not None)
+        splits = (s for edge in self.edges for s in (*edge.candidates, edge.auxiliary) if s is not None)
         found = (p for split in splits for p in _parameters(split))
         self.one = next(found, None)  # parameters are frozen together
         self.places: dict[Key, _Places] = {}
@@ -251,9 +314,9 @@ class CapturedCell:
             *((x.shape, x.dtype, x.device, _order(x)) for x in inputs),
         )  # fmt: skip
         if key not in self.places:
-            self.places[key] = _Places(self.edges, inputs, shape, learns)
+            self.places[key] = _Places(self.cells, inputs, shape, learns)
         places = self.places[key]
-        drawn = ((i, k) for i, edge in enumerate(self.edges) for k in (chosen[edge.row], None))
+        drawn = ((i, k) for i, edge in enumerate(self.edges) for k in (edge.drawn(chosen), None))
         run = [places.candidates[pair] for pair in drawn if pair in places.candidates]
         tensors = (*inputs, *(p for candidate in run for p in candidate.parameters))
         found: tuple[Tensor, ...] = _Pass.apply(  # type: ignore[no-untyped-call]

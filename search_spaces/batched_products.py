@@ -1,0 +1,150 @@
+"""The products of a cell in few kernels, for a GPU: candidates that read the same node are evaluated together.
+
+Convolutions of equal settings are one convolution with the weights of all, what has no weights is computed
+once, and a product with the result of a normalisation comes from sums over the map before it. All candidates
+of a cell are evaluated, the chosen ones too, so that this is one static function of the nodes and their
+gradients, for torch.compile and for CUDA graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search_spaces.compiling import within_limit
+from search_spaces.split import Cache, Split
+
+Edge = tuple[int, int, Sequence[Split]]  # source, target, candidates
+Place = tuple[int, int]  # number of an edge, and of a candidate of it
+
+
+class Batch(NamedTuple):
+    """Candidates that are evaluated together.
+
+    Attributes:
+        source: the node that all of them read.
+        targets: the node that each leads to.
+        first: one of them; the others differ at most in the weights of a convolution. None: the node itself.
+        convolutions: of each, if that is all they have; else there is but one candidate, or all are equal.
+    """
+
+    source: int
+    targets: tuple[int, ...]
+    first: Split | None
+    convolutions: tuple[nn.Conv2d, ...]
+
+
+def planned(edges: Sequence[Edge], residuals: bool) -> tuple[list[Batch], list[list[Place]]]:
+    """The batches of a cell, and the candidates whose product each of their products is, or is a part of.
+
+    Args:
+        residuals: whether <grad, x> is to be a product too, a part of those of residual candidates.
+    """
+    found: dict[tuple[object, ...], list[tuple[int, int, Split | None, list[Place]]]] = {}
+    for i, (source, target, candidates) in enumerate(edges):
+        for k, split in enumerate(candidates):
+            if not split.is_zero:
+                found.setdefault((source, *_kind(split, (i, k))), []).append(
+                    (source, target, split, [(i, k)])
+                )
+        added = [(i, k) for k, split in enumerate(candidates) if split.residual]
+        if residuals and added:
+            found.setdefault((source, "node"), []).append((source, target, None, added))
+    batches, places = [], []
+    for members in found.values():
+        convolutions = [None if split is None else _convolution(split) for *_, split, _ in members]
+        batches.append(
+            Batch(
+                members[0][0],
+                tuple(target for _, target, _, _ in members),
+                members[0][2],
+                tuple(layer for layer in convolutions if layer is not None),
+            )
+        )
+        places += [place for *_, place in members]
+    return batches, places
+
+
+def _kind(split: Split, place: Place) -> tuple[object, ...]:
+    """Equal for candidates that can be evaluated together where they read the same node."""
+    eps = None if split.norm is None else split.norm.eps
+    if not split.body and split.pointwise is None:
+        return ("no weights", split.key, eps)
+    layer = _convolution(split)
+    if layer is None:
+        return ("alone", place)
+    settings = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.out_channels)
+    return ("convolution", split.key, eps, *settings)
+
+
+def _convolution(split: Split) -> nn.Conv2d | None:
+    """The convolution that is all that a candidate has between a shared layer and a normalisation."""
+    layers = (*split.body, *(() if split.pointwise is None else (split.pointwise,)))
+    layer = layers[0] if len(layers) == 1 else None
+    if type(layer) is not nn.Conv2d or layer.groups > 1 or layer.bias is not None:
+        return None
+    return layer if layer.padding_mode == "zeros" and not isinstance(layer.padding, str) else None
+
+
+def batched_products(batches: Sequence[Batch], values: Sequence[Tensor], grads: Sequence[Tensor]) -> Tensor:
+    """(P,), <grad, o(x)> of the candidates of all batches, one batch after the other, without what residual
+    ones add.
+
+    Args:
+        values, grads: of every node.
+    """
+    caches: list[Cache] = [{} for _ in values]
+    together: dict[tuple[int, ...], Tensor] = {}
+    products = []
+    for source, targets, first, convolutions in batches:
+        x, count = values[source], len(targets)
+        if convolutions:
+            assert first is not None
+            x = first.shared_part(x, caches[source])
+            layer, weight = convolutions[0], torch.cat([layer.weight for layer in convolutions])
+            z = F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation)
+            z = z.unflatten(1, (count, -1))
+        else:
+            z = (x if first is None else first.before_norm(x, caches[source])).unsqueeze(1)
+        dtype = torch.promote_types(z.dtype, torch.float32)
+        if targets not in together:
+            stacked = torch.cat([grads[target] for target in targets], 1)
+            together[targets] = stacked.unflatten(1, (count, -1)).to(dtype)
+        grad, z = together[targets], z.to(dtype)
+        if first is None or first.norm is None:
+            products.append((grad * z).sum((0, 2, 3, 4)))
+        else:
+            over, pixels = (0, 3, 4), z[:, 0, 0].numel()
+            mean = z.sum(over) / pixels
+            variance = ((z * z).sum(over) / pixels - mean * mean).clamp_min(0)
+            scaled = (grad * z).sum(over) - mean * grad.sum(over)
+            products.append((scaled * (variance + first.norm.eps).rsqrt()).sum(1))
+    return torch.cat(products)
+
+
+def compiled_products(
+    batches: Sequence[Batch], values: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> Tensor:
+    """`batched_products` by a compiled function.
+
+    Args:
+        grads: None where the loss does not depend on a node.
+    """
+    # Of one memory order, and no tensor twice: each difference would be compiled for.
+    order = torch.contiguous_format if values[0].is_contiguous() else torch.channels_last
+    values = [x.contiguous(memory_format=order) for x in values]
+    filled = [torch.zeros_like(x) if g is None else g for x, g in zip(values, grads, strict=True)]
+    filled = [grad.contiguous(memory_format=order).view_as(grad) for grad in filled]
+    with within_limit():
+        return _compiled()(batches, values, filled)
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    """Compiled anew for every shape of a cell, with and without frozen weights."""
+    return torch.compile(batched_products, dynamic=False)
