@@ -1,4 +1,4 @@
-"""The products of a cell in few kernels, for a GPU: candidates that read the same node are evaluated together.
+"""The products of a cell in few kernels, for a GPU: what reads the same node is evaluated together.
 
 Convolutions of equal settings are one convolution with the weights of all, what has no weights is computed
 once, and a product with the result of a normalisation comes from sums over the map before it. All candidates

@@ -5,7 +5,7 @@ runs other candidates, so that no whole cell is worth recording; but one candida
 each time. Its forward pass adds to the node that the edge leads to. Its backward pass adds to the gradient of
 the node that the edge comes from, and leaves those of its weights. Nodes and gradients stay where they are in
 memory. On a CUDA device either pass becomes a graph of kernels, recorded when it is run for the second time;
-elsewhere it is run as it is. The products of all candidates of all cells are one such piece, too.
+elsewhere it is run as it is. The products of all candidates of a cell are one such piece, too.
 
 In a chain of cells, and of layers between them, a node that one leads to is the node that the next one starts
 from, and the host has nothing else to do in between.
@@ -16,6 +16,7 @@ comes before the next forward pass.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,8 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.batched_products import Batch, batched_products, compiled_products, planned
-from search_spaces.compiling import within_limit
+from search_spaces.batched_products import batched_products, compiled_products, planned
 from search_spaces.products import inner_product
 from search_spaces.slot import ABSENT
 from search_spaces.split import Split
@@ -115,36 +115,30 @@ class _Operation(nn.Module):
         return self.split(x, {})
 
 
-def _call(module: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-    y: Tensor = torch.func.functional_call(module, parameters, (x,))
-    return y
-
-
-@cache
-def _compiled_call() -> Callable[..., Tensor]:
-    """`_call`, compiled anew for every kind of candidate and shape, with and without frozen weights."""
-    return torch.compile(_call, dynamic=False)
-
-
 class _Candidate:
     """The two passes of a candidate of an edge, or of what is added to it, in the places of a cell.
 
     Args:
+        number: of the edge.
         column: of the candidate in the draw; None for what is added.
 
     Attributes:
+        is_identity: whether it is, without even a normalisation.
         parameters, gradients: those that are trained, and where their gradients are left.
         product: where <dL/dy, y> is left, if y may be random and cannot be had again; else None.
     """
 
-    def __init__(self, places: _Places, edge: Edge, split: Split, column: int | None, pool: Any) -> None:
-        self.places, self.edge, self.split, self.column = places, edge, split, column
+    def __init__(self, places: _Places, number: int, split: Split, column: int | None, pool: Any) -> None:
+        self.places, self.number, self.split, self.column = places, number, split, column
+        self.edge = places.edges[number]
         self.module = _Operation(self.split)
         trained = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
         self.names, self.parameters = [name for name, _ in trained], [p for _, p in trained]
         self.gradients = [torch.zeros_like(p) for p in self.parameters]
-        self.computes = any(not isinstance(layer, nn.Identity) for layer in self.module.layers)
-        drawn = self.split.norm is None and any(not isinstance(m, nn.Identity) for m in self.split.body)
+        self.is_identity = all(type(layer) is nn.Identity for layer in self.module.layers) and not (
+            split.norm is not None or split.residual
+        )
+        drawn = split.norm is None and any(type(layer) is not nn.Identity for layer in split.body)
         wanted = drawn and places.learns and column is not None
         self.product = torch.zeros_like(places.products[0, 0]) if wanted else None
         self.forward = Piece(self._forward, places.device, pool)
@@ -152,9 +146,19 @@ class _Candidate:
 
     def launch(self) -> None:
         """The forward pass."""
+        if self.is_identity:  # one kernel is launched sooner than a graph
+            self.places.values[self.edge.target].add_(self.places.values[self.edge.source])
+            return
         if self.backward.graph is None:  # what was recorded of a pass that had no backward is of no use
             self.forward.forget()
         self.forward.launch()
+
+    def launch_backward(self) -> None:
+        """The backward pass."""
+        if self.is_identity:
+            self.places.grads[self.edge.source].add_(self.places.grads[self.edge.target])
+        else:
+            self.backward.launch()
 
     def _forward(self) -> None:
         with torch.enable_grad(), self.places.autocast():
@@ -163,11 +167,7 @@ class _Candidate:
             # backward pass that is recorded must not wait.
             self.leaves = [p.detach().requires_grad_() for p in self.parameters]
             named = dict(zip(self.names, self.leaves, strict=True))
-            if self.places.device.type == "cuda" and self.computes:
-                with within_limit():
-                    self.y = _compiled_call()(self.module, named, self.x)
-            else:
-                self.y = _call(self.module, named, self.x)
+            self.y = torch.func.functional_call(self.module, named, (self.x,))
         with torch.no_grad():
             self.places.values[self.edge.target].add_(self.y)
 
@@ -212,11 +212,10 @@ class _Places:
             pool = _pool(self.device)
             for k, split in enumerate(edge.candidates):
                 if not split.is_zero:
-                    self.candidates[i, k] = _Candidate(self, edge, split, k, pool)
+                    self.candidates[i, k] = _Candidate(self, i, split, k, pool)
             if edge.auxiliary is not None:
-                self.candidates[i, None] = _Candidate(self, edge, edge.auxiliary, None, _pool(self.device))
-        self.cells = _Products.of(cells, self.values, self.grads) if learns else []
-        self.all_products = Piece(self._all_products, self.device, _pool(self.device))
+                self.candidates[i, None] = _Candidate(self, i, edge.auxiliary, None, _pool(self.device))
+        self.cells = _Products.of(cells, self) if learns else []
         self.selection = _selection(self.cells, shape).to(self.products, non_blocking=True)
 
     def autocast(self) -> torch.autocast:
@@ -224,43 +223,40 @@ class _Places:
         device, dtype, enabled = self._autocast
         return torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False)
 
-    def _all_products(self) -> None:
-        compute = compiled_products if self.device.type == "cuda" else batched_products
-        with torch.no_grad(), self.autocast():
-            found = [compute(cell.batches, cell.values, cell.grads) for cell in self.cells]
-            flat = torch.cat(found).to(self.products.dtype)
-            torch.mv(self.selection, flat, out=self.products.view(-1))
-        self.all_products.warm = True
 
-
-@dataclass(frozen=True)
 class _Products:
-    """What the products of a cell are computed from, and the entry (row, column) of each candidate that one is,
-    or is a part of, the product of."""
+    """The products of a cell.
 
-    batches: Sequence[Batch]
-    values: Sequence[Tensor]
-    grads: Sequence[Tensor]
-    entries: Sequence[Sequence[tuple[int, int]]]
+    Attributes:
+        first: the number of its first edge among those of all cells.
+        entries: of every product, (row, column) of the candidates that it belongs to.
+        found: where the products are left.
+    """
+
+    def __init__(self, cell: Sequence[Edge], first: int, places: _Places) -> None:
+        edges = [edge for edge in cell if edge.candidates]
+        nodes = sorted({node for edge in edges for node in (edge.source, edge.target)})
+        self.values, self.grads = [places.values[n] for n in nodes], [places.grads[n] for n in nodes]
+        at = {node: i for i, node in enumerate(nodes)}
+        plan = [(at[edge.source], at[edge.target], edge.candidates) for edge in edges]
+        self.batches, found = planned(plan, residuals=True)
+        self.first, self.entries = first, [[(edges[i].row, k) for i, k in place] for place in found]
+        self.found = places.products.new_zeros(len(found))
+        self.autocast = places.autocast
+        self.piece = Piece(self._compute, places.device, _pool(places.device))
 
     @staticmethod
-    def of(
-        cells: Sequence[Sequence[Edge]], values: Sequence[Tensor], grads: Sequence[Tensor]
-    ) -> list[_Products]:
-        """Of every cell that has candidates, with its own nodes of all `values` and `grads`."""
-        found = []
-        for cell in cells:
-            edges = [edge for edge in cell if edge.candidates]
-            nodes = sorted({node for edge in edges for node in (edge.source, edge.target)})
-            at = {node: i for i, node in enumerate(nodes)}
-            plan = [(at[edge.source], at[edge.target], edge.candidates) for edge in edges]
-            batches, places = planned(plan, residuals=True)
-            entries = [[(edges[i].row, k) for i, k in place] for place in places]
-            if batches:
-                found.append(
-                    _Products(batches, [values[n] for n in nodes], [grads[n] for n in nodes], entries)
-                )
-        return found
+    def of(cells: Sequence[Sequence[Edge]], places: _Places) -> list[_Products]:
+        """Of every cell that has candidates other than `none`."""
+        firsts = itertools.accumulate((len(cell) for cell in cells), initial=0)
+        found = (_Products(cell, first, places) for cell, first in zip(cells, firsts, strict=False))
+        return [one for one in found if one.batches]
+
+    def _compute(self) -> None:
+        compute = compiled_products if self.found.device.type == "cuda" else batched_products
+        with torch.no_grad(), self.autocast():
+            self.found.copy_(compute(self.batches, self.values, self.grads))
+        self.piece.warm = True
 
 
 def _selection(cells: Sequence[_Products], shape: torch.Size) -> Tensor:
@@ -356,11 +352,16 @@ class _Pass(torch.autograd.Function):
         torch._foreach_copy_([places.grads[node] for node in known], list(known.values()))
         reached = set(known)  # other nodes, and the weights on the way to them, have no gradient
         done: list[_Candidate] = []
+        waiting = list(places.cells)  # for the gradients at their nodes
         for candidate in reversed(ctx.run):
+            while waiting and candidate.number < waiting[-1].first:
+                waiting.pop().piece.launch()
             if candidate.edge.target in reached:
                 reached.add(candidate.edge.source)
-                candidate.backward.launch()
+                candidate.launch_backward()
                 done.append(candidate)
+        while waiting:
+            waiting.pop().piece.launch()
         at_inputs = [places.grads[node].clone() if node in reached else None for node in range(ctx.count)]
         at_parameters = iter(_copies([g for candidate in done for g in candidate.gradients]))
         found = {id(candidate): [next(at_parameters) for _ in candidate.gradients] for candidate in done}
@@ -372,8 +373,8 @@ def _at_weights(places: _Places, done: Sequence[_Candidate]) -> Tensor | None:
     """The gradient of the draw (E, K), where it is wanted."""
     if not places.learns:
         return None
-    places.all_products.launch()
-    products = places.products.clone()
+    flat = torch.cat([cell.found for cell in places.cells])
+    products = torch.mv(places.selection, flat).view(places.products.shape)
     for candidate in done:
         if candidate.product is not None:
             products[candidate.edge.row, candidate.column].copy_(candidate.product)

@@ -172,8 +172,8 @@ def test_weights_are_frozen_for_architecture_steps():
     with frozen(bilevel.parameters):
         bilevel.gradient_at(F.one_hot(torch.tensor(path), 5).float(), batch(1))
     bilevel.loss(path, batch(1))[0].backward()
-    places = bilevel.supernet.chain.pieces.places
-    assert len(places) == 2
-    for places in places.values():
+    kinds = bilevel.supernet.chain.pieces.places
+    assert len(kinds) == 2
+    for places in kinds.values():
         trained = [c.parameters for c in places.candidates.values()]
         assert any(trained) != places.learns

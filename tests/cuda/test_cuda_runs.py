@@ -15,7 +15,11 @@ import train_search
 from nas.bilevel.search import Search
 from nas.training.final import Training
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    # Compilers import what torch itself calls deprecated.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 KINDS = {
     "search": (train_search.main, Search, []),
     "captured search": (train_search.main, Search, ["--edge-gradient", "captured"]),
