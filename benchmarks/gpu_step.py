@@ -74,7 +74,7 @@ def waits(step: Step, device: torch.device) -> int | None:
             step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in found)
+    return sum("called a synchronizing" in str(warning.message) for warning in found)
 
 
 @contextmanager

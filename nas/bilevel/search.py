@@ -94,8 +94,10 @@ class Search:
             partial_channels=options.partial_channels,
         )
         self.skips.move(supernet, 0.0)
-        if options.edge_gradient == "compiled":
-            device.require_compiler(place, "`edge_gradient=compiled`")
+        if options.edge_gradient == "compiled" or (
+            options.edge_gradient == "captured" and place.type == "cuda"
+        ):
+            device.require_compiler(place, f"`edge_gradient={options.edge_gradient}`")
         if options.sync_batch_norm:
             distributed.synchronise(supernet)
         shape = dataset.train.pixels.shape[1:]
