@@ -182,7 +182,8 @@ class SearchOptions(RunOptions):
     """Temperature: a number, or START:END for a linear schedule (default: the estimator's own)."""
     edge_gradient: Literal["lean", "compiled", "captured", "dense", "surrogate"] = "lean"
     """Gradient of the draws: lean (exact), compiled (the same by torch.compile, for GPUs), captured (the
-    same by CUDA graphs and compiled products, the fastest way on a GPU), dense (exact, plain autograd) or surrogate (GDAS)."""
+    same by CUDA graphs and compiled products, the fastest way on a GPU), dense (exact, plain autograd) or
+    surrogate (GDAS)."""
     draws: int | None = option(None, at_least=1, at_most=1_000_000)
     """Independent draws per architecture step, averaged (default: 1; 4 for reinforce_loo,
     double_cv and reinforce_critic)."""
