@@ -7,8 +7,9 @@
 #   bash docs/results/published.sh table [OUT]
 #
 # digits: all of them at equal sizes, epochs and learning rates in nasbench201 on digits, looked up in the table that
-# comes along; two CPU cores. cifar10: the same on images of CIFAR-10, made small, for few epochs. gpu: the authors' recipes for nasbench201 on CIFAR-10, four seeds each, one recipe after the
-# other on one card; killed searches go on. table: what the recipes that have ended reached, beside what was published.
+# comes along; two CPU cores. cifar10: the same on images of CIFAR-10, made small, for few epochs. gpu: the authors'
+# recipes for nasbench201 on CIFAR-10, four seeds each, one recipe after the other on one card; killed searches go on.
+# table: what the recipes that have ended reached, beside what was published.
 set -euo pipefail
 part=${1:?which part: digits, cifar10, gpu or table}
 cd "$(dirname "$0")/../.."
