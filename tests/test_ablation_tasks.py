@@ -18,7 +18,7 @@ import estimators
 from estimators.base import one_hot_argmax
 from recipes import InputError
 from studies.tasks import task_grid, tasks, vae
-from studies.tasks.latent_tree import CLASSES, MASKED, LatentTree, ListOps, _merge, accuracy
+from studies.tasks.latent_tree import CLASSES, MASKED, RANDOM, LatentTree, ListOps, _merge, accuracy, uniform
 from studies.tasks.listops import CLOSE, OPERATIONS, PADDING, Grammar, encode, evaluate, generate
 from studies.tasks.polynomial import Polynomial
 from studies.tasks.task_grid import Setting, Trial, choose
@@ -501,9 +501,9 @@ def test_end_to_end(tmp_path, small, capsys, monkeypatch):
         "vae-8x16",
     }
     final = [row for row in rows if row["part"] == "chosen"]
-    assert len(final) == 7 * 2 * 2
+    assert len(final) == 7 * 2 * 2 + 2  # ListOps with random trees, too
     assert {row["seed"] for row in final} == {"0", "1"}
-    assert len([row for row in rows if row["part"] == "grid"]) == 3 * (6 + 3) + 4 * (4 + 2)
+    assert len([row for row in rows if row["part"] == "grid"]) == 3 * (6 + 3) + 4 * (4 + 2) + 2
     for task in names:  # the choice is the best of the grid, and its mean is in the table
         tried = [r for r in rows if (r["task"], r["part"], r["estimator"]) == (task, "grid", "reinmax")]
         best = min(tried, key=lambda row: float(row["validation"]))
@@ -605,10 +605,30 @@ def test_estimators_that_learn_fit_tasks_of_one_problem(tmp_path, small, capsys)
         name: {row["estimator"] for row in rows if row["task"] == name}
         for name in ("polynomial-2", "listops")
     }
-    assert fitting == {"polynomial-2": {"reinforce_critic", "double_cv", "st"}, "listops": {"st"}}
+    assert fitting == {
+        "polynomial-2": {"reinforce_critic", "double_cv", "st"},
+        "listops": {"st", "random trees"},
+    }
     capsys.readouterr()
     assert ablate.main([*words, "--tasks", "listops", "--out", str(tmp_path / "other")]) == 2
     assert "'reinforce_critic' learns from past draws" in capsys.readouterr().err
+
+
+def test_random_trees_are_uniform_and_teach_the_scores_nothing():
+    """Every pair that exists is as likely, whatever its score, in training and when tested."""
+    scores = torch.tensor([[5.0, -2.0, 0.0, MASKED]]).expand(4000, -1)
+    draws = uniform(torch.Generator().manual_seed(0))(scores)
+    shares = draws.mean(0)
+    assert shares[3] == 0
+    assert (shares[:3] - 1 / 3).abs().max() < 0.03
+    task = ListOps(3, 0, training=64, held_out=40, width=8)
+    model = LatentTree(8)
+    batch = task.data()[0]
+    logits, _ = model(batch.tokens, batch.lengths, uniform(torch.Generator().manual_seed(0)))
+    logits.sum().backward()
+    assert model.score.weight.grad is None
+    results = [task.train(Setting(RANDOM, 1.0, 0.01), seed) for seed in (0, 0, 1)]
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("name", ["reinforce_critic", "double_cv"])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from estimators import Estimator
 from estimators.base import one_hot_argmax
 from nas.report.page import Picture
 from nas.seeding import derive_seed, generator
@@ -20,6 +22,7 @@ from studies.tasks.task_plots import Panel, plot_dots
 
 MASKED = -1e9
 CLASSES = 10
+RANDOM = "random trees"  # in place of an estimator: what a model reaches that learns no trees
 Chooser = Callable[[Tensor], Tensor]
 
 
@@ -123,6 +126,7 @@ class ListOps(Task):
 
     family = "listops"
     lrs = (0.005, 0.015)
+    controls = (RANDOM,)
     heading = "ListOps: accuracy, %"
     validated = "error on validation, %"
     figures = ("test", "valid", "train")
@@ -146,7 +150,8 @@ class ListOps(Task):
                 plot_dots([Panel("Test", values, {})], "accuracy, %", best=max, digits=1),
                 "Expressions evaluated by a tree LSTM whose tree is drawn through the estimator while "
                 "training and is the most probable one when tested. Means with one standard deviation, "
-                "strokes are the single seeds. Right is better; the most frequent digit is right in "
+                f"strokes are the single seeds. With {RANDOM}, training and testing, nothing is learned but "
+                "what to do with them. Right is better; the most frequent digit is right in "
                 f"{most_frequent:.1f} %.",
             )
         ]
@@ -157,24 +162,29 @@ class ListOps(Task):
 
     def train(self, setting: Setting, seed: int) -> Result:
         """Train; accuracies are in %."""
+        if setting.estimator == RANDOM:
+            return self._train(setting, seed, None)
+        return self._train(setting, seed, setting.build())
+
+    def _train(self, setting: Setting, seed: int, estimator: Estimator | None) -> Result:
+        """Without an estimator, with random trees."""
         train, validation, test = self.data()
-        estimator, draws = setting.build(), generator(seed, "tree draws")
+        draws = generator(seed, "tree draws")
         torch.manual_seed(derive_seed(seed, "tree weights"))
         model = LatentTree(self.width)
         optimizer = torch.optim.Adam(model.parameters(), lr=setting.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-        copies = estimator.default_draws
+        copies = 1 if estimator is None else estimator.default_draws
+        choose = uniform(draws) if estimator is None else partial(estimator, generator=draws)
         batches, order = train.batches(self.batch_size), generator(seed, "tree order")
         queue: list[int] = []
         for _ in range(self.steps):
             queue = queue or torch.randperm(len(batches), generator=order).tolist()
             batch = batches[queue.pop()].repeat(copies)
-            logits, log_probability = model(
-                batch.tokens, batch.lengths, lambda scores: estimator(scores, draws)
-            )
+            logits, log_probability = model(batch.tokens, batch.lengths, choose)
             losses = F.cross_entropy(logits, batch.labels, reduction="none")
             loss = losses.mean()
-            if estimator.signal == "loss":
+            if estimator is not None and estimator.signal == "loss":
                 advantages = estimator.advantages(losses.detach().view(copies, -1))
                 loss = loss + (advantages * log_probability.view(copies, -1)).mean()
             optimizer.zero_grad()
@@ -182,20 +192,29 @@ class ListOps(Task):
             nn.utils.clip_grad_norm_(model.parameters(), self.clip)
             optimizer.step()
             schedule.step()
-        accuracies = {
-            "train": accuracy(model, train[: self.held_out]),
-            "valid": accuracy(model, validation),
-            "test": accuracy(model, test),
-        }
+        parts = {"train": train[: self.held_out], "valid": validation, "test": test}
+        tested = one_hot_argmax if estimator is not None else uniform(generator(seed, "tested trees"))
+        accuracies = {name: accuracy(model, part, tested) for name, part in parts.items()}
         return {"validation": 100 - accuracies["valid"], **accuracies}
 
 
+def uniform(draws: torch.Generator) -> Chooser:
+    """Draws of every pair that exists alike, whatever its score."""
+
+    def choose(scores: Tensor) -> Tensor:
+        noise = torch.rand(scores.shape, generator=draws).masked_fill(scores == MASKED, -1.0)
+        return one_hot_argmax(noise)
+
+    return choose
+
+
 @torch.no_grad()
-def accuracy(model: LatentTree, expressions: Expressions) -> float:
-    """Share (%) of expressions whose value the model gives, merging the pair with the highest score."""
+def accuracy(model: LatentTree, expressions: Expressions, choose: Chooser = one_hot_argmax) -> float:
+    """Share (%) of expressions whose value the model gives, merging the pair with the highest score, or as
+    `choose` does."""
     correct = 0
     for batch in expressions.batches(500):
-        logits, _ = model(batch.tokens, batch.lengths, one_hot_argmax)
+        logits, _ = model(batch.tokens, batch.lengths, choose)
         correct += int((logits.argmax(1) == batch.labels).sum())
     return 100 * correct / len(expressions)
 

@@ -46,6 +46,7 @@ class Task(ABC):
     Attributes:
         family: name on the command line.
         taus, lrs: the grid; every estimator is given the temperatures in its range.
+        controls: what is trained beside the estimators, by names of the task's own.
         one_problem: whether all draws of a run are of one problem, whose past an estimator can learn from.
         heading, validated, figures, digits: for tables: what the results are, what the validation figure
             is, the keys of the results that are shown, and their decimals.
@@ -54,6 +55,7 @@ class Task(ABC):
     family: ClassVar[str]
     taus: ClassVar[tuple[float, ...]] = (0.5, 1.0, 1.5)
     lrs: ClassVar[tuple[float, ...]]
+    controls: ClassVar[tuple[str, ...]] = ()
     one_problem: ClassVar[bool] = False
     heading: ClassVar[str]
     validated: ClassVar[str]
@@ -104,7 +106,9 @@ class Task(ABC):
         return self.one_problem or not estimators.family(estimator).learns
 
     def grid(self, estimator: str) -> list[Setting]:
-        """The settings tried for an estimator."""
+        """The settings tried for an estimator, or a control."""
+        if estimator in self.controls:
+            return [Setting(estimator, 1.0, lr) for lr in self.lrs]
         low, high = estimators.family(estimator).tau_range
         taus = [tau for tau in self.taus if low <= tau <= high]
         return [Setting(estimator, tau, lr) for tau in taus for lr in self.lrs]

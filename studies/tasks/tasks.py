@@ -89,7 +89,7 @@ def compare(
     Args:
         folder: of the trials.
     """
-    fitting = {task: [name for name in names if task.takes(name)] for task in tasks}
+    fitting = {task: [*filter(task.takes, names), *task.controls] for task in tasks}
     grid = [
         Trial(task, setting, task.selection_seed(options.seed))
         for task in tasks
