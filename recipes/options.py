@@ -267,8 +267,9 @@ class SearchOptions(RunOptions):
     skip_dropout: str | None = None
     """Probability that a value behind a skip connection is dropped while searching: a number, or START:END
     for a linear schedule, such as 0.3:0 (P-DARTS)."""
-    max_skips: int | None = option(None, at_least=0)
-    """Most skip connections in a derived cell of a normal kind (P-DARTS: 2), by whatever rule derives."""
+    max_skips: int | Literal["auto"] | None = option("auto", at_least=0)
+    """Most skip connections in a derived cell of a normal kind, by whatever rule derives; None: any number;
+    auto: 2 in darts and spaces like it, as P-DARTS has it, and any number in others."""
     derive: str = "argmax"
     """Rule that selects the architecture in the end: argmax; sample:K to score K drawn architectures with the
     shared weights; evolution:K to score K that descend from each other; ascent, coordinate ascent on these

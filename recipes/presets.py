@@ -24,6 +24,7 @@ _DARTS_SEARCH: dict[str, Any] = {
     "arch_lr": 3e-4,
     "arch_weight_decay": 1e-3,
     "arch_clip": 0.0,
+    "max_skips": None,
 }
 
 # What the code of DrNAS, beta-DARTS and DARTS-PT has in common in NAS-Bench-201.

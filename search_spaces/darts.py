@@ -72,6 +72,14 @@ class DartsSpace(SearchSpace):
         return "skip_connect"  # as in DARTS-, also where it is no candidate (s4)
 
     @property
+    def usual_skips(self) -> int | None:
+        """2, as in P-DARTS (arXiv 1904.12760) and DARTS+ (arXiv 1909.06035), where every normal edge has
+        something else to derive, and some have a skip connection."""
+        normal = [slot for slot in self.slots if slot.cell in self.normal_cells]
+        skips = [name for name in self.operations if operations.family(name) == "skip"]
+        return 2 if skips and all(set(self.derivable(slot)) - set(skips) for slot in normal) else None
+
+    @property
     def normal_cells(self) -> tuple[str, ...]:
         return ("normal",)
 

@@ -98,6 +98,12 @@ class SearchSpace(ABC):
         """The operation that is a skip connection on any edge; by default the first candidate that is one."""
         return next((name for name in self.operations if operations.family(name) == "skip"), None)
 
+    @property
+    def usual_skips(self) -> int | None:
+        """Skip connections of a normal cell beyond which the field says that a search has collapsed; None:
+        nobody has named a number."""
+        return None
+
     @cached_property
     def cell_names(self) -> tuple[str, ...]:
         """Kinds of cell."""

@@ -90,7 +90,7 @@ def test_dense_paths_weigh_every_candidate_by_how_many_there_were():
 )
 def test_rules_look_at_what_is_left_alone(space, budget, monkeypatch):
     monkeypatch.setattr(Search, "score_draw", lambda _, draw: (0.0, zlib.crc32(str(draw).encode()) % 1000))
-    search = job(space, budget=budget)
+    search = job(space, budget=budget, max_skips=None)
     left = one_and_two_left(search.architecture)
     assert search.budget.reaches(search.architecture.mask)
     cells = [*drawn(search, 20), *pool(search, 20), search.would_find()]

@@ -14,15 +14,18 @@ from small import batch, rng
 import estimators
 import nas
 import search_spaces
+from benchmarks import subjects
 from nas.bilevel import Bilevel
 from nas.bilevel.budget import Budget
 from nas.bilevel.skips import most_skips, skip_limits
 from nas.bilevel.unroll import frozen
-from recipes import InputError
+from recipes import InputError, SearchOptions
+from recipes.presets import SEARCH
 from search_spaces import operations, skips
 from search_spaces.batched_products import _compiled
 from search_spaces.cell import Cell
 from search_spaces.cost import NetworkSize
+from search_spaces.darts import DartsSpace
 from search_spaces.derivation import is_connected
 from search_spaces.mixed_edge import read_draw
 from search_spaces.nasbench201 import DenseCellSpace
@@ -332,6 +335,23 @@ def test_every_rule_keeps_to_it(rule):
     assert counted(free.search.would_find(), "cell") == 3
     free.search.budget = limited("micro", 1)[1]
     assert counted(free.select(rule), "cell") <= 1
+
+
+def test_what_is_usual_holds_unless_said_otherwise():
+    """2 in darts and spaces like it where every normal edge has something else; a preset as published has no
+    limit, nor has a run whose stored options know none."""
+    usual = {name: search_spaces.get(name).usual_skips for name in search_spaces.names()}
+    assert usual["darts"] == usual["s1"] == usual["s2"] == usual["s3"] == 2
+    assert usual["s4"] is usual["micro"] is usual["nasbench201"] is usual["mobile"] is None
+    skips = DartsSpace("skips", ("skip_connect",), ("sep_conv_3x3",))
+    assert skips.usual_skips is None
+    scores = torch.zeros(14 + 14, 2)
+    scores[:, search_spaces.get("s2").slots[0].candidates.index("skip_connect")] = 1.0
+    for options, most in (({}, 2), ({"max_skips": None}, 8), ({"max_skips": 5}, 5), ({"max_skips": 0}, 0)):
+        chosen = SearchOptions(space="s2", channels=4, cells=3, batch_size=8, **options)
+        job = subjects.search(chosen, subjects.random_images(40, size=8))
+        assert counted(job.budget.derive(scores), "normal") == most
+    assert all(SEARCH[name].get("max_skips", "auto") is None for name in SEARCH if name.startswith("darts-"))
 
 
 def test_with_a_budget_both_are_kept():

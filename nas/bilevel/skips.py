@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -33,7 +34,7 @@ class SkipSchedules:
         asked = {
             "auxiliary_skip": (options.auxiliary_skip, space.skip is not None),
             "skip_dropout": (options.skip_dropout, space.has_skips),
-            "max_skips": (options.max_skips, space.has_skips),
+            "max_skips": (None if options.max_skips == "auto" else options.max_skips, space.has_skips),
             "stop_skips": (options.stop_skips or None, space.has_skips),
         }
         for name, (wanted, there) in asked.items():
@@ -72,9 +73,10 @@ def most_skips(space: SearchSpace, genotype: Genotype) -> int:
     return max(skips[cell] for cell in space.normal_cells)
 
 
-def skip_limits(space: SearchSpace, most: int | None) -> tuple[tuple[CostTable, int], ...]:
+def skip_limits(space: SearchSpace, most: int | Literal["auto"] | None) -> tuple[tuple[CostTable, int], ...]:
     """For every kind of normal cell, how many skip connections a choice has in it, and that these may be
-    `most`; nothing where that is None."""
+    `most` (auto: what the space usually has); nothing where that is None."""
+    most = space.usual_skips if most == "auto" else most
     if most is None:
         return ()
     limits = []
