@@ -375,9 +375,12 @@ def _at_weights(places: _Places, done: Sequence[_Candidate]) -> Tensor | None:
         return None
     flat = torch.cat([cell.found for cell in places.cells])
     products = torch.mv(places.selection, flat).view(places.products.shape)
+    drawn: dict[tuple[int, int | None], list[Tensor]] = {}  # of all cells
     for candidate in done:
         if candidate.product is not None:
-            products[candidate.edge.row, candidate.column].copy_(candidate.product)
+            drawn.setdefault((candidate.edge.row, candidate.column), []).append(candidate.product)
+    for entry, found in drawn.items():
+        products[entry].copy_(torch.stack(found).sum())
     return products
 
 

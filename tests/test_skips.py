@@ -233,8 +233,9 @@ def fixed_masks(monkeypatch):
 def test_lean_is_dense_is_captured_with_dropout(space, fixed_masks):
     space, supernet = build(space, skip_dropout=True)
     supernet.set_skips(0.0, 0.4)
-    found = [gradients(space, supernet, mode) for mode in ("dense", "lean", "captured")]
-    torch.testing.assert_close(found[1:], found[:1] * 2, rtol=1e-10, atol=1e-12)
+    for seed in range(4):  # with skips, and without
+        found = [gradients(space, supernet, mode, seed=seed) for mode in ("dense", "lean", "captured")]
+        torch.testing.assert_close(found[1:], found[:1] * 2, rtol=1e-10, atol=1e-12)
 
 
 def test_the_product_of_the_drawn_skip_is_with_what_was_drawn():
