@@ -355,6 +355,18 @@ def test_what_is_usual_holds_unless_said_otherwise():
     assert all(SEARCH[name].get("max_skips", "auto") is None for name in SEARCH if name.startswith("darts-"))
 
 
+def test_a_limit_does_not_hide_a_collapse():
+    job = nas.search("s2", cells=3, epochs=1, warmup_epochs=0, **SMALL).search
+    skip = job.space.slots[0].candidates.index("skip_connect")
+    for raised, warned in ((9.0, True), (-9.0, False)):
+        with torch.no_grad():
+            job.architecture.logits[:, skip] = raised
+        found, messages = job.conclude()[1:]
+        text = "the most probable cell has 8 skip connections on 8 edges; at most 2 were derived"
+        assert any(text in warning for warning in found["warnings"]) == warned
+        assert any(text in message for message in messages) == warned
+
+
 def test_with_a_budget_both_are_kept():
     found = nas.search("micro", budget="parameters=5k", max_skips=1, epochs=1, **SMALL)
     assert found.summary["budget"]["costs"]["parameters"] <= 5000

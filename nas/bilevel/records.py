@@ -10,6 +10,7 @@ import torch
 from nas.bilevel.budget_term import BudgetTerm
 from nas.bilevel.front import Front, front_messages
 from nas.bilevel.rules import collapse_warnings
+from nas.bilevel.skips import limit_warnings
 from nas.bilevel.terms import draw_value, logits_value
 from nas.confusion import Confusion, of_classes
 from recipes.registry import name_of
@@ -93,6 +94,9 @@ def result(search: Search, genotype: Genotype) -> tuple[dict[str, Any], list[str
     """What result.json says of a search that found `genotype`, and the lines that are printed."""
     options, text = search.options, search.space.format(genotype)
     collapsed = collapse_warnings(genotype)
+    if search.budget.counts:
+        probable = search.space.discretise(search.architecture.scores())
+        collapsed += limit_warnings(search.space, probable, genotype)
     classes = search.dataset.classes
     confusion = Confusion(len(classes)) if search.task.outputs == len(classes) else None
     found = {

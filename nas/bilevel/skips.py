@@ -73,6 +73,19 @@ def most_skips(space: SearchSpace, genotype: Genotype) -> int:
     return max(skips[cell] for cell in space.normal_cells)
 
 
+def limit_warnings(space: SearchSpace, probable: Genotype, derived: Genotype) -> list[str]:
+    """A warning where most edges of the most probable cell are skip connections and fewer are derived: the
+    limit hides a collapse."""
+    edges = max(len(cell.edges) for cell in probable.cells if cell.name in space.normal_cells)
+    most, kept = most_skips(space, probable), most_skips(space, derived)
+    if kept >= most or 2 * most <= edges:
+        return []
+    return [
+        f"the most probable cell has {most} skip connections on {edges} edges; at most {kept} were derived, "
+        "see max_skips"
+    ]
+
+
 def skip_limits(space: SearchSpace, most: int | Literal["auto"] | None) -> tuple[tuple[CostTable, int], ...]:
     """For every kind of normal cell, how many skip connections a choice has in it, and that these may be
     `most` (auto: what the space usually has); nothing where that is None."""
