@@ -227,7 +227,7 @@ ABOUT = {
     "darts-fairdarts": "Chu et al., 2020, arXiv 1911.12126: FairDARTS, by its authors' code",
     "darts-shapley": "Xiao et al., 2022, arXiv 2206.09811: Shapley-NAS, by its authors' code",
     "darts-pc-darts": "Xu et al., 2020, arXiv 1907.05737: PC-DARTS, by the authors' code",
-    "darts-p-darts": "Chen et al., 2019, arXiv 1904.12760: P-DARTS, as the README of its authors' code runs it",
+    "darts-p-darts": "Chen et al., 2019, arXiv 1904.12760: P-DARTS, by the README of its authors' code",
     "darts-drnas": "Chen et al., 2021, arXiv 2006.10355: DrNAS, progressive, by the authors' code",
     "darts-oles": "Jiang et al., 2023, NeurIPS: operation-level early stopping, by the code of PasaLab/oles",
     "s1-darts-es": "Zela et al., 2020, arXiv 1909.09656: DARTS, stopped by the curvature (RobustDARTS)",

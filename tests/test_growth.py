@@ -9,6 +9,7 @@ import torch
 
 import nas
 import search_spaces
+from ablation.ranking import rank_epochs
 from nas.bilevel import Search
 from nas.bilevel.growth import Growth, widen, widened
 from nas.bilevel.skips import SkipSchedules
@@ -81,9 +82,7 @@ def test_a_stage_of_fewer_partial_channels_begins_with_the_weights_and_the_momen
     old, optimizer = search.supernet, search.weight_optimizer
     search._grow(1)
     grown = {}
-    for (name, a), (other, b) in zip(
-        old.named_parameters(), search.supernet.named_parameters(), strict=True
-    ):
+    for (name, a), (other, b) in zip(old.named_parameters(), search.supernet.named_parameters(), strict=True):
         assert name == other
         momentum, after = (
             o.state[p].get("momentum_buffer") for o, p in ((optimizer, a), (search.weight_optimizer, b))
@@ -215,6 +214,7 @@ def test_an_interrupted_search_is_the_same_search(growth):
         torch.testing.assert_close(search.state(), whole.state(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_p_darts_from_the_first_to_the_last_stage(tmp_path):
     recipe = {
         "preset": "darts-p-darts", "channels": 2, "cells": 5, "grow": "cells=3:4", "epochs": 3,
@@ -235,12 +235,36 @@ def test_p_darts_from_the_first_to_the_last_stage(tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_weights_of_earlier_stages_are_refused_in_a_line():
-    search = epochs(job(**DEEPER), 0)
-    earlier = copy.deepcopy(search.weights())
-    epochs(search, 1, 2)
-    with pytest.raises(InputError, match=r"not of this search, those of its last stage, .*blocks"):
-        search.take(earlier)
+def test_a_run_folder_goes_on_in_the_stage_that_it_was_in(tmp_path):
+    recipe = SMALL | WIDER | {"train_limit": 40, "derive": "sample:3", "skip_dropout": "0.2:0,0.4:0"}
+    whole = nas.search(**recipe, progress=False)
+    for last in (2, 3):
+        out = {"out": str(tmp_path / f"after {last}"), "keep_weights_every": 2}
+        nas.search(**recipe, **out, callback=lambda line, last=last: line["epoch"] == last)
+        result = nas.search(**recipe, **out, resume=True)
+        assert result.logits.equal(whole.logits)
+        assert result.summary["considered"] == whole.summary["considered"]
+        for name, tensor in whole.search.weights().items():
+            assert tensor.equal(result.search.weights()[name])
+    assert result.summary["parameters"] == sum(
+        p.numel() for p in job(partial_channels=2).supernet.parameters()
+    )
+
+
+def test_kept_weights_are_ranked_in_the_supernet_of_their_stage():
+    options = SMALL | {"cells": 2, "grow": "cells=1", "epochs": 4, "train_limit": 40}
+    result = nas.search(**options, keep_weights_every=1, callback=lambda line: line["epoch"] == 3)
+    state = copy.deepcopy(result.search.state())
+    weights, end = rank_epochs(result, cells=5, progress=False, epochs=[2, 3])
+    assert (weights.epoch, end.epoch, len(result.supernet.blocks)) == (2, 3, 8)
+    torch.testing.assert_close(result.search.state(), state, rtol=0, atol=0)
+    search = epochs(Search.of(SearchOptions(**options)), 0, 1)
+    genotype = search.would_find()
+    score = search.score(genotype)
+    result.search.take(result.ended.folder.kept_weights(2), 2)
+    assert result.search.score(genotype) == score
+    with pytest.raises(InputError, match="not of this search"):
+        result.search.take(copy.deepcopy(result.search.weights()), 3)
 
 
 # What has no meaning

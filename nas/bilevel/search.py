@@ -288,14 +288,16 @@ class Search:
         shared = {f"supernet.{name}": tensor for name, tensor in self.supernet.state_dict().items()}
         return shared | self.architecture.state()
 
-    def take(self, weights: Mapping[str, Tensor]) -> None:
-        """Take up `weights`, of this search or of an equal one. Raises InputError where they do not fit."""
+    def take(self, weights: Mapping[str, Tensor], epoch: int | None = None) -> None:
+        """Take up `weights`, of this search or of an equal one, after so many epochs (None: in this stage).
+        Raises InputError where they do not fit."""
+        if epoch is not None and (stage := self.growth.stage(epoch - 1)) != self.stage:
+            self._enter(stage)
         own = self.weights()
         expected = {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}
         found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
         if wrong := sorted(dict(expected.items() ^ found.items())):
-            hint = ", those of its last stage" if self.stage else ""
-            raise InputError(f"the weights are not of this search{hint}, {wrong[0][:60]} first: restore them")
+            raise InputError(f"the weights are not of this search, {wrong[0][:60]} first: restore them")
         for name, tensor in own.items():
             tensor.copy_(weights[name])
 
