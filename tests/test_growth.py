@@ -23,7 +23,7 @@ SMALL = {
     "warmup_epochs": 0, "threads": 1, "tensorboard": False,
 }  # fmt: skip
 WIDER = {"partial_channels": 2, "grow": "partial_channels=4", "epochs": 4}
-DEEPER = {"cells": 3, "grow": "cells=1:2", "epochs": 6}
+DEEPER = {"cells": 3, "grow": "cells=1:2,channels=2:3", "epochs": 6}
 
 
 def job(**options):
@@ -135,6 +135,7 @@ def test_deeper_supernets_have_new_weights_and_all_see_them():
             pass
         line = search.describe(epoch)
         assert ("alignment" in line, "curvature" in line) == (True, epoch == 5)
+        assert line["stage"] == epoch // 2 + 1
         seen.append(search.supernet)
         assert search.bilevel.supernet is search.supernet
         (term,) = search.bilevel.terms
@@ -142,6 +143,7 @@ def test_deeper_supernets_have_new_weights_and_all_see_them():
             bool(list(operation.parameters())) for _, _, operation in candidates_in(search.supernet)
         )
     assert [len(net.blocks) for net in seen] == [5, 5, 8, 8, 11, 11]
+    assert [net.num_features for net in seen] == [8, 8, 12, 12, 16, 16]
     assert len(set(map(id, seen))) == 3
     assert not seen[0].stem[0].weight.equal(seen[2].stem[0].weight)
 
