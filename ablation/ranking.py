@@ -7,6 +7,7 @@ those of the last checkpoint, and, where the search has kept them, those after e
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -209,20 +210,20 @@ def _rank_result(result: SearchResult, ranker: Ranker, epochs: Epochs, end: bool
     folder, search = result.ended.folder, result.search
     epoch, step, _ = folder.position
     states = _chosen(epochs, end, folder.kept_epochs(), (epoch, step), "the search")
-    last = kept.copied(search.weights()) if states != [END] else {}
+    last = copy.deepcopy(search.state()) if states != [END] else {}
     rankings = []
     try:
         for state in states:
             if state is END:
                 if last:
-                    search.take(last)
+                    search.restore(last)
                 rankings.append(ranker.rank(result.genotype, epoch, step))
             else:
-                search.take(folder.kept_weights(state))
+                search.take(folder.kept_weights(state), state)
                 rankings.append(ranker.rank(search.would_find(), state, 0))
     finally:
         if last:
-            search.take(last)
+            search.restore(last)
     return rankings
 
 
@@ -358,7 +359,7 @@ def _rank_folder(
                 search.restore(saved["state"])
                 rankings.append(ranker.rank(_found(folder, search), saved["epoch"], saved["step"]))
             else:
-                search.take(kept.load(folder, state))
+                search.take(kept.load(folder, state), state)
                 rankings.append(ranker.rank(search.would_find(), state, 0))
     return rankings
 

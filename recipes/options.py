@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from recipes.budget import parse_budget, parse_budgets
 from recipes.errors import InputError
+from recipes.growth import check_growth
 
 Dataclass = TypeVar("Dataclass")
 Options = TypeVar("Options", bound="RunOptions")
@@ -257,16 +258,22 @@ class SearchOptions(RunOptions):
     mixture near them; adversarial:steps=7 costs 8 steps of the mixture)."""
     shrink: str = "none"
     """What is taken out of the search between epochs, so that nothing draws it any more: none; probability,
-    one candidate after another, the least probable; stages, at the half all but the likeliest of every slot;
-    information, near the end, by what the outputs of candidates are like; zero_cost or te_nas, all but one
-    architecture before the first step; with settings if wanted: probability:keep=2. shapley takes nothing
-    out: it moves the logits by what candidates contribute to the accuracy, in place of architecture steps."""
+    one candidate after another, the least probable; stages, at the half all but the likeliest of every slot,
+    or in several stages, stages:keep=5:3; information, near the end, by what the outputs of candidates are
+    like; zero_cost or te_nas, all but one architecture before the first step; with settings if wanted:
+    probability:keep=2. shapley takes nothing out: it moves the logits by what candidates contribute to the
+    accuracy, in place of architecture steps."""
+    grow: str | None = None
+    """Stages of equal length, before the last of which the supernet has other sizes: cells=5:11 before
+    --cells 17 (also channels), with new weights and a new learning-rate schedule in every stage; or
+    partial_channels=4 before --partial-channels 2, with weights that are widened."""
     auxiliary_skip: str | None = None
     """Strength of a skip connection that is added to every edge while searching, whatever is drawn: a number,
-    or START:END for a linear schedule, such as 1:0 (DARTS-). Derived networks have none."""
+    or START:END for a linear schedule, such as 1:0 (DARTS-); several, with commas, are for as many equal
+    stages. Derived networks have none."""
     skip_dropout: str | None = None
     """Probability that a value behind a skip connection is dropped while searching: a number, or START:END
-    for a linear schedule, such as 0.3:0 (P-DARTS)."""
+    for a linear schedule, such as 0.3:0 (P-DARTS); or several, as above."""
     max_skips: int | Literal["auto"] | None = option("auto", at_least=0)
     """Most skip connections in a derived cell of a normal kind, by whatever rule derives; None: any number;
     auto: 2 in darts and spaces like it, as P-DARTS has it, and any number in others."""
@@ -360,6 +367,7 @@ def check(options: Options) -> Options:
         raise InputError(f"`warmup_epochs` is {warmup}, expected fewer than `epochs`, {options.epochs}")
     if isinstance(options, SearchOptions):
         _check_budgets(options)
+        check_growth(options)
         if options.stop_curvature is not None and not options.curvature_every:
             raise InputError("`stop_curvature` needs `curvature_every`: give both, or drop it")
     if options.class_weights == "balanced" and options.sampling == "balanced":

@@ -48,6 +48,13 @@ SEARCH: dict[str, dict[str, Any]] = {
     "quick": _QUICK,
     "nasbench201-darts": _DENSE_201 | {"epochs": 50},
     "nasbench201-drnas": _DENSE_201 | {"estimator": "dirichlet"},
+    "nasbench201-drnas-progressive": _DENSE_201
+    | {
+        "estimator": "dirichlet",
+        "partial_channels": 2,
+        "grow": "partial_channels=4",
+        "shrink": "stages:keep=3,freeze=10",
+    },
     "nasbench201-beta-darts": _DENSE_201 | {"terms": ("beta_decay:weight=0:50",)},
     "nasbench201-darts-pt": _DENSE_201 | {"derive": "perturbation:5"},
     "nasbench201-sdarts-rs": _DENSE_201 | {"policy": "perturbed:epsilon=0.03:0.3"},
@@ -131,6 +138,31 @@ SEARCH: dict[str, dict[str, Any]] = {
         "partial_channels": 4,
         "edge_normalisation": True,
     },
+    "darts-p-darts": _DARTS_SEARCH
+    | {
+        "epochs": 75,
+        "batch_size": 96,
+        "cells": 17,
+        "grow": "cells=5:11",
+        "shrink": "stages:keep=5:3,freeze=10,restart=true",
+        "skip_dropout": "0.1:0,0.4:0,0.7:0",
+        "max_skips": 2,
+        "lr_min": 0.0,
+        "arch_lr": 6e-4,
+        "arch_clip": 5.0,
+    },
+    "darts-drnas": _DARTS_SEARCH
+    | {
+        "estimator": "dirichlet",
+        "channels": 36,
+        "cells": 20,
+        "partial_channels": 4,
+        "grow": "partial_channels=6",
+        "shrink": "stages:keep=4,freeze=10,keep_none=false",
+        "lr": 0.1,
+        "lr_min": 0.0,
+        "arch_lr": 6e-4,
+    },
     "darts-oles": _DARTS_SEARCH | {"terms": ("oles:threshold=0.4,comparisons=20",)},
     "s1-darts-es": _DARTS_SEARCH | {"space": "s1", "order": 2, "curvature_every": 2, "stop_curvature": 1.3},
 }
@@ -170,6 +202,7 @@ FINAL: dict[str, dict[str, Any]] = {
 ABOUT = {
     "nasbench201-darts": "Dong & Yang, 2020, arXiv 2001.00326: first-order DARTS in NAS-Bench-201",
     "nasbench201-drnas": "Chen et al., 2021, arXiv 2006.10355: DrNAS, not progressive",
+    "nasbench201-drnas-progressive": "the same with partial channels, in two stages",
     "nasbench201-beta-darts": "Ye et al., 2022, arXiv 2203.01665: beta-DARTS",
     "nasbench201-darts-pt": "Wang et al., 2021, arXiv 2108.04392: DARTS-PT",
     "nasbench201-sdarts-rs": "Chen & Hsieh, 2020, arXiv 2002.05283: SDARTS with random perturbations",
@@ -195,6 +228,8 @@ ABOUT = {
     "darts-fairdarts": "Chu et al., 2020, arXiv 1911.12126: FairDARTS, by its authors' code",
     "darts-shapley": "Xiao et al., 2022, arXiv 2206.09811: Shapley-NAS, by its authors' code",
     "darts-pc-darts": "Xu et al., 2020, arXiv 1907.05737: PC-DARTS, by the authors' code",
+    "darts-p-darts": "Chen et al., 2019, arXiv 1904.12760: P-DARTS, by the README of its authors' code",
+    "darts-drnas": "Chen et al., 2021, arXiv 2006.10355: DrNAS, progressive, by the authors' code",
     "darts-oles": "Jiang et al., 2023, NeurIPS: operation-level early stopping, by the code of PasaLab/oles",
     "s1-darts-es": "Zela et al., 2020, arXiv 1909.09656: DARTS, stopped by the curvature (RobustDARTS)",
     "nasbench201-200": "Dong & Yang, 2020, arXiv 2001.00326: the benchmark's training for 200 epochs",
@@ -214,6 +249,8 @@ PUBLISHED = {
     "nasbench201-lambda-darts": ("94.36 ± 0.00", "as later papers quote it"),
     "nasbench201-darts-pt": ("88.2", "2 seeds, the author in issue 6 of ruocwang/darts-pt"),
     "darts-shapley": ("97.57", "the best of its cells, as Papers with Code lists it with arXiv 2206.09811"),
+    "darts-p-darts": ("97.50", "the best of its cells, as TE-NAS, arXiv 2102.11535, quotes it"),
+    "darts-drnas": ("97.54 ± 0.03", "README of xiangning-chen/DrNAS"),
     "darts-pc-darts": ("97.43", "its cell after 600 epochs, README of yuhuixu1993/PC-DARTS"),
 }
 

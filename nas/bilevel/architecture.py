@@ -48,6 +48,12 @@ class Architecture:
         """Weigh edges from now on, with logits that are small and random, from the global generator."""
         self.edge_logits = nn.Parameter(1e-3 * torch.randn(self.space.num_slots))
 
+    def restart(self, generator: torch.Generator) -> None:
+        """Make all that is learned small and random again; what was taken out stays out."""
+        with torch.no_grad():
+            for leaf in self.leaves:
+                leaf.copy_(1e-3 * torch.randn(leaf.shape, generator=generator))
+
     def state(self) -> dict[str, Tensor]:
         """All that is learned, by name, as it is: not copied."""
         names = ("logits", "edge_logits")

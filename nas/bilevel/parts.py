@@ -12,6 +12,7 @@ import torch
 import estimators
 import search_spaces
 from estimators import CategoricalEstimator, Estimator, Schedule
+from nas.bilevel.growth import Growth
 from nas.bilevel.policies import POLICIES, Policy
 from nas.bilevel.rule import Rule
 from nas.bilevel.rules import RULES
@@ -90,8 +91,9 @@ def without_data(
     estimator = given["estimator"] if "estimator" in given else estimators.get(options.estimator)
     schedule = temperature(options, estimator)
     estimator.tau = schedule.start
-    check(options, estimator)
-    check_edges(options, space)
+    for stage in Growth.of(options, space).stages:
+        check(stage, estimator)
+        check_edges(stage, space)
     terms = tuple(_named("terms", TERMS, term) for term in given.get("terms", options.terms))
     policy = _named("policy", POLICIES, given.get("policy", options.policy))
     rule = _named("derive", RULES, given.get("derive", options.derive))

@@ -34,6 +34,8 @@ def metrics(search: Search, epoch: int) -> dict[str, Any]:
     if options.measure_every and (epoch + 1) % options.measure_every == 0:
         extra["gradient"] = search.measure(epoch)
     extra |= search.watch.measure(epoch + 1)
+    if search.growth.stages[1:]:
+        extra["stage"] = search.stage + 1
     if values := term_values(search, progress):
         extra["terms"] = values
     if taken := search.shrinking.named(search.space, (epoch + 1,) if epoch else (0, 1)):

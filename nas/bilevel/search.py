@@ -17,6 +17,7 @@ from nas.bilevel import budget
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget_term import BudgetTerm
 from nas.bilevel.front import Front, write_front
+from nas.bilevel.growth import Growth, widen
 from nas.bilevel.measure import GradientMeasure
 from nas.bilevel.parts import SearchParts, build
 from nas.bilevel.records import metrics, result
@@ -30,7 +31,7 @@ from nas.genotypes import cells_of, planned_size_of
 from nas.large_images import warn_of_large_images
 from nas.runs.files import write_json
 from nas.runs.job import Outcome
-from nas.seeding import generator, seed_everything
+from nas.seeding import generator, kept_generators, seed_everything
 from nas.steps import Mean, Work, evaluate
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
@@ -38,6 +39,7 @@ from recipes.registry import name_of
 from search_spaces import Genotype
 from search_spaces.cell import candidate_parameters
 from search_spaces.mixed_edge import Draw
+from search_spaces.skeleton import Skeleton
 
 
 class Search:
@@ -50,6 +52,7 @@ class Search:
 
     Attributes:
         space, dataset, task, rule, shrinking: see SearchParts.
+        growth, stage: the stages of the search, and the one that it is in.
         budget: what the derived network may cost.
         tightest: the budget, or the least of several.
         architecture: the logits.
@@ -81,50 +84,26 @@ class Search:
             self.rule = Front(self.rule, budgets)
 
         self.skips = SkipSchedules.of(options, self.space)
-        seed_everything(options.seed, "initial weights")
-        supernet = self.space.supernet(
-            channels=options.channels,
-            cells=cells_of(self.space, options.cells),
-            num_classes=self.task.outputs,
-            in_channels=dataset.in_channels,
-            edge_gradient=options.edge_gradient,
-            planned_size=planned_size_of(self.space, options.planned_size, dataset),
-            auxiliary_skip=self.skips.auxiliary is not None,
-            skip_dropout=self.skips.dropout is not None,
-            partial_channels=options.partial_channels,
-        )
-        self.skips.move(supernet, 0.0)
+        self.growth = Growth.of(options, self.space)
         if options.edge_gradient == "compiled" or (
             options.edge_gradient == "captured" and place.type == "cuda"
         ):
             device.require_compiler(place, f"`edge_gradient={options.edge_gradient}`")
-        if options.sync_batch_norm:
-            distributed.synchronise(supernet)
+        self._begin(0)
         shape = dataset.train.pixels.shape[1:]
-        warned = warn_of_large_images(self.space, supernet, shape, options.batch_size)
+        with torch.device("meta"), kept_generators():
+            largest = self._made(options) if self.growth.stages[1:] else self.supernet
+        warned = warn_of_large_images(self.space, largest, shape, options.batch_size)
         self.announcement += [f"warning: {text}" for text in warned]
-        self.supernet = device.place(supernet, place, options.channels_last)
         self.architecture = Architecture(self.space, parts.estimator)
         if options.edge_normalisation:
             self.architecture.start_edges()
         if options.prior:
             sizes = candidate_parameters(self.supernet, self.space.num_slots, self.space.width)
             self.architecture.start_near(sizes, options.prior)
-        self.weight_optimizer = torch.optim.SGD(
-            self.supernet.parameters(),
-            options.lr,
-            options.momentum,
-            weight_decay=options.weight_decay,
-            nesterov=options.nesterov and options.momentum > 0,
-            fused=place.type == "cuda",  # so that a step is skipped without the host
-        )
         self.architecture_optimizer = torch.optim.Adam(
             self.architecture.leaves, options.arch_lr, (0.5, 0.999), weight_decay=options.arch_weight_decay
         )
-        with quiet_scheduler():
-            self.rates = CosineLRScheduler(
-                self.weight_optimizer, t_initial=options.epochs, lr_min=options.lr_min
-            )
         terms = parts.terms
         if self.budget.limits:
             steps = (options.epochs - options.warmup) * self.steps
@@ -161,13 +140,66 @@ class Search:
         found, stated = build(options, given or {})
         return cls(found, stated, place or torch.device("cpu"))
 
+    def _made(self, options: SearchOptions) -> Skeleton:
+        """A supernet in the sizes of the options, with new weights from the global generator."""
+        return self.space.supernet(
+            channels=options.channels,
+            cells=cells_of(self.space, options.cells),
+            num_classes=self.task.outputs,
+            in_channels=self.dataset.in_channels,
+            edge_gradient=options.edge_gradient,
+            planned_size=planned_size_of(self.space, options.planned_size, self.dataset),
+            auxiliary_skip=self.skips.auxiliary is not None,
+            skip_dropout=self.skips.dropout is not None,
+            partial_channels=options.partial_channels,
+        )
+
+    def _begin(self, stage: int) -> None:
+        """Make the supernet of a stage, with new weights, their optimizer and its learning rates."""
+        options, self.stage = self.growth.stages[stage], stage
+        seed_everything(options.seed, "initial weights", *([stage] if stage else []))
+        supernet = self._made(options)
+        self.skips.move(supernet, stage / len(self.growth.stages))
+        if options.sync_batch_norm:
+            distributed.synchronise(supernet)
+        self.supernet = device.place(supernet, self.device, options.channels_last)
+        self.weight_optimizer = torch.optim.SGD(
+            self.supernet.parameters(),
+            options.lr,
+            options.momentum,
+            weight_decay=options.weight_decay,
+            nesterov=options.nesterov and options.momentum > 0,
+            fused=self.device.type == "cuda",  # so that a step is skipped without the host
+        )
+        with quiet_scheduler():
+            self.rates = CosineLRScheduler(
+                self.weight_optimizer, t_initial=self.growth.schedule, lr_min=options.lr_min
+            )
+
+    def _enter(self, stage: int) -> None:
+        """Go on in another stage, with the supernet of which all are told."""
+        self._begin(stage)
+        self.bilevel.take_up(self.supernet, self.weight_optimizer)
+        for term in self.bilevel.terms:
+            term.prepare(self)
+
+    def _grow(self, stage: int) -> None:
+        """Go on in the next stage."""
+        supernet, optimizer = self.supernet, self.weight_optimizer
+        self._enter(stage)
+        if not self.growth.renews:
+            widen(supernet, self.supernet, optimizer, self.weight_optimizer)
+
     def epoch(self, epoch: int, start: int) -> Iterator[None]:
         """One pass over the training part, with an architecture step before every weight step, and what is
         taken out then."""
         seed, warmup = self.options.seed, self.options.warmup
         if start == 0:
             self.train_mean, self.valid_mean = Mean(), Mean()
-        self.rates.step(epoch)
+            if (stage := self.growth.stage(epoch)) != self.stage:
+                self._grow(stage)
+            self.shrinking.begin(self, epoch)
+        self.rates.step(epoch % self.growth.schedule)
         first, total = epoch * self.steps + start, self.options.epochs * self.steps
         if epoch == start == 0:
             self.shrinking.work(self, 0)
@@ -256,8 +288,11 @@ class Search:
         shared = {f"supernet.{name}": tensor for name, tensor in self.supernet.state_dict().items()}
         return shared | self.architecture.state()
 
-    def take(self, weights: Mapping[str, Tensor]) -> None:
-        """Take up `weights`, of this search or of an equal one. Raises InputError where they do not fit."""
+    def take(self, weights: Mapping[str, Tensor], epoch: int | None = None) -> None:
+        """Take up `weights`, of this search or of an equal one, after so many epochs (None: in this stage).
+        Raises InputError where they do not fit."""
+        if epoch is not None and (stage := self.growth.stage(epoch - 1)) != self.stage:
+            self._enter(stage)
         own = self.weights()
         expected = {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}
         found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
@@ -269,6 +304,7 @@ class Search:
     def state(self) -> dict[str, Any]:
         """All that determines the rest of the search, besides its options and the position."""
         return {
+            "stage": self.stage,
             "supernet": self.supernet.state_dict(),
             **self.architecture.state(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
@@ -284,6 +320,8 @@ class Search:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state."""
+        if (stage := state.get("stage", 0)) != self.stage:  # not in checkpoints of older versions
+            self._enter(stage)
         for name in ("supernet", "weight_optimizer", "architecture_optimizer"):
             getattr(self, name).load_state_dict(state[name])
         with torch.no_grad():

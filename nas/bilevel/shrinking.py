@@ -42,6 +42,9 @@ class Shrinking(ABC):
         """Whether there are no architecture steps in epoch number `epoch`, from 0."""
         return not self.learns
 
+    def begin(self, search: SearchView, epoch: int) -> None:  # noqa: B027
+        """Do what is to be done right before the first step of epoch number `epoch`, on all ranks alike."""
+
     @abstractmethod
     def after(self, search: SearchView, epoch: int) -> Iterator[Pair]:
         """Row and candidate of what is to be taken out after `epoch` epochs, 0 before the first; each is,

@@ -17,6 +17,19 @@ from search_spaces.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
+class StagedSchedule:
+    """Schedules that follow each other, each in an equal part of a search."""
+
+    parts: tuple[Schedule, ...]
+
+    def __call__(self, progress: float) -> float:
+        """The value at `progress` in [0, 1]."""
+        place = progress * len(self.parts)
+        stage = min(int(place + 1e-9), len(self.parts) - 1)  # a boundary may be missed by rounding
+        return self.parts[stage](max(0.0, place - stage))
+
+
+@dataclass(frozen=True)
 class SkipSchedules:
     """Functions of the progress of a search alone; None where the supernet is without.
 
@@ -25,8 +38,8 @@ class SkipSchedules:
         dropout: probability of the dropout behind skip connections (P-DARTS).
     """
 
-    auxiliary: Schedule | None
-    dropout: Schedule | None
+    auxiliary: StagedSchedule | None
+    dropout: StagedSchedule | None
 
     @staticmethod
     def of(options: SearchOptions, space: SearchSpace) -> SkipSchedules:
@@ -51,16 +64,18 @@ class SkipSchedules:
         supernet.set_skips(auxiliary, dropout)
 
 
-def _schedule(name: str, text: str | None, words: str, fits: Callable[[float], bool]) -> Schedule | None:
+def _schedule(
+    name: str, text: str | None, words: str, fits: Callable[[float], bool]
+) -> StagedSchedule | None:
     if text is None:
         return None
     try:
-        schedule = Schedule.parse(str(text))
+        schedules = tuple(Schedule.parse(part) for part in str(text).split(","))
     except ValueError:
         raise InputError(f"`{name}` is '{text}', expected a number or START:END") from None
-    if not (fits(schedule.start) and fits(schedule.end)):
+    if not all(fits(schedule.start) and fits(schedule.end) for schedule in schedules):
         raise InputError(f"`{name}` is '{text}', expected numbers {words}")
-    return schedule
+    return StagedSchedule(schedules)
 
 
 def most_skips(space: SearchSpace, genotype: Genotype) -> int:

@@ -108,9 +108,7 @@ class Bilevel:
         precision: Precision | None = None,
         unroll: Unroll | None = None,
     ) -> None:
-        self.supernet, self.architecture, self.task = supernet, architecture, task
-        self.weight_optimizer, self.architecture_optimizer = weight_optimizer, architecture_optimizer
-        self.parameters = [p for group in weight_optimizer.param_groups for p in group["params"]]
+        self.architecture, self.task, self.architecture_optimizer = architecture, task, architecture_optimizer
         self.terms, self.policy = tuple(terms), policy or DrawPolicy()
         self.draws, self.order = draws or architecture.estimator.default_draws, order
         self.draw_per, self.coupling, self.architecture_loss = draw_per, coupling, architecture_loss
@@ -118,6 +116,18 @@ class Bilevel:
         self.precision = precision or autocast("float32", torch.device("cpu"))
         self.unroll = unroll or unrolled_gradient
         self.work = Work()
+        self.take_up(supernet, weight_optimizer)
+
+    def take_up(self, supernet: nn.Module, weight_optimizer: torch.optim.Optimizer) -> None:
+        """Go on with another supernet of the same space, and the optimizer of its weights."""
+        self.supernet, self.weight_optimizer = supernet, weight_optimizer
+        self.parameters = [p for group in weight_optimizer.param_groups for p in group["params"]]
+        self.weigh_edges()
+
+    def restart_logits(self, generator: torch.Generator) -> None:
+        """Forget what architecture steps have learned, and the momentum of their optimizer."""
+        self.architecture.restart(generator)
+        self.architecture_optimizer.state.clear()
         self.weigh_edges()
 
     def architecture_step(

@@ -60,7 +60,7 @@ class Term(ABC):
     name: ClassVar[str]
 
     def prepare(self, search: SearchView) -> None:  # noqa: B027  (few terms need it)
-        """Look at the space and the supernet, once before the first step."""
+        """Look at the space and the supernet, before the first step and whenever there is a new supernet."""
 
     def of_logits(self, logits: Tensor, progress: float) -> Tensor | None:
         """The value (), differentiable by the logits.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget import Budget
+from nas.bilevel.growth import Growth
 from nas.bilevel.policies import Policy
 from nas.data import Batches, DataSet
 from nas.device import Precision
@@ -44,6 +45,9 @@ class Steps(Protocol):
     ) -> StepResult:
         """Train what the policy names on a batch."""
 
+    def restart_logits(self, generator: torch.Generator) -> None:
+        """Forget what architecture steps have learned."""
+
     def loss(self, draw: Draw, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Loss of a draw on a batch, and output (B, outputs)."""
 
@@ -57,6 +61,7 @@ class SearchView(Protocol):
         train, valid: batches of the two parts of the training images.
         budget: what the derived network may cost; a rule selects nothing above it.
         tightest: the budget, or the least of several.
+        growth: the stages of the search, by the sizes of its supernet.
     """
 
     space: SearchSpace
@@ -69,6 +74,7 @@ class SearchView(Protocol):
     valid: Batches
     budget: Budget
     tightest: Budget
+    growth: Growth
 
     @property
     def options(self) -> SearchOptions:

@@ -31,11 +31,10 @@ class Watch:
 
     def __init__(self, options: SearchOptions, bilevel: Bilevel, valid: Batches) -> None:
         self.options, self.bilevel, self.valid = options, bilevel, valid
-        self.cells = repeated_cells(bilevel.supernet)
-        if options.alignment_every and not self.cells:
+        if options.alignment_every and not repeated_cells(bilevel.supernet):
             raise InputError(
                 f"`alignment_every` compares cells of a kind, and in the space '{options.space}' of "
-                f"`cells={options.cells}` none occurs twice: add cells, or drop it"
+                f"so few `cells` none occurs twice: add cells, or drop it"
             )
         self.stop: CurvatureStop | None = None
         if options.stop_curvature is not None:
@@ -64,9 +63,10 @@ class Watch:
         supernet, was_training = bilevel.supernet, bilevel.supernet.training
         weights = bilevel.architecture.masked().detach().softmax(-1).to(images.device)
         supernet.eval()
+        cells = repeated_cells(supernet)
         with frozen(bilevel.parameters):
             found = cell_gradients(
-                lambda draw: bilevel.task.loss(supernet(images, draw), target), self.cells, weights
+                lambda draw: bilevel.task.loss(supernet(images, draw), target), cells, weights
             )
         supernet.train(was_training)
         bilevel.work.trained += len(target)
