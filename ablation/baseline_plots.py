@@ -41,7 +41,7 @@ def plot_cost(records: Records, known: Truth, scores: CellScores = NO_SCORES) ->
     figure, grid = new_grid(1, 1, 4.6, left=0.54, right=right, top=0.33, bottom=0.5)
     axes: Axes = grid[0, 0]
     axes.set_xscale("log")
-    axes.set_xlim(0.8, costs[-1])
+    axes.set_xlim(0.7, costs[-1])
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if tick <= costs[-1]]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
