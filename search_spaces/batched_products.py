@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.compiling import within_limit
 from search_spaces.split import Cache, Split
 
 Edge = tuple[int, int, Sequence[Split]]  # source, target, candidates
 Place = tuple[int, int]  # number of an edge, and of a candidate of it
+RECOMPILE_LIMIT = 256  # kinds of cells, each with and without frozen weights
 
 
 class Batch(NamedTuple):
@@ -95,8 +95,12 @@ def batched_products(batches: Sequence[Batch], values: Sequence[Tensor], grads: 
     """(P,), <grad, o(x)> of the candidates of all batches, one batch after the other, without what residual
     ones add.
 
+    With z the map before a normalisation that is <grad, (z - m) / sqrt(v + eps)>, m and v the mean and the
+    variance of each channel of z, from the sums of z, z * z, grad and grad * z over its pixels.
+
     Args:
-        values, grads: of every node.
+        values, grads: (B, C, H, W) of every node; those that the candidates of a batch lead to are equal in
+            shape.
     """
     caches: list[Cache] = [{} for _ in values]
     together: dict[tuple[int, ...], Tensor] = {}
@@ -119,7 +123,9 @@ def batched_products(batches: Sequence[Batch], values: Sequence[Tensor], grads: 
         if first is None or first.norm is None:
             products.append((grad * z).sum((0, 2, 3, 4)))
         else:
-            over, pixels = (0, 3, 4), z[:, 0, 0].numel()
+            # One pass over the map. Sums of squares lose the digits of a large mean, so each channel is
+            # taken from its first pixel, which changes no product.
+            over, pixels, z = (0, 3, 4), z[:, 0, 0].numel(), z - z[:1, :, :, :1, :1]
             mean = z.sum(over) / pixels
             variance = ((z * z).sum(over) / pixels - mean * mean).clamp_min(0)
             scaled = (grad * z).sum(over) - mean * grad.sum(over)
@@ -140,7 +146,12 @@ def compiled_products(
     values = [x.contiguous(memory_format=order) for x in values]
     filled = [torch.zeros_like(x) if g is None else g for x, g in zip(values, grads, strict=True)]
     filled = [grad.contiguous(memory_format=order).view_as(grad) for grad in filled]
-    with within_limit():
+    # Past its limit dynamo would run the function as it is, without a word.
+    with torch._dynamo.config.patch(
+        recompile_limit=RECOMPILE_LIMIT,
+        accumulated_recompile_limit=RECOMPILE_LIMIT,
+        fail_on_recompile_limit_hit=True,
+    ):
         return _compiled()(batches, values, filled)
 
 

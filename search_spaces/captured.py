@@ -140,7 +140,7 @@ class _Candidate:
         )
         drawn = split.norm is None and any(type(layer) is not nn.Identity for layer in split.body)
         wanted = drawn and places.learns and column is not None
-        self.product = torch.zeros_like(places.products[0, 0]) if wanted else None
+        self.product = torch.zeros_like(places.zero) if wanted else None
         self.forward = Piece(self._forward, places.device, pool)
         self.backward = Piece(self._backward, places.device, pool)
 
@@ -206,7 +206,7 @@ class _Places:
                 self.values.append(zeros.clone(memory_format=_order(inputs[0])))
             self.grads = [torch.zeros_like(x) for x in self.values]
             dtype = torch.promote_types(inputs[0].dtype, torch.float32)
-            self.products = torch.zeros(shape, device=self.device, dtype=dtype)
+            self.zero = torch.zeros((), device=self.device, dtype=dtype)  # what a product is like
         self.candidates: dict[tuple[int, int | None], _Candidate] = {}
         for i, edge in enumerate(edges):
             pool = _pool(self.device)
@@ -216,7 +216,8 @@ class _Places:
             if edge.auxiliary is not None:
                 self.candidates[i, None] = _Candidate(self, i, edge.auxiliary, None, _pool(self.device))
         self.cells = _Products.of(cells, self) if learns else []
-        self.selection = _selection(self.cells, shape).to(self.products, non_blocking=True)
+        self.shape = shape
+        self.selection = _selection(self.cells, shape).to(self.zero, non_blocking=True)
 
     def autocast(self) -> torch.autocast:
         """The precision of these passes."""
@@ -241,7 +242,7 @@ class _Products:
         plan = [(at[edge.source], at[edge.target], edge.candidates) for edge in edges]
         self.batches, found = planned(plan, residuals=True)
         self.first, self.entries = first, [[(edges[i].row, k) for i, k in place] for place in found]
-        self.found = places.products.new_zeros(len(found))
+        self.found = places.zero.new_zeros(len(found))
         self.autocast = places.autocast
         self.piece = Piece(self._compute, places.device, _pool(places.device))
 
@@ -374,7 +375,7 @@ def _at_weights(places: _Places, done: Sequence[_Candidate]) -> Tensor | None:
     if not places.learns:
         return None
     flat = torch.cat([cell.found for cell in places.cells])
-    products = torch.mv(places.selection, flat).view(places.products.shape)
+    products = torch.mv(places.selection, flat).view(places.shape)
     drawn: dict[tuple[int, int | None], list[Tensor]] = {}  # of all cells
     for candidate in done:
         if candidate.product is not None:

@@ -6,7 +6,7 @@ network one operation. Nothing else differs between the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -295,19 +295,25 @@ class Chain:
         return Chain, ()
 
     def __call__(self, blocks: Sequence[nn.Module], x: Tensor, choice: Choice | None) -> Tensor:
-        """The output of the last of `blocks`, which are the same in every call, for x."""
+        """The output of the last of `blocks` for x; all calls have the same blocks."""
         cell = next((block for block in blocks if isinstance(block, Cell)), None)
         if choice is None or cell is None or not cell.captures(choice):
-            for block in blocks:
-                x = block([x], choice) if isinstance(block, Cell) else block(x)
-            return x
+            return in_turn(blocks, x, choice)
         if self.pieces is None:
             self.pieces = _captured_chain(blocks)
         assert choice.chosen is not None
         return self.pieces([x], choice.weights, choice.chosen)[0]
 
 
+def in_turn(blocks: Iterable[nn.Module], x: Tensor, choice: Choice | None) -> Tensor:
+    """The output of the last of some cells of one input, and layers between them, for x."""
+    for block in blocks:
+        x = block([x], choice) if isinstance(block, Cell) else block(x)
+    return x
+
+
 def _captured_chain(blocks: Sequence[nn.Module]) -> Captured:
+    """What runs cells and layers by pieces, on the nodes of all of them."""
     cells, last = [], 0  # the node that the next block starts from
     for block in blocks:
         if isinstance(block, Cell):

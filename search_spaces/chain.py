@@ -13,7 +13,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from search_spaces.cell import Cell, CellPlan, Chain, EdgeFactory, PlannedEdge
+from search_spaces.cell import Cell, CellPlan, Chain, EdgeFactory, PlannedEdge, in_turn
 from search_spaces.feature_maps import FeatureMaps, Stage
 from search_spaces.inverted_residual import ACTIVATIONS, separable
 from search_spaces.mixed_edge import Choice
@@ -136,7 +136,7 @@ class ChainSkeleton(Skeleton):
         if seen is None:
             return self.last(self.chain([block for stage in stages for block in stage], x, choice)), None
         for number, stage in enumerate(stages):
-            x = self.chain(stage, x, choice)
+            x = in_turn(stage, x, choice)
             if seen.add(number, x):
                 return x, None
         return self.last(x), None

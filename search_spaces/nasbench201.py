@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from search_spaces.cell import Cell, CellPlan, Chain, EdgeFactory
+from search_spaces.cell import Cell, CellPlan, Chain, EdgeFactory, in_turn
 from search_spaces.feature_maps import FeatureMaps, Stage
 from search_spaces.genotype import Genotype, GenotypeError
 from search_spaces.mixed_edge import Choice
@@ -126,7 +126,7 @@ class StagedSkeleton(Skeleton):
         if seen is None:
             return self.last(self.chain(list(self.blocks), x, choice)), None
         for i, block in enumerate(self.blocks):
-            x = self.chain([block], x, choice)
+            x = in_turn([block], x, choice)
             if seen.add(i, x):
                 return x, None
         return self.last(x), None

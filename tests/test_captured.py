@@ -12,7 +12,8 @@ from small import bilevel as setup
 import search_spaces
 from nas import device as devices
 from nas.bilevel.unroll import frozen, unrolled_gradient
-from search_spaces import captured
+from search_spaces import batched_products, captured
+from search_spaces.split import Split
 
 pytestmark = pytest.mark.usefixtures("fixed_noise")
 DTYPE = torch.float64
@@ -163,6 +164,24 @@ def test_pieces_take_a_third_of_the_launches(space, cells, path, monkeypatch):
     assert architecture < lean[1] / 3
     assert weight < lean[0] / 1.5
     assert weight + architecture < (lean[0] + lean[1]) / 2.5  # a third and less with more cells
+
+
+def test_products_of_maps_with_a_large_mean_keep_their_digits():
+    """The variance comes from sums of squares."""
+    conv = torch.nn.Conv2d(4, 4, 1, bias=False)
+    norm = torch.nn.BatchNorm2d(4, affine=False, track_running_stats=False)
+    x = torch.randn(8, 4, 6, 6, generator=rng()) + 5000
+    grad = torch.randn(8, 4, 6, 6, generator=rng(1))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        split = Split.of(torch.nn.Sequential(conv.to(dtype), norm))
+        batches, _ = batched_products.planned([(0, 1, [split])], residuals=False)
+        nodes = [x.to(dtype), grad.to(dtype)]
+        with torch.no_grad():
+            found.append(float(batched_products.batched_products(batches, nodes, nodes)))
+            expected = float((norm(conv(nodes[0])) * nodes[1]).sum())
+    assert found[1] == pytest.approx(expected, rel=1e-9)
+    assert found[0] == pytest.approx(expected, rel=1e-2)  # to which the convolution itself rounds
 
 
 def test_weights_are_frozen_for_architecture_steps():

@@ -11,7 +11,7 @@ from benchmarks import subjects
 from nas import device as devices
 from nas.training.final import Training
 from recipes import FinalOptions, SearchOptions
-from search_spaces import batched_products, compiling
+from search_spaces import batched_products
 from search_spaces.short_cuts import without_short_cuts
 from search_spaces.split import Split
 
@@ -80,7 +80,7 @@ def test_products_that_can_be_compiled_no_more_are_an_error(monkeypatch):
     torch.compiler.reset()
     function = torch.compile(batched_products.batched_products, dynamic=False, backend="eager")
     monkeypatch.setattr(batched_products, "_compiled", lambda: function)
-    monkeypatch.setattr(compiling, "RECOMPILE_LIMIT", 2)
+    monkeypatch.setattr(batched_products, "RECOMPILE_LIMIT", 2)
 
     def products(channels):
         x = torch.randn(2, channels, 4, 4)

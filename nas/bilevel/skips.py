@@ -96,8 +96,8 @@ def limit_warnings(space: SearchSpace, probable: Genotype, derived: Genotype) ->
     if kept >= most or 2 * most <= edges:
         return []
     return [
-        f"the most probable cell has {most} skip connections on {edges} edges; at most {kept} were derived, "
-        "see max_skips"
+        f"the most probable cell has {most} skip connections on {edges} edges, the derived one {kept}: see "
+        "max_skips"
     ]
 
 
