@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -27,7 +27,8 @@ Dataclass = TypeVar("Dataclass")
 
 def main(options_class: type[Options], job: Callable[[Options], None], argv: Sequence[str] | None) -> int:
     """Parse `argv`, do `job`, return the exit code: 0, 2 after one line about bad input, 75 where a signal
-    has ended the work in good order, or 130 where Ctrl-C came when there was nothing to save."""
+    has ended the work in good order, 130 where Ctrl-C came when there was nothing to save, or 141 where
+    nobody reads the output any more."""
     argv = list(sys.argv[1:] if argv is None else argv)
 
     def do() -> None:
@@ -51,9 +52,10 @@ def main_of(
     code is that of `main`."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: {program} COMMAND [options]; {program} COMMAND --help lists the options\n")
-        for name, (options_class, _) in commands.items():
-            print(f"  {name:10}{options_class.__doc__}")
+        with _help_may_be_cut():
+            print(f"usage: {program} COMMAND [options]; {program} COMMAND --help lists the options\n")
+            for name, (options_class, _) in commands.items():
+                print(f"  {name:10}{options_class.__doc__}")
         return 0 if argv else 2
 
     def do() -> None:
@@ -80,7 +82,9 @@ def main_alone(
 def exit_code(do: Callable[[], int | None], advice: str) -> int:
     """Do something; its exit code, or that of the error that it ends in, as `main` gives them."""
     try:
-        return do() or 0
+        code = do() or 0
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"error: {with_flags(str(error))}", file=sys.stderr)
         return 2
@@ -90,6 +94,28 @@ def exit_code(do: Callable[[], int | None], advice: str) -> int:
     except KeyboardInterrupt:
         print(f"interrupted: {advice}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        _print_no_more()
+        print(f"interrupted: nobody reads the output; {advice}", file=sys.stderr)
+        return 141
+
+
+def _print_no_more() -> None:
+    """After `... | head`, whose pipe is closed, the interpreter's last flush has to go somewhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _help_may_be_cut() -> Iterator[None]:
+    """`--help | head` has shown what was wanted."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _print_no_more()
+        sys.exit(0)
 
 
 def parse(
@@ -125,7 +151,7 @@ def _parse_all(
     _require_once(options_class, argv)
     message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(message):
+        with _help_may_be_cut(), contextlib.redirect_stderr(message):
             return tyro.cli(
                 options_class,
                 prog=program,

@@ -405,6 +405,29 @@ def run_script(*arguments, **options):
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ([str(ROOT / "train_search.py"), "--help"], 0, ""),
+        ([str(ROOT / "ablate.py"), "--help"], 0, ""),
+        ([str(ROOT / "train_search.py"), *TINY, "--epochs", "1"], 2, "error: the run in runs/"),
+        (["-m", "nas", "presets"], 141, "interrupted: nobody reads the output"),
+    ],
+)
+def test_output_that_nobody_reads(words, code, says, tmp_path):
+    """As in `train_search.py --help | head -1`, whose pipe is closed."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, env=run_environment(),
+        stdout=writes, stderr=subprocess.PIPE, text=True, timeout=280,
+    )  # fmt: skip
+    os.close(writes)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(says)
+    assert len(done.stderr.splitlines()) == bool(says)
+
+
 def test_scripts_as_a_user_runs_them(tmp_path):
     """The real processes: help, one bad option, one good run that is quiet without a terminal."""
     for script in ("train_search.py", "train_final.py"):
