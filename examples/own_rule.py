@@ -11,7 +11,7 @@ from typing import Any
 
 import nas
 from nas.bilevel import Rule, SearchView
-from nas.bilevel.rule import drawn
+from nas.bilevel.rules.rule import drawn
 from search_spaces import Genotype
 from search_spaces.cell import candidate_parameters
 

@@ -14,8 +14,8 @@ prepare_torchvision()
 
 from nas.api import SearchResult, TrainResult, search, train  # noqa: E402
 from nas.bilevel.policies import POLICIES  # noqa: E402
-from nas.bilevel.rules import RULES  # noqa: E402
-from nas.bilevel.shrinkings import SHRINKINGS  # noqa: E402
+from nas.bilevel.rules.names import RULES  # noqa: E402
+from nas.bilevel.shrinkings.names import SHRINKINGS  # noqa: E402
 from nas.bilevel.terms import TERMS  # noqa: E402
 from nas.conversion import convert  # noqa: E402
 from nas.deploy.export import export  # noqa: E402

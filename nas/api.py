@@ -17,10 +17,10 @@ from torch import Tensor, nn
 import search_spaces
 from estimators import Estimator
 from nas.bilevel.policies import Policy
-from nas.bilevel.rule import Rule
-from nas.bilevel.rules import RULES
+from nas.bilevel.rules.names import RULES
+from nas.bilevel.rules.rule import Rule
 from nas.bilevel.search import Search
-from nas.bilevel.shrinking import Shrinking
+from nas.bilevel.shrinkings.shrinking import Shrinking
 from nas.bilevel.terms import Term
 from nas.runs import loop
 from nas.runs.loop import Announce, Callback, Ended

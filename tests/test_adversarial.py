@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from small import rng
 
 import nas
-from nas.bilevel.perturbation import _Decided
 from nas.bilevel.policies import POLICIES
+from nas.bilevel.rules.perturbation import _Decided
 from recipes import InputError
 
 DTYPE = torch.float64

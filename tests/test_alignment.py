@@ -12,7 +12,7 @@ from small import rng
 import nas
 import search_spaces
 from estimators import Schedule
-from nas.bilevel.alignment import alignment, cell_gradients, directions, own_weights, repeated_cells
+from nas.bilevel.measures.alignment import alignment, cell_gradients, directions, own_weights, repeated_cells
 from nas.bilevel.policies import POLICIES
 from nas.bilevel.terms import Alignment
 from recipes import InputError

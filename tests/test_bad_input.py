@@ -42,7 +42,7 @@ from ablation import grid
 from nas import data, genotypes, tables
 from nas import device as devices
 from nas.bilevel import parts
-from nas.bilevel.rules import RULES
+from nas.bilevel.rules.names import RULES
 from nas.bilevel.search import Search
 from nas.data import plain_pickle
 from nas.data.sources import pictures

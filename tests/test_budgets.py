@@ -12,8 +12,9 @@ import search_spaces
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget import Budget
 from nas.bilevel.budget_term import BudgetTerm
-from nas.bilevel.front import Front, pareto
-from nas.bilevel.rules import Ascent, Sample
+from nas.bilevel.rules.ascent import Ascent
+from nas.bilevel.rules.front import Front, pareto
+from nas.bilevel.rules.sample import Sample
 from recipes import InputError, SearchOptions
 from recipes.budget import format_cost, parse_budget, parse_budgets
 from recipes.options import check

@@ -9,9 +9,9 @@ from small import rng
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import nas
-from nas.bilevel import watch
-from nas.bilevel.curvature import MOST, Hessian, lanczos, largest_eigenvalue
-from nas.bilevel.early_stop import CurvatureStop
+from nas.bilevel.measures import watch
+from nas.bilevel.measures.curvature import MOST, Hessian, lanczos, largest_eigenvalue
+from nas.bilevel.measures.early_stop import CurvatureStop
 from recipes import InputError
 from search_spaces.mixed_edge import Choice
 

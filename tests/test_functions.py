@@ -20,8 +20,9 @@ import search_spaces
 import train_search
 from estimators import Schedule
 from nas.bilevel.policies import UniformPolicy
-from nas.bilevel.rule import Rule
-from nas.bilevel.rules import RULES, Sample
+from nas.bilevel.rules.names import RULES
+from nas.bilevel.rules.rule import Rule
+from nas.bilevel.rules.sample import Sample
 from nas.bilevel.terms import Entropy
 from nas.runs import checkpoint
 from nas.task import Classification, balanced_weights

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 import estimators
 from estimators.compare import Errors
-from nas.bilevel import measure
-from nas.bilevel.measure import GradientMeasure
+from nas.bilevel.measures import gradient as measure
+from nas.bilevel.measures.gradient import GradientMeasure
 from nas.bilevel.search import Search
 from nas.seeding import generator
 from recipes import SearchOptions

@@ -14,11 +14,11 @@ import torch
 import nas
 import search_spaces
 from nas.bilevel import Search
-from nas.bilevel.evolution import Evolution
-from nas.bilevel.halving import Halving
-from nas.bilevel.perturbation import Perturbation
-from nas.bilevel.rule import pool
-from nas.bilevel.rules import Ascent
+from nas.bilevel.rules.ascent import Ascent
+from nas.bilevel.rules.evolution import Evolution
+from nas.bilevel.rules.halving import Halving
+from nas.bilevel.rules.perturbation import Perturbation
+from nas.bilevel.rules.rule import pool
 from nas.seeding import generator
 from nas.zero_cost import Synflow
 from search_spaces.cell import candidate_parameters

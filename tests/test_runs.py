@@ -17,10 +17,11 @@ import nas
 import search_spaces
 import train_final
 import train_search
-from nas.bilevel import rules
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget import Budget
-from nas.bilevel.rule import sample
+from nas.bilevel.rules.names import collapse_warnings
+from nas.bilevel.rules.rule import sample
+from nas.bilevel.rules.sample import Sample
 from nas.bilevel.search import Search
 from nas.runs import checkpoint, kept
 from nas.runs.run_folder import RunFolder
@@ -293,7 +294,7 @@ def test_best_of_draws_scores_each_architecture_once():
             scored[genotype] = float(genotype.count("nor_conv_3x3")["cell"])
             return 0.0, scored[genotype]
 
-    search, rule = Scorer(), rules.Sample(400)
+    search, rule = Scorer(), Sample(400)
     search.space = space
     assert sum(1 for _ in rule.select(search)) == len(scored) == rule.pieces(search) > 90
     best = rule.selected(search)
@@ -306,11 +307,11 @@ def test_collapse_is_noticed():
     space = search_spaces.get("nasbench201")
     for skips, nones in ((4, 0), (2, 2), (0, 6)):
         idle = ["skip_connect"] * skips + ["none"] * nones
-        (warning,) = rules.collapse_warnings(space.genotype(idle + ["nor_conv_3x3"] * (6 - len(idle))))
+        (warning,) = collapse_warnings(space.genotype(idle + ["nor_conv_3x3"] * (6 - len(idle))))
         assert warning.startswith(f"the search has collapsed: {skips} skip_connect and {nones} none on the 6")
     for idle in ([], ["none"] * 3, ["skip_connect", "none", "skip_connect"]):
         genotype = space.genotype(idle + ["avg_pool_3x3"] * (6 - len(idle)))
-        assert rules.collapse_warnings(genotype) == []
+        assert collapse_warnings(genotype) == []
 
 
 def test_validation_never_sees_training_augmentation_and_training_does():

@@ -8,7 +8,7 @@ import torch
 
 import nas
 from nas.bilevel import Search
-from nas.bilevel.shapley import Game, ShapleyRule
+from nas.bilevel.shrinkings.shapley import Game, ShapleyRule
 from nas.seeding import generator
 from recipes import SearchOptions
 

@@ -13,13 +13,14 @@ import estimators
 import nas
 import search_spaces
 from nas.bilevel import Architecture, Search
-from nas.bilevel.evolution import Evolution
-from nas.bilevel.information import ByInformation, information
 from nas.bilevel.policies import POLICIES
-from nas.bilevel.rule import drawn, pool
-from nas.bilevel.rules import RULES
-from nas.bilevel.shrinking import may_go
-from nas.bilevel.shrinkings import ByProbability, Stages
+from nas.bilevel.rules.evolution import Evolution
+from nas.bilevel.rules.names import RULES
+from nas.bilevel.rules.rule import drawn, pool
+from nas.bilevel.shrinkings.information import ByInformation, information
+from nas.bilevel.shrinkings.probability import ByProbability
+from nas.bilevel.shrinkings.shrinking import may_go
+from nas.bilevel.shrinkings.stages import Stages
 from recipes import SearchOptions
 from search_spaces.cell import Cell
 from search_spaces.derivation import fit

@@ -10,8 +10,8 @@ from torch import nn
 
 import nas
 from nas.bilevel import Search
-from nas.bilevel.te_nas import Alone, ByTraining, condition, patches, ranks, regions_of
-from nas.bilevel.untrained import Mixture
+from nas.bilevel.shrinkings.te_nas import Alone, ByTraining, condition, patches, ranks, regions_of
+from nas.bilevel.shrinkings.untrained import Mixture
 from nas.seeding import generator, seed_everything
 from recipes import SearchOptions
 from search_spaces.cell import candidates_in

@@ -9,7 +9,7 @@ from torch import nn
 
 import nas
 from nas.bilevel import Search
-from nas.bilevel.untrained import ByZeroCost
+from nas.bilevel.shrinkings.untrained import ByZeroCost
 from nas.seeding import generator
 from recipes import SearchOptions
 from search_spaces.cell import candidates_in

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.policies import Policy
-from nas.bilevel.rule import Rule
+from nas.bilevel.rules.rule import Rule
 from nas.bilevel.search import Search
-from nas.bilevel.shrinking import Shrinking
+from nas.bilevel.shrinkings.shrinking import Shrinking
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.terms import Term
 from nas.bilevel.view import SearchView

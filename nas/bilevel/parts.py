@@ -14,10 +14,10 @@ import search_spaces
 from estimators import CategoricalEstimator, Estimator, Schedule
 from nas.bilevel.growth import Growth
 from nas.bilevel.policies import POLICIES, Policy
-from nas.bilevel.rule import Rule
-from nas.bilevel.rules import RULES
-from nas.bilevel.shrinking import Shrinking
-from nas.bilevel.shrinkings import SHRINKINGS
+from nas.bilevel.rules.names import RULES
+from nas.bilevel.rules.rule import Rule
+from nas.bilevel.shrinkings.names import SHRINKINGS
+from nas.bilevel.shrinkings.shrinking import Shrinking
 from nas.bilevel.skips import SkipSchedules
 from nas.bilevel.terms import TERMS, Term
 from nas.data import DataSet

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nas.bilevel.budget_term import BudgetTerm
-from nas.bilevel.front import Front, front_messages
-from nas.bilevel.rules import collapse_warnings
+from nas.bilevel.rules.front import Front, front_messages
+from nas.bilevel.rules.names import collapse_warnings
 from nas.bilevel.skips import limit_warnings
 from nas.bilevel.terms import draw_value, logits_value
 from nas.confusion import Confusion, of_classes

@@ -16,16 +16,16 @@ from nas import device, distributed, latency_table
 from nas.bilevel import budget
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget_term import BudgetTerm
-from nas.bilevel.front import Front, write_front
 from nas.bilevel.growth import Growth, widen
-from nas.bilevel.measure import GradientMeasure
+from nas.bilevel.measures.gradient import GradientMeasure
+from nas.bilevel.measures.watch import Watch
 from nas.bilevel.parts import SearchParts, build
 from nas.bilevel.records import metrics, result
+from nas.bilevel.rules.front import Front, write_front
 from nas.bilevel.skips import SkipSchedules, most_skips
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.two_parts import TwoParts
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
-from nas.bilevel.watch import Watch
 from nas.confusion import Confusion
 from nas.genotypes import cells_of, planned_size_of
 from nas.large_images import warn_of_large_images
@@ -247,7 +247,7 @@ class Search:
         return evaluate(self.supernet, self.valid, self.task, self.bilevel.precision, draw, confusion)
 
     def measure(self, epoch: int) -> dict[str, Any]:
-        """How far every estimator is from the gradient of the logits now; see `nas.bilevel.measure`."""
+        """How far every estimator is from the gradient of the logits now; see measures.gradient."""
         images, labels = next(iter(self.valid))
         batch = (images[: self.options.batch_size], labels[: self.options.batch_size])
         work = copy.copy(self.bilevel.work)

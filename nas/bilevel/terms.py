@@ -18,9 +18,9 @@ from torch import Tensor
 
 from estimators import Schedule
 from nas import distributed
-from nas.bilevel.alignment import cell_gradients, directions, own_weights, repeated_cells
 from nas.bilevel.architecture import Architecture
-from nas.bilevel.operation_stopping import OperationStops
+from nas.bilevel.measures.alignment import cell_gradients, directions, own_weights, repeated_cells
+from nas.bilevel.measures.operation_stopping import OperationStops
 from nas.bilevel.unroll import Batch, frozen
 from nas.bilevel.view import SearchView, Steps
 from nas.seeding import kept_generators
@@ -185,7 +185,7 @@ class ZeroOne(Term):
 
 
 class Alignment(Term):
-    """-weight * alignment of the cells' gradients (see `nas.bilevel.alignment`), in the weight step.
+    """-weight * alignment of the cells' gradients (see `nas.bilevel.measures.alignment`), in the weight step.
 
     Its gradient is that of Lambda-DARTS: with d_l the gradient of the alignment by g_l, and e = `epsilon`
     over the norm of all d_l together, [grad L(pi_l - e d_l) - grad L(pi_l + e d_l)] / (2 e). A step takes

@@ -73,6 +73,15 @@ class Shrinking(ABC):
         self.taken = [(epoch, row, candidate) for epoch, row, candidate in state["taken"]]
 
 
+class NoShrinking(Shrinking):
+    """Every candidate stays to the end."""
+
+    name = "none"
+
+    def after(self, search: SearchView, epoch: int) -> Iterator[Pair]:
+        yield from ()
+
+
 def may_go(search: SearchView, row: int, candidate: int) -> bool:
     """Whether a search goes on without a candidate: its slot has another that a derived network can have, and
     an architecture of what is left is within the budgets."""
@@ -118,3 +127,9 @@ def require_kept(search: SearchView, name: str, keep: int) -> None:
             f"`shrink={name}` keeps one candidate of every slot, and the nodes of '{space.name}' choose "
             "their edges by how likely these are: raise keep to 2"
         )
+
+
+def require_positive(keep: int) -> None:
+    """Raise ValueError where no candidate would be kept."""
+    if keep < 1:
+        raise ValueError(f"keep is {keep}, expected an integer of at least 1")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import distributed
-from nas.bilevel.shrinking import Pair, Shrinking, may_go, require_all_edges
+from nas.bilevel.shrinkings.shrinking import Pair, Shrinking, may_go, require_all_edges
 from nas.bilevel.view import SearchView
 from nas.seeding import seed_everything
 from recipes import InputError

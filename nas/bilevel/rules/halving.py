@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from nas import device
-from nas.bilevel.rule import MOST, Rule, pool
+from nas.bilevel.rules.rule import MOST, Rule, pool
 from nas.bilevel.view import SearchView
 from nas.data import DataSet
 from nas.genotypes import cells_of, planned_size_of

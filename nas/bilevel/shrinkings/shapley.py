@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from nas import distributed
-from nas.bilevel.rule import MOST, Rule
-from nas.bilevel.shrinking import Pair, Shrinking, nones
+from nas.bilevel.rules.rule import MOST, Rule
+from nas.bilevel.shrinkings.shrinking import Pair, Shrinking, nones
 from nas.bilevel.view import SearchView
 from nas.seeding import generator, seed_everything
 from search_spaces import Genotype

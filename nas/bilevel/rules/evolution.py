@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nas.bilevel.architecture import gumbel
-from nas.bilevel.rule import MOST, Rule, start, within
+from nas.bilevel.rules.rule import MOST, Rule, start, within
 from nas.bilevel.view import SearchView
 from nas.seeding import generator
 from search_spaces import Genotype

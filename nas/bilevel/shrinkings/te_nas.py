@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from nas import device, distributed
-from nas.bilevel.rule import MOST
-from nas.bilevel.shrinking import Pair, Shrinking, may_go, nones, require_all_edges
-from nas.bilevel.untrained import Mixture
+from nas.bilevel.rules.rule import MOST
+from nas.bilevel.shrinkings.shrinking import Pair, Shrinking, may_go, nones, require_all_edges
+from nas.bilevel.shrinkings.untrained import Mixture
 from nas.bilevel.view import SearchView
 from nas.genotypes import planned_size_of
 from nas.seeding import generator, kept_generators, seed_everything

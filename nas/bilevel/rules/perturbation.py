@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.policies import Policy, Probe
-from nas.bilevel.rule import MOST, Rule
+from nas.bilevel.rules.rule import MOST, Rule
 from nas.bilevel.view import SearchView
 from nas.seeding import generator, seed_everything
 from search_spaces import ABSENT, Genotype, SearchSpace

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nas.bilevel.budget import Budget
-from nas.bilevel.rule import Rule
+from nas.bilevel.rules.rule import Rule
 from nas.bilevel.view import SearchView
 from nas.runs.files import write_json
 from recipes.budget import format_cost

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from nas import distributed
-from nas.bilevel.alignment import alignment, cell_gradients, repeated_cells
-from nas.bilevel.curvature import largest_eigenvalue
-from nas.bilevel.early_stop import CurvatureStop
+from nas.bilevel.measures.alignment import alignment, cell_gradients, repeated_cells
+from nas.bilevel.measures.curvature import largest_eigenvalue
+from nas.bilevel.measures.early_stop import CurvatureStop
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.unroll import Batch, frozen
 from nas.data import Batches
@@ -58,7 +58,7 @@ class Watch:
         return found
 
     def _alignment(self) -> float:
-        """See `nas.bilevel.alignment`."""
+        """See `nas.bilevel.measures.alignment`."""
         bilevel, (images, target) = self.bilevel, self._batch()
         supernet, was_training = bilevel.supernet, bilevel.supernet.training
         weights = bilevel.architecture.masked().detach().softmax(-1).to(images.device)

@@ -1,0 +1,1 @@
+"""What a search measures of itself, and what ends it then."""

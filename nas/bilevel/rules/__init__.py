@@ -1,0 +1,1 @@
+"""What ends a search: from its probabilities and shared weights to an architecture."""

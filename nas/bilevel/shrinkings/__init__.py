@@ -1,0 +1,1 @@
+"""What takes candidates out of a search between its epochs."""
