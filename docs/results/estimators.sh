@@ -6,7 +6,8 @@
 #   gradients     level 1: single gradients on problems that can be enumerated, over temperature and cost
 #   inside        bias, spread and cosine inside searches of micro: each learning estimator in searches of its own
 #   searches      what searches find at equal cost, in micro and in nasbench201 on digits
-#   cifar10       the same on CIFAR-10 with the published table: DATA=folder:PATH TABLE=FILE bash ... cifar10
+#   cifar10       short searches on CIFAR-10 that decide, looked up in the published table:
+#                 DATA=folder:PATH TABLE=FILE bash ... cifar10
 #   tasks         level 2: polynomials, ListOps and auto-encoders of MNIST: MNIST=FOLDER bash ... tasks
 #   pictures      those of docs/estimators.md
 #
@@ -37,9 +38,11 @@ case $part in
     done ;;
   cifar10)
     exec "$python" ablate.py nas --space nasbench201 --dataset "${DATA:?folder:PATH of the images}" \
-      --table "${TABLE:?the accuracies of the benchmark}" --methods "${methods[@]}" --first-seed 4 --seeds "$seeds" \
-      --jobs "$jobs" --measure 0 --zero-cost synflow --out "$out" \
-      --search "--preset nasbench201-halving --precision bfloat16" "${@:3}" ;;
+      --table "${TABLE:?the accuracies of the benchmark}" --first-seed 4 --seeds "$seeds" --jobs "$jobs" \
+      --methods reinmax st st_gumbel gumbel_rao reinforce_loo softmax st_gumbel,edge_gradient=surrogate \
+      --measure 0 --zero-cost synflow --out "$out" \
+      --search "--image-size 16 --cells 1 --channels 16 --batch-size 64 --lr 0.05 --epochs 8 --warmup-epochs 3
+        --evaluate-every 8 --precision float32" "${@:3}" ;;
   tasks)
     exec "$python" ablate.py tasks --data "${MNIST:?folder that holds MNIST/raw}" --seeds "${SEEDS:-5}" --jobs "$jobs" \
       --vae-epochs "${EPOCHS:-20}" --out "$out" "${@:3}" ;;
