@@ -14,7 +14,7 @@ import estimators
 import nas
 import search_spaces
 from estimators import Schedule
-from nas.bilevel import Architecture
+from nas.bilevel import Architecture, Search
 from nas.task import Classification
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -28,11 +28,12 @@ ADDED = {  # by the example: what --help has to name, and the words of a search 
     "own_policy": ("policy fair_first", ["--policy", "fair_first:epsilon=1:0.1", "--space", "micro"]),
     "own_rule": ("rule of selection frugal", ["--derive", "frugal", "--space", "micro"]),
     "own_score": ("zero-cost score grad_norm", ["--space", "micro"]),
+    "own_shrinking": ("shrinking trials", ["--shrink", "trials:count=3", "--space", "micro"]),
     "own_space": ("search space small_mobile", ["--space", "small_mobile"]),
     "own_term": ("term parameter_cost", ["--terms", "parameter_cost:weight=0.5", "--space", "micro"]),
 }
 PLUGINS = [path for path in EXAMPLES if path.stem in ADDED]
-QUICKLY = ("own_operation", "own_term")  # the gate asks these, the others take as long
+QUICKLY = ("own_operation",)  # the gate asks this one, the others take as long
 SMALL = ["--epochs", "2", "--channels", "4", "--batch-size", "16", "--train-limit", "160", "--threads", "1"]
 
 
@@ -186,6 +187,23 @@ def test_the_rule_takes_the_smallest_that_is_good_enough_and_goes_on_where_it_wa
     rest.restore(torch.load(saved, weights_only=True))
     assert sum(1 for _ in rest.select(result.search)) == len(rows) - 5
     assert rest.considered(result.search) == rows
+
+
+def test_the_shrinking_gives_up_the_worst_of_its_trials_and_remembers_them(monkeypatch):
+    trials = example("own_shrinking").Trials
+    monkeypatch.setattr(Search, "score_draw", lambda self, draw: (0.0, 90.0 - 10 * (draw[1] == 3)))
+    options = SEARCH | {"epochs": 3, "warmup_epochs": 1, "derive": "argmax"}
+    whole = nas.search("micro", shrink=trials(), **options).search.shrinking
+    assert [epoch for epoch, *_ in whole.taken] == [2, 3]
+    assert whole.taken[0][1:] == (1, 3)
+    assert whole.sums[1].sum(1).tolist() == [40, 40, 40]
+    saved = io.BytesIO()
+    torch.save(whole.state(), saved)
+    saved.seek(0)
+    again = trials()
+    again.restore(torch.load(saved, weights_only=True))
+    assert again.taken == whole.taken
+    assert torch.equal(again.sums, whole.sums)
 
 
 def test_the_task_is_a_loss_of_labels_and_of_mixed_labels_and_serves_every_kind_of_step():
