@@ -10,13 +10,13 @@ demo: $(VENV)/installed
 	$(BIN)/python -m nas.demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 coverage: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --cov --cov-report=term
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # On a machine with a CUDA device, with the torch that PYTHON has: make test-cuda PYTHON=python; elsewhere
 # every test is skipped, and says why.
