@@ -136,8 +136,8 @@ def _require_sound(options: SearchOptions, method: str) -> None:
 def method_words(method: str) -> list[str]:
     """The words of a command line for `estimator,setting=value,...`.
 
-    A setting is an argument of the estimator (gumbel_rao,samples=20), or an option of train_search.py. Raises
-    InputError.
+    A setting is an argument of the estimator (gumbel_rao,samples=20), or an option of train_search.py, where
+    a semicolon stands for a comma (st,derive=halving:6;draws=50). Raises InputError.
     """
     name, *settings = method.split(",")
     if ":" in name:
@@ -154,7 +154,7 @@ def method_words(method: str) -> list[str]:
         elif value in ("true", "false"):
             words.append(f"--{'no-' * (value == 'false')}{option.replace('_', '-')}")
         else:
-            words += [f"--{option.replace('_', '-')}", value]
+            words += [f"--{option.replace('_', '-')}", value.replace(";", ",")]
     if "/" in method or len(method.encode(errors="replace")) > 200:
         raise InputError(
             f"method '{method[:200]}' names a run folder, expected at most 200 bytes without '/'"

@@ -76,8 +76,8 @@ class GridOptions(AblationOptions):
         "reinforce_loo",
     )
     """Estimators, each with settings of its own and options of train_search.py if wanted:
-    gumbel_rao,samples=20,draws=4 or st_gumbel,edge_gradient=surrogate. The others are compared with the
-    first."""
+    gumbel_rao,samples=20,draws=4 or st_gumbel,edge_gradient=surrogate; a semicolon is a comma within a value:
+    'st,derive=halving:6;draws=50'. The others are compared with the first."""
     seeds: int = option(5, at_least=1, at_most=10_000)
     """Searches with every method; their seeds count from --first-seed."""
     first_seed: int = option(0, at_least=0, at_most=2**62)

@@ -63,6 +63,8 @@ def test_pairs():
 def test_a_method_is_an_estimator_with_options():
     words = grid.method_words("reinmax,draws=4,draw_per=image")
     assert words == ["--estimator", "reinmax", "--draws", "4", "--draw-per", "image"]
+    words = grid.method_words("st,derive=halving:6;draws=50,draws=2")
+    assert words == ["--estimator", "st", "--derive", "halving:6,draws=50", "--draws", "2"]
     words = grid.method_words("st,edge_normalisation=true,deterministic=false")
     assert words == ["--estimator", "st", "--edge-normalisation", "--no-deterministic"]
 
