@@ -23,6 +23,10 @@ from ablation import grid_ranking, grid_report, zero_cost
 from ablation.executors import Run, execute
 from nas import tables
 from nas.bilevel import parts
+from nas.bilevel.policies import POLICIES
+from nas.bilevel.rules.names import RULES
+from nas.bilevel.shrinkings.names import SHRINKINGS
+from nas.bilevel.terms import TERMS
 from nas.runs.files import read_json, read_json_lines
 from nas.runs.interruption import Interruption
 from nas.tables import Truth
@@ -40,7 +44,7 @@ from recipes import (
 )
 from recipes.ablation import GridOptions
 from recipes.config_file import free, read_config
-from recipes.registry import parameters
+from recipes.registry import Registry, parameters
 from search_spaces import Genotype, operations
 
 MEASURED_MOMENTS = {"micro": 4}
@@ -51,6 +55,9 @@ _OF_THE_GRID = {"--space", "--dataset", "--plugins", "--threads", "--out"}
 _SET_BY_THE_GRID = _OF_THE_GRID | {
     "--resume", "--overwrite", "--seed", "--config", "--estimator", "--measure-every", "--tensorboard",
     "--genotype",
+}  # fmt: skip
+_PARTS: dict[str, Registry[Any]] = {
+    "policy": POLICIES, "derive": RULES, "shrink": SHRINKINGS, "terms": TERMS,
 }  # fmt: skip
 
 
@@ -137,18 +144,29 @@ def method_words(method: str) -> list[str]:
     """The words of a command line for `estimator,setting=value,...`.
 
     A setting is an argument of the estimator (gumbel_rao,samples=20), or an option of train_search.py, where
-    a semicolon stands for a comma (st,derive=halving:6;draws=50). Raises InputError.
+    a semicolon stands for a comma (st,derive=halving:6;draws=50). Raises InputError, also where a comma
+    leaves open which of the two a setting is.
     """
     name, *settings = method.split(",")
     if ":" in name:
         name, _, rest = method[:200].partition(":")
         raise InputError(f"method '{name}:{rest}' is malformed, settings follow a comma: '{name},{rest}'")
     family = estimators.family(name)
-    own, words = [], list[str]()
+    own, words, before = list[str](), list[str](), dict[str, str]()
     for setting in settings:
         option, equals, value = setting.partition("=")
         if not (option.isidentifier() and equals and value):
             raise InputError(f"method '{method}' is malformed, expected estimator,setting=value,...")
+        if part := before.get(option):
+            inside = f"{part}{';' if ':' in part else ':'}{setting}"
+            raise InputError(
+                f"method '{method}': is {setting} a setting of '{part}'? Write '{inside}' if so, and "
+                f"'{setting},{part}' if not"
+            )
+        called, _, inner = value.partition(":")
+        if (known := _PARTS.get(option)) and called in known:
+            given = {one.partition("=")[0] for one in inner.split(";")}
+            before |= dict.fromkeys(parameters(known.get(called), hidden=given), setting)
         if option in parameters(family, hidden=("tau",)):  # whose schedule is an option
             own.append(setting)
         elif value in ("true", "false"):

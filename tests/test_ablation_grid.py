@@ -89,6 +89,20 @@ def test_malformed_methods_are_refused(method):
         grid.method_words(method)
 
 
+@pytest.mark.parametrize(
+    ("method", "inside", "outside"),
+    [
+        ("st,derive=halving:6,draws=50", "derive=halving:6;draws=50", "draws=50,derive=halving:6"),
+        ("st,terms=entropy,weight=2", "terms=entropy:weight=2", "weight=2,terms=entropy"),
+    ],
+)
+def test_a_setting_that_may_belong_to_the_part_before_it_is_refused(method, inside, outside):
+    with pytest.raises(InputError, match=f"Write '{inside}' if so, and '{outside}' if not"):
+        grid.method_words(method)
+    grid.method_words(f"st,{inside}")
+    assert grid.method_words("st,draws=2,derive=halving:6")[-4:] == ["--draws", "2", "--derive", "halving:6"]
+
+
 def test_options_reach_the_searches(tmp_path):
     options = GridOptions(methods=("st", "reinmax,draws=3"), seeds=2, search="--epochs 8 --lr 0.5")
     trials = grid.plan(options, tmp_path)
