@@ -16,6 +16,7 @@ import ablate
 import estimators
 from ablation import grid, grid_plots, grid_ranking, grid_report, ranking
 from ablation.comparison import difference, estimate, paired
+from ablation.methods import method_words
 from nas import tables
 from nas.bilevel.search import Search
 from recipes import InputError, InterruptionError, presets
@@ -61,11 +62,11 @@ def test_pairs():
 
 
 def test_a_method_is_an_estimator_with_options():
-    words = grid.method_words("reinmax,draws=4,draw_per=image")
+    words = method_words("reinmax,draws=4,draw_per=image")
     assert words == ["--estimator", "reinmax", "--draws", "4", "--draw-per", "image"]
-    words = grid.method_words("st,derive=halving:6;draws=50,draws=2")
+    words = method_words("st,derive=halving:6;draws=50,draws=2")
     assert words == ["--estimator", "st", "--derive", "halving:6,draws=50", "--draws", "2"]
-    words = grid.method_words("st,edge_normalisation=true,deterministic=false")
+    words = method_words("st,edge_normalisation=true,deterministic=false")
     assert words == ["--estimator", "st", "--edge-normalisation", "--no-deterministic"]
 
 
@@ -76,7 +77,7 @@ def test_settings_of_an_estimator_are_its_own(monkeypatch):
 
     monkeypatch.setattr(estimators, "names", lambda: ["mine"])
     monkeypatch.setattr(estimators, "family", {"mine": Mine}.get)
-    words = grid.method_words("mine,samples=20,draws=4,tau=2:1,gap=0.5")
+    words = method_words("mine,samples=20,draws=4,tau=2:1,gap=0.5")
     assert words == ["--estimator", "mine:samples=20,gap=0.5", "--draws", "4", "--tau", "2:1"]
 
 
@@ -86,7 +87,7 @@ def test_settings_of_an_estimator_are_its_own(monkeypatch):
 )
 def test_malformed_methods_are_refused(method):
     with pytest.raises(InputError):
-        grid.method_words(method)
+        method_words(method)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +99,9 @@ def test_malformed_methods_are_refused(method):
 )
 def test_a_setting_that_may_belong_to_the_part_before_it_is_refused(method, inside, outside):
     with pytest.raises(InputError, match=f"Write '{inside}' if so, and '{outside}' if not"):
-        grid.method_words(method)
-    grid.method_words(f"st,{inside}")
-    assert grid.method_words("st,draws=2,derive=halving:6")[-4:] == ["--draws", "2", "--derive", "halving:6"]
+        method_words(method)
+    method_words(f"st,{inside}")
+    assert method_words("st,draws=2,derive=halving:6")[-4:] == ["--draws", "2", "--derive", "halving:6"]
 
 
 def test_options_reach_the_searches(tmp_path):
