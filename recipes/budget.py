@@ -30,6 +30,8 @@ def parse_budgets(text: str) -> tuple[str, list[int]]:
     """Kind and ascending limits of `macs=20M,40M,60M`. Raises InputError."""
     kind, values = _split("budgets", text)
     amounts = sorted(_amount("budgets", kind, value) for value in values.split(","))
+    if len(amounts) < 2:
+        raise InputError(f"`budgets` is '{text[:60]}', expected several values: for one there is `budget`")
     if len(set(amounts)) < len(amounts):
         raise InputError(f"`budgets` is '{text[:60]}', which has a value twice: give each once")
     return kind, amounts

@@ -26,11 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.batched_products import batched_products, compiled_products, planned
+from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d
+from search_spaces.inverted_residual import SqueezeExcite
 from search_spaces.products import inner_product
 from search_spaces.slot import ABSENT
 from search_spaces.split import Split
 
 Key = tuple[object, ...]
+# Layers that compute the same from the same input.
+_CERTAIN = (
+    nn.Identity, nn.Conv2d, DepthwiseConv2d, nn.BatchNorm2d, nn.ReLU, nn.Hardswish, nn.AvgPool2d, AvgPool3x3,
+    nn.MaxPool2d, SqueezeExcite,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,7 @@ class _Candidate:
     Attributes:
         is_identity: whether it is, without even a normalisation.
         parameters, gradients: those that are trained, and where their gradients are left.
+        reached: which of these there are: those of the parameters on the way to y.
         product: where <dL/dy, y> is left, if y may be random and cannot be had again; else None.
     """
 
@@ -135,10 +143,12 @@ class _Candidate:
         trained = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
         self.names, self.parameters = [name for name, _ in trained], [p for _, p in trained]
         self.gradients = [torch.zeros_like(p) for p in self.parameters]
+        self.reached = [False] * len(self.gradients)
         self.is_identity = all(type(layer) is nn.Identity for layer in self.module.layers) and not (
             split.norm is not None or split.residual
         )
-        drawn = split.norm is None and any(type(layer) is not nn.Identity for layer in split.body)
+        certain = (nn.Identity,) if split.norm is None else _CERTAIN
+        drawn = any(type(layer) not in certain for layer in split.body)
         wanted = drawn and places.learns and column is not None
         self.product = torch.zeros_like(places.zero) if wanted else None
         self.forward = Piece(self._forward, places.device, pool)
@@ -175,13 +185,16 @@ class _Candidate:
         y, grads = self.y, self.places.grads
         grad = grads[self.edge.target].to(y.dtype)
         wanted = [self.x, *self.leaves] if y.requires_grad else []  # noise has no gradient
-        found = torch.autograd.grad(y, wanted, grad, allow_unused=True) if wanted else [None]
+        found: Sequence[Tensor | None] = [None] * (1 + len(self.leaves))
+        if wanted:
+            found = torch.autograd.grad(y, wanted, grad, allow_unused=True)
+        self.reached = [gradient is not None for gradient in found[1:]]
         with torch.no_grad():
             if found[0] is not None:
                 grads[self.edge.source].add_(found[0])
             for place, gradient in zip(self.gradients, found[1:], strict=True):
-                assert gradient is not None  # every layer is on the way to y
-                place.copy_(gradient)
+                if gradient is not None:
+                    place.copy_(gradient)
             if self.product is not None:
                 self.product.copy_(inner_product(grad, y.detach()))
         del self.x, self.y, self.leaves
@@ -364,8 +377,8 @@ class _Pass(torch.autograd.Function):
         while waiting:
             waiting.pop().piece.launch()
         at_inputs = [places.grads[node].clone() if node in reached else None for node in range(ctx.count)]
-        at_parameters = iter(_copies([g for candidate in done for g in candidate.gradients]))
-        found = {id(candidate): [next(at_parameters) for _ in candidate.gradients] for candidate in done}
+        at_parameters = iter(_copies([g for c in done for g in itertools.compress(c.gradients, c.reached)]))
+        found = {id(c): [next(at_parameters) if there else None for there in c.reached] for c in done}
         flat = [g for c in ctx.run for g in found.get(id(c), [None] * len(c.gradients))]
         return None, None, None, None, _at_weights(places, done), *at_inputs, *flat
 

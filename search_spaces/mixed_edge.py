@@ -112,7 +112,7 @@ class MixedEdge(nn.Module):
         auxiliary: what the cell adds to the value of the edge, whatever is drawn; None: nothing.
         edge_gradient: where the gradient of one-hot weights comes from: `lean`, the cell adds it (see
             `exact_gradient`); `compiled`, likewise, by a compiled function; `captured`, likewise, and all
-            passes of a cell in few launches (see `captured_cell`); `dense`, plain autograd
+            passes of a cell in few launches (see `captured`); `dense`, plain autograd
             through all candidates; `surrogate`, the approximation of GDAS.
     """
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from search_spaces.depthwise import AvgPool3x3
 from search_spaces.operations import Residual, Zero
 
-_SHARED = (nn.ReLU, nn.AvgPool2d, nn.MaxPool2d)
+_SHARED = (nn.ReLU, nn.AvgPool2d, nn.MaxPool2d, AvgPool3x3)  # these alone: a subclass may do something else
 Cache = dict[tuple[object, ...], Tensor]  # outputs of shared layers for one input, by their keys
 
 
@@ -45,10 +46,10 @@ class Split:
         if type(last) is nn.BatchNorm2d and not last.affine and last.running_mean is None:
             norm = last
             layers.pop()
-            if layers and isinstance(layers[-1], nn.Conv2d) and _is_pointwise(layers[-1]):
+            if layers and type(layers[-1]) is nn.Conv2d and _is_pointwise(layers[-1]):
                 pointwise = layers[-1]
                 layers.pop()
-        if layers and isinstance(layers[0], _SHARED) and not list(layers[0].parameters()):
+        if layers and type(layers[0]) in _SHARED:
             shared = layers.pop(0)
         zero = isinstance(operation, Zero)
         return Split(shared, layer_key(shared), tuple(layers), pointwise, norm, zero, residual)
@@ -84,7 +85,7 @@ def layer_key(layer: nn.Module | None) -> tuple[object, ...]:
     """The type of a layer without weights and all its settings."""
     settings = {} if layer is None else vars(layer)
     public = (item for item in settings.items() if item[0][0] != "_" and item[0] != "training")
-    return (type(layer), *sorted(public))
+    return (type(layer), *sorted((name, tuple(v) if isinstance(v, list) else v) for name, v in public))
 
 
 def _is_pointwise(conv: nn.Conv2d) -> bool:

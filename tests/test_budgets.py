@@ -13,7 +13,7 @@ from nas.bilevel.architecture import Architecture
 from nas.bilevel.budget import Budget
 from nas.bilevel.budget_term import BudgetTerm
 from nas.bilevel.rules.ascent import Ascent
-from nas.bilevel.rules.front import Front, pareto
+from nas.bilevel.rules.front import Front, pareto, write_front
 from nas.bilevel.rules.sample import Sample
 from recipes import InputError, SearchOptions
 from recipes.budget import format_cost, parse_budget, parse_budgets
@@ -66,6 +66,7 @@ def test_budgets_that_do_not_go_together_are_refused():
         ({"budget": ("macs=1M", "macs=2M")}, "twice"),
         ({"budget": ("macs=1M",), "budgets": "macs=1M,2M"}, "both limit macs"),
         ({"budgets": "macs=1M,1000k"}, "a value twice"),
+        ({"budgets": "macs=1M"}, "expected several values: for one there is `budget`"),
         ({"budget": ("latency=3ms",)}, "needs `latency_table`"),
         ({"budget_channels": 8}, "`budget_channels` is the size that a budget speaks of"),
     ):
@@ -316,6 +317,24 @@ def test_the_rule_of_every_budget_goes_on_where_it_was():
         pass
     assert rest.found(search) == whole.found(search)
     assert search.budget.limits == {"macs": 70_000}
+
+
+def test_work_that_knows_no_budget_is_done_once_for_all():
+    several = nas.search("micro", budgets="macs=40k,70k", derive="perturbation:1", epochs=2, **SMALL)
+    alone = nas.search("micro", budget=("macs=70k",), derive="perturbation:1", epochs=2, **SMALL)
+    assert several.genotype == alone.genotype
+    assert several.search.bilevel.work == alone.search.bilevel.work
+    smaller, larger = several.search.rule.found(several.search)
+    assert larger == several.genotype
+    assert several.search.budget.cost(smaller)["macs"] <= 40_000
+
+
+def test_budgets_that_differ_in_later_digits_have_a_file_each(tmp_path):
+    space, text = search_spaces.get("micro"), "|none~0|+|none~0|nor_conv_1x1~1|"
+    rows = [{"limit": limit, "genotype": text} for limit in (20_010, 20_020, 30_000)]
+    write_front(tmp_path, space, {"kind": "parameters", "rows": rows})
+    names = {path.name for path in (tmp_path / "front").iterdir()}
+    assert names == {"parameters-20010.json", "parameters-20020.json", "parameters-30k.json"}
 
 
 def test_the_pareto_front_is_what_nothing_beats():

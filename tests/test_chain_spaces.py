@@ -15,6 +15,7 @@ import estimators
 import nas
 import search_spaces
 from nas import tables
+from nas.bilevel.rules.names import collapse_warnings
 from nas.bilevel.steps import frozen
 from nas.training.final import count_macs
 from search_spaces import batched_products
@@ -312,9 +313,9 @@ def test_what_is_found_is_trained_saved_and_loaded(tmp_path):
 def test_a_shallow_network_is_told():
     first = [slot.candidates[0] for slot in MOBILE.slots]
     assert sum(family(name) == "skip" for name in first) == 15
-    (warning,) = nas.bilevel.rules.collapse_warnings(MOBILE.genotype(first))
+    (warning,) = collapse_warnings(MOBILE.genotype(first))
     assert warning == "the network is shallow: 15 of its 20 blocks are the identity"
-    assert nas.bilevel.rules.collapse_warnings(MACRO.parse("22212202")) == []
+    assert collapse_warnings(MACRO.parse("22212202")) == []
 
 
 # Its table

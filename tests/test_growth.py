@@ -105,6 +105,19 @@ def test_a_stage_of_fewer_partial_channels_begins_with_the_weights_and_the_momen
     assert {edge.partial for m in search.supernet.modules() for edge in getattr(m, "edges", [])} == {2}
 
 
+def test_what_is_stopped_for_good_stays_stopped_where_weights_are_widened():
+    search = job(**WIDER, terms=("oles:threshold=1,comparisons=1",))
+    (term,) = search.bilevel.terms
+    for _ in search.epoch(0, 0):
+        pass
+    stopped = list(term.stops.stopped)
+    assert any(stopped)
+    search._grow(1)
+    assert term.stops.stopped == stopped
+    own = {id(p) for p in search.supernet.parameters()}
+    assert all(id(weight) in own for weights in term.stops.operations for weight in weights)
+
+
 def test_rates_go_on_where_weights_are_widened_and_begin_anew_with_new_ones():
     def rates(**options):
         search, seen = job(lr=0.1, lr_min=0.01, **options), []

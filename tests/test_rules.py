@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+from collections import Counter
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from nas.bilevel.rules.perturbation import Perturbation
 from nas.bilevel.rules.rule import pool
 from nas.seeding import generator
 from nas.zero_cost import Synflow
+from recipes import SearchOptions
+from recipes.options import check
 from search_spaces.cell import candidate_parameters
 
 SMALL = {"channels": 4, "train_limit": 320, "batch_size": 32, "tensorboard": False}
@@ -334,6 +337,31 @@ def test_perturbation_keeps_what_the_supernet_misses_most(space):
     assert found == job.space.genotype([kept.get(row) for row in range(job.space.num_slots)])
     for name, tensor in job.supernet.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_within_a_budget_perturbation_takes_what_is_missed_next():
+    options = {"space": "nasbench201", "channels": 4, "train_limit": 80, "batch_size": 16}
+    job = Search.of(check(SearchOptions(**options, budget=("parameters=22k",))))
+    rule, names = Perturbation(0), job.space.slots[0].candidates
+    missed = {"nor_conv_1x1": 40.0, "nor_conv_3x3": 50.0}
+    rule.missed = {(row, k): missed.get(name, 1.0) for row in range(6) for k, name in enumerate(names)}
+    found = [edge.operation for edge in rule.selected(job).cells[0].edges]
+    assert set(found) == {"nor_conv_3x3", "nor_conv_1x1"}
+
+
+def test_perturbation_keeps_its_edges_where_skips_are_limited():
+    options = {"space": "darts", "channels": 4, "train_limit": 80, "batch_size": 16, "max_skips": 2}
+    job = Search.of(check(SearchOptions(**options)))
+    rule, missed = Perturbation(0), {"skip_connect": 9.0, "sep_conv_3x3": 8.0}
+    for row, slot in enumerate(job.space.slots):
+        names = job.space.derivable(slot)
+        rule.missed |= {(row, slot.candidates.index(name)): missed.get(name, 1.0) for name in names}
+    for rows, _ in job.space.contested():
+        rule.dropped += [row for row in rows if job.space.slots[row].source > 1]
+    cells = {cell.name: cell for cell in rule.selected(job).cells}
+    assert {edge.source for cell in cells.values() for edge in cell.edges} == {0, 1}
+    normal = Counter(edge.operation for edge in cells["normal"].edges)
+    assert normal == {"skip_connect": 2, "sep_conv_3x3": 6}
 
 
 def test_between_decisions_perturbation_trains_what_is_decided(monkeypatch):

@@ -412,6 +412,7 @@ def test_every_slot_loses_the_largest_score_in_every_round_and_the_architecture_
     [
         ({"epochs": 8}, "takes 4 rounds, 2 epochs apart, and `epochs` is 8: give at least 9"),
         ({"shrink": "information:every=0"}, "every is 0"),
+        ({"partial_channels": 4}, "candidates have one"),
         ({"space": "s3"}, "does not say which edges the nodes of 's3' keep"),
         (
             {"terms": ("oles", "entropy")},

@@ -3,7 +3,8 @@
 Where its cells or its channels become more, a stage begins with new weights and a learning-rate schedule of
 its own. Where only more of the channels go through the candidates, the weights are widened: channel j of a
 candidate begins as a copy of channel j mod n of the n that there were, and a weight that reads one of c
-copies is divided by c, so that a candidate whose new inputs were copies would give copies of its outputs.
+copies is divided by c, so that a candidate whose new inputs were copies would give copies of its outputs. The
+two halves of a skip connection of stride 2 read different pixels, and are widened each for itself.
 
 Sources: Chen et al., 2019, "Progressive Differentiable Architecture Search", arXiv 1904.12760 (new weights);
 Chen et al., 2021, "DrNAS", arXiv 2006.10355, and Chen et al., 2016, "Net2Net", arXiv 1511.05641 (widening).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -180,6 +181,7 @@ class Search:
         """Go on in another stage, with the supernet of which all are told."""
         self._begin(stage)
         self.bilevel.take_up(self.supernet, self.weight_optimizer)
+        gc.collect()  # captured cells of the supernet before refer to themselves
         for term in self.bilevel.terms:
             term.prepare(self)
 

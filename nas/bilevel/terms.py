@@ -253,6 +253,7 @@ class OperationStopping(Term):
     """
 
     name = "oles"
+    stops: OperationStops
 
     def __init__(
         self,
@@ -276,7 +277,11 @@ class OperationStopping(Term):
             if wrong:
                 raise InputError(f"{what} does not go with the term '{self.name}': drop one of the two")
         self.valid = search.valid
+        widened = hasattr(self, "stops") and not search.growth.renews  # in a later stage
+        before = self.stops.state() if widened else None
         self.stops = OperationStops(search.supernet, self.threshold, self.comparisons)
+        if before is not None:
+            self.stops.restore(before)
 
     def of_weights(self, step: WeightStep) -> None:
         numbers = self.stops.trained()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ class Front(Rule):
     """A rule of selection, applied under each of several budgets; it selects what it finds under the last.
 
     Args:
-        rule: of which every budget gets a copy.
+        rule: of which every budget gets a copy, unless its work is the same under all.
         budgets: ascending.
     """
 
@@ -30,16 +31,16 @@ class Front(Rule):
 
     def __init__(self, rule: Rule, budgets: Sequence[Budget]) -> None:
         self.budgets = list(budgets)
-        self.rules = [copy.deepcopy(rule) for _ in budgets]
+        self.rules = [copy.deepcopy(rule) for _ in (budgets if rule.minds_budget else budgets[:1])]
 
     def pieces(self, search: SearchView) -> int:
         return sum(
             _under(search, budget, lambda rule=rule: rule.pieces(search))  # type: ignore[misc]
-            for rule, budget in zip(self.rules, self.budgets, strict=True)
+            for rule, budget in zip(self.rules, self.budgets, strict=False)
         )
 
     def select(self, search: SearchView) -> Iterator[None]:
-        for rule, budget in zip(self.rules, self.budgets, strict=True):
+        for rule, budget in zip(self.rules, self.budgets, strict=False):
             work = iter(rule.select(search))
             while _under(search, budget, lambda work=work: next(work, work) is not work):  # type: ignore[misc]
                 yield
@@ -51,7 +52,7 @@ class Front(Rule):
         """The architecture of every budget."""
         return [
             _under(search, budget, lambda rule=rule: rule.selected(search))  # type: ignore[misc]
-            for rule, budget in zip(self.rules, self.budgets, strict=True)
+            for rule, budget in zip(itertools.cycle(self.rules), self.budgets, strict=False)
         ]
 
     def considered(self, search: SearchView) -> list[dict[str, Any]]:
@@ -96,8 +97,10 @@ def front_messages(front: Mapping[str, Any]) -> list[str]:
 def write_front(folder: Path, space: SearchSpace, front: Mapping[str, Any]) -> None:
     """Write every architecture of what `Front.describe` says to the folder FRONT of a run."""
     (folder / FRONT).mkdir(exist_ok=True)
-    for row in front["rows"]:
-        limit = format_cost(front["kind"], row["limit"]).replace(" ", "").replace("µ", "u")
+    limits = [row["limit"] for row in front["rows"]]
+    names = [format_cost(front["kind"], limit).replace(" ", "").replace("µ", "u") for limit in limits]
+    for row, name in zip(front["rows"], names, strict=True):
+        limit = name if names.count(name) == 1 else row["limit"]
         content = space.parse(row["genotype"]).to_json() | {"text": row["genotype"]}
         write_json(folder / FRONT / f"{front['kind']}-{limit}.json", content)
 

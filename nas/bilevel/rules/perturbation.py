@@ -16,6 +16,8 @@ from nas.seeding import generator, seed_everything
 from search_spaces import ABSENT, Genotype, SearchSpace
 from search_spaces.mixed_edge import Choice, Draw
 
+_MORE = 1e3  # than candidates can be missed
+
 
 class Perturbation(Rule):
     """One slot after another, in random order, keeps the candidate without which the supernet is least
@@ -25,7 +27,8 @@ class Perturbation(Rule):
     is taken away by setting its weight to 0. Where a space keeps only some edges into a node (darts), nodes
     decide afterwards, and lose one edge after another, always the one that is missed least. Training goes on
     with a tenth of the learning rate at the start, without old momentum, on what the policy draws, with what
-    is decided in its place; the logits stay as they are.
+    is decided in its place; the logits stay as they are. Where a budget forbids what was decided, what was
+    missed next is taken.
 
     Args:
         epochs: of training between two decisions.
@@ -35,6 +38,7 @@ class Perturbation(Rule):
     """
 
     name = "perturbation"
+    minds_budget = False
     RATE = 0.1  # of the learning rate at the start of the search
 
     def __init__(self, epochs: int = 5) -> None:
@@ -44,6 +48,8 @@ class Perturbation(Rule):
         self.accuracies: list[dict[str, float]] = []  # of every decision, without each choice
         self.steps = 0  # of training
         self.decided: dict[int, int] = {}  # candidate by row; ABSENT where the edge is dropped
+        self.dropped: list[int] = []  # rows, in the order in which their edges were dropped
+        self.missed: dict[tuple[int, int], float] = {}  # 100 less the accuracy (%) without a candidate
 
     def pieces(self, search: SearchView) -> int:
         order = _order(search)
@@ -52,18 +58,21 @@ class Perturbation(Rule):
 
     def select(self, search: SearchView) -> Iterator[None]:
         self.decided, number = _only(search), 0
+        self.dropped, self.missed = [], dict.fromkeys(self.decided.items(), 0.0)
         order = _order(search)
         for done, decision in enumerate(order, 1):  # those before an interruption, too
             if isinstance(decision, _Slot):
                 accuracies = yield from self._look(search, number, decision.choices)
                 row, candidate = decision.choices[accuracies.index(min(accuracies))]
                 self.decided[row] = candidate
+                self.missed |= {pair: 100 - a for pair, a in zip(decision.choices, accuracies, strict=True)}
                 number += 1
             else:
                 left = list(decision.rows)
                 while len(left) > decision.kept:
                     accuracies = yield from self._look(search, number, [(row, ABSENT) for row in left])
-                    self.decided[left.pop(accuracies.index(max(accuracies)))] = ABSENT
+                    self.dropped.append(left.pop(accuracies.index(max(accuracies))))
+                    self.decided[self.dropped[-1]] = ABSENT
                     number += 1
             if done < len(order):
                 yield from self._train(search, done * self.epochs * len(search.train))
@@ -103,7 +112,11 @@ class Perturbation(Rule):
                 yield
 
     def selected(self, search: SearchView) -> Genotype:
-        scores = _with(torch.zeros_like(search.architecture.logits), self.decided)
+        scores = torch.full_like(search.architecture.logits, -_MORE, dtype=torch.float64)
+        for (row, candidate), missed in self.missed.items():
+            scores[row, candidate] = missed
+        for place, row in enumerate(reversed(self.dropped), 1):  # below the edges that are kept
+            scores[row] -= 2 * _MORE * place
         return search.budget.derive(search.architecture.among(scores))
 
     def considered(self, search: SearchView) -> list[dict[str, Any]]:

@@ -25,9 +25,13 @@ class Rule(ABC):
 
     A rule may evaluate and train: the supernet and its optimizer are part of the checkpoint, and so is what
     `state` returns, so that a rule goes on after an interruption where it was.
+
+    Attributes:
+        minds_budget: whether `select` looks at the budget; if not, its work is done once for several.
     """
 
     name: ClassVar[str]
+    minds_budget: ClassVar[bool] = True
 
     @abstractmethod
     def select(self, search: SearchView) -> Iterator[None]:

@@ -16,6 +16,7 @@ from nas.bilevel.view import SearchView
 from nas.seeding import seed_everything
 from recipes import InputError
 from search_spaces.cell import candidates_in
+from search_spaces.chain import ChainSpace
 from search_spaces.operations import Zero
 
 
@@ -46,6 +47,12 @@ class ByInformation(Shrinking):
 
     def prepare(self, search: SearchView) -> None:
         require_all_edges(search, self.name)
+        narrow = min(stage.channels // stage.partial_channels for stage in search.growth.stages)
+        if narrow < 2 and not isinstance(search.space, ChainSpace):
+            raise InputError(
+                f"`shrink={self.name}` compares the channels of an output, and candidates have one: raise "
+                "`channels`"
+            )
         rounds = search.space.width - 1
         if self.every * rounds >= search.options.epochs:
             raise InputError(

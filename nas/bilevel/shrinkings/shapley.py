@@ -163,6 +163,7 @@ class ShapleyRule(Rule):
     search ends: by the mean of their credits minus the standard deviation."""
 
     name = "shapley"
+    minds_budget = False
 
     def __init__(self, permutations: int = 10, images: int = 1024, truncate: float = 0.5) -> None:
         self.game = Game(permutations, images, truncate)

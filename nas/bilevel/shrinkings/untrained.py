@@ -63,6 +63,7 @@ class ByZeroCost(Shrinking):
     def _proposal(self, search: SearchView, number: int, first: int) -> Genotype:
         """An architecture within the budget; its slots look at one batch each, from number `first` on."""
         weights = search.architecture.probabilities().clone()
+        scores = torch.zeros_like(weights)  # less one for every candidate of the slot that is better
         draws = generator(search.options.seed, "proposal", number)
         order = torch.randperm(len(weights), generator=draws).tolist()
         for row, batch in zip(order, search.valid.endless(first), strict=False):
@@ -71,10 +72,11 @@ class ByZeroCost(Shrinking):
                 tried = weights.clone()
                 tried[row, k] = 0.0
                 without[k] = value_of(search, self.score, Mixture(search.supernet, tried), batch)
-            kept = min(without, key=lambda k: math.inf if math.isnan(without[k]) else without[k])
+            best_first = sorted(without, key=lambda k: math.inf if math.isnan(without[k]) else without[k])
             weights[row] = 0.0
-            weights[row, kept] = 1.0
-        return search.tightest.derive(search.architecture.among(weights))
+            weights[row, best_first[0]] = 1.0
+            scores[row, best_first] = -torch.arange(len(best_first), dtype=scores.dtype)
+        return search.tightest.derive(search.architecture.among(scores))
 
     def _best(self, search: SearchView, cells: list[Genotype]) -> Genotype:
         """The architecture whose untrained network has the highest sum of scores over batches."""
