@@ -104,7 +104,10 @@ def plan(options: GridOptions, folder: Path) -> list[Trial]:
     trials = []
     for method in options.methods:
         words = method_words(method)
-        base = command_line.parse(SearchOptions, [*place, *without(common, words), *words], recipe)
+        try:
+            base = command_line.parse(SearchOptions, [*place, *without(common, words), *words], recipe)
+        except InputError as error:
+            raise InputError(f"in the searches of '{method}': {error}") from None
         _require_sound(base, method)
         moments = MEASURED_MOMENTS.get(options.space, 0) if options.measure is None else options.measure
         if moments > base.epochs:
@@ -257,7 +260,7 @@ def record(trial: Trial) -> dict[str, Any]:
         "derived_accuracy": result["derived_accuracy"],
         "seconds": result["total_seconds"],
         "peak_memory_bytes": result["peak_memory_bytes"],
-        "collapsed": bool(result["warnings"]),
+        "collapsed": result.get("collapsed", bool(result["warnings"])),  # not said by older versions
         "skip_connects": sum(operations.count(_genotype(trial, result["genotype"]), "skip").values()),
         "folder": str(trial.folder),
     }

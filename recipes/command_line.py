@@ -17,7 +17,7 @@ import tyro
 
 from recipes.config_file import require_same, starting_options
 from recipes.errors import RESUME_ME, InputError, InterruptionError, one_of, with_flags
-from recipes.options import RunOptions, check, check_numbers
+from recipes.options import RunOptions, SearchOptions, check, check_numbers
 from recipes.plugins import import_plugins
 from recipes.registry import Registry
 
@@ -61,7 +61,10 @@ def main_of(
     def do() -> None:
         options_class, job = commands[one_of("command", argv[0], commands)]
         words = _joined(argv[1:], options_class.quoted)
-        options = check_numbers(_parse_all(options_class, words, options_class(), f"{program} {argv[0]}"))
+        try:
+            options = check_numbers(_parse_all(options_class, words, options_class(), f"{program} {argv[0]}"))
+        except InputError as error:
+            raise InputError(f"{error}{_of_the_searches(str(error), options_class.quoted)}") from None
         import_plugins(options.plugins)
         job(options)
 
@@ -77,6 +80,14 @@ def main_alone(
         lambda: job(check_numbers(_parse_all(options_class, argv, options_class(), program))),
         "nothing is kept",
     )
+
+
+def _of_the_searches(error: str, quoted: Sequence[str]) -> str:
+    """Where an unknown option belongs, if it is one of the searches that a command does."""
+    found = re.match(r"unknown option --([a-z-]+)", error)
+    if found and "--search" in quoted and found[1].replace("-", "_") in SearchOptions.__dataclass_fields__:
+        return f"; options of the searches go into --search '--{found[1]} ...'"
+    return ""
 
 
 def exit_code(do: Callable[[], int | None], advice: str) -> int:
@@ -162,8 +173,37 @@ def _parse_all(
     except SystemExit as stop:
         if not stop.code:
             raise
-        words = " ".join(re.sub(r"[─│╭╮╰╯]+|-{3,}", " ", message.getvalue()).split())
-        raise InputError(re.split(r" (?:Argument|For full) helptext", words)[0] + "; see --help") from None
+        raise InputError(_one_line(message.getvalue()) + "; see --help") from None
+
+
+_WANTED = {"INT": "an integer", "FLOAT": "a number"}
+
+
+def _one_line(message: str) -> str:
+    """A framed message of the parser in one line, without its jargon."""
+    words = " ".join(re.sub(r"[─│╭╮╰╯]+|-{3,}", " ", message).split())
+    words = re.split(r" (?:Argument|For full) helptext", words)[0]
+    if found := re.fullmatch(
+        r"Unrecognized options Unrecognized options: (.*?)( Perhaps you meant: .*)?", words
+    ):
+        options = found[1].partition(",")[0]
+        near = re.findall(r"(--[a-z][a-z-]*)(?=,| \{| [A-Z\[])", found[2] or "")
+        return f"unknown option {options}" + (f", perhaps {' or '.join(near)}" if near else "")
+    if found := re.fullmatch(r"Value error Error parsing (--\S+): (.*)", words):
+        option, why = found.groups()
+        for pattern, wanted in (
+            (r"invalid literal for int\(\) with base 10: (.*)", "INT"),
+            (r"could not convert string to float: (.*)", "FLOAT"),
+            (r"no type matching (.*) could be instantiated from \[(.*?)\]\. .*", ""),
+        ):
+            if given := re.fullmatch(pattern, why):
+                kinds = (
+                    re.split(r"[|]", given[1].replace("{", "").replace("}", "")) if not wanted else [wanted]
+                )
+                return f"{option} is {given[len(given.groups())]}, expected " + " or ".join(
+                    _WANTED.get(kind, kind) for kind in kinds
+                )
+    return re.sub(r"^(Invalid choice|Missing argument|Value error|Parsing error) (?=\w)", "", words)
 
 
 def _require_once(options_class: type[Any], argv: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ def read_config(options_class: type[RunOptions], path: Path, objects: Collection
         raise InputError(f"configuration {path} must be a JSON object, got {type(data).__name__}: correct it")
     if data.pop("kind", options_class.kind) != options_class.kind:
         raise InputError(
-            f"configuration {path} is not that of a {options_class.kind} run: give another `config`"
+            f"configuration {path} is not that of a {options_class.kind} run: give the folder or file of one"
         )
     given = data.pop("objects", [])
     if not _fits(given, list[str]) or (missing := sorted(set(given) - set(objects))):

@@ -61,7 +61,7 @@ class RunOptions:
     kind: ClassVar[str]
 
     preset: str | None = None
-    """Named recipe that sets the defaults of the options below it (listed in the README)."""
+    """Named recipe that sets the defaults of the options below it (`nas presets` lists them)."""
     config: str | None = None
     """JSON file whose values become the defaults, e.g. the config.json of an earlier run."""
     out: str | None = option(None, free=True)
@@ -72,7 +72,7 @@ class RunOptions:
     """Delete an earlier run in --out first."""
     plugins: tuple[str, ...] = option((), free=True)
     """Python files or modules that are imported first: they register estimators, operations, spaces, data
-    sets, terms, policies or rules of your own. Only what the command line names is ever imported."""
+    sets, terms, policies, shrinkings or rules of your own. Only what the command line names is imported."""
     seed: int = option(0, at_least=0, at_most=2**63 - 1)
     """Seed of everything random; equal seeds give equal runs on the CPU."""
 

@@ -37,11 +37,17 @@ def import_plugins(names: Iterable[str]) -> None:
 
 def require_plugins(needed: Iterable[str], given: Iterable[str]) -> None:
     """Raise InputError where a file of options needs plugins that are not given: it imports nothing."""
-    if missing := sorted(set(needed) - set(given)):
+    known = {_place(name) for name in given}
+    if missing := sorted(name for name in set(needed) if _place(name) not in known):
         raise InputError(
             f"that run needs `plugins={' '.join(missing)}`: give them again, no file of a run is trusted to "
             "import code"
         )
+
+
+def _place(name: str) -> str:
+    """The name of a module, or the whole path of a file."""
+    return str(Path(name).resolve()) if name.endswith(".py") else name
 
 
 def _import_file(path: Path) -> None:

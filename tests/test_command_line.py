@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, run_environment
 
+import ablate
 import train_final
 import train_search
 from nas import data
@@ -224,6 +225,31 @@ def test_strangers_folders_are_left_alone(tmp_path, capsys):
     for flag in ([], ["--overwrite"]):
         arguments = [*TINY, *flag, "--out", str(tmp_path / "thesis")]
         fails(train_search.main, arguments, "not a run folder", capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--lr", "x"], "--lr is 'x', expected a number"),
+        (["--seed", "1.5"], "--seed is '1.5', expected an integer"),
+        (["--max-skips", "many"], "--max-skips is 'many', expected None or an integer or auto"),
+        (["--epoch", "3"], "unknown option --epoch, perhaps --epochs or --warmup-epochs"),
+        (["--nonsense"], "unknown option --nonsense"),
+        (["--precision", "half"], "invalid choice 'half' for argument '--precision'"),
+        (["--val-fraction"], "Missing value for argument '--val-fraction'"),
+    ],
+)
+def test_the_parser_speaks_plainly(words, says, capsys):
+    assert train_search.main(words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {says}")
+
+
+def test_options_of_the_searches_of_a_grid_have_their_place(capsys):
+    assert ablate.main(["nas", "--epochs", "2"]) == 2
+    said = "unknown option --epochs; see --help; options of the searches go into --search '--epochs ...'"
+    assert said in capsys.readouterr().err
+    assert ablate.main(["nas", "--methods", "st,draw=4"]) == 2
+    assert "in the searches of 'st,draw=4': unknown option --draw, perhaps" in capsys.readouterr().err
 
 
 def test_overwriting_deletes_what_a_run_wrote_and_nothing_else(tmp_path):

@@ -424,3 +424,15 @@ def test_every_slot_loses_the_largest_score_in_every_round_and_the_architecture_
 def test_what_information_cannot_do_is_refused(options, message):
     with pytest.raises(nas.InputError, match=message):
         nas.search(**({"space": "micro", "epochs": 30, "shrink": "information"} | options), **SMALL)
+
+
+@pytest.mark.parametrize("pairs", [[(0, k) for k in range(5)], [(0, 1), (0, 1)], [(0, 9)]])
+def test_a_shrinking_that_takes_out_what_has_to_stay_is_named(pairs):
+    class Hasty(nas.bilevel.Shrinking):
+        name = "hasty"
+
+        def after(self, search, epoch):
+            yield from pairs if epoch == 1 else []
+
+    with pytest.raises(nas.InputError, match="the shrinking 'hasty' takes out candidate"):
+        nas.search("micro", epochs=2, shrink=Hasty(), **SMALL)

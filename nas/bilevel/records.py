@@ -115,6 +115,7 @@ def result(search: Search, genotype: Genotype) -> tuple[dict[str, Any], list[str
         "data": str(search.dataset),
         **of_classes(confusion, search.dataset, search.labels, "valid"),
         "warnings": [*search.concerns, *collapsed],
+        "collapsed": bool(collapsed),
     }
     if search.budget.costs:
         found["budget"] = {

@@ -1,4 +1,4 @@
-"""What a term and a rule of selection see of a search."""
+"""What a term, a shrinking and a rule of selection see of a search."""
 
 from __future__ import annotations
 
