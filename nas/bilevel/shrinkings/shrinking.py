@@ -55,8 +55,8 @@ class Shrinking(ABC):
         for row, candidate in self.after(search, epoch):
             if candidate not in search.architecture.candidates(row) or not may_go(search, row, candidate):
                 raise InputError(
-                    f"the shrinking '{self.name}' takes out candidate {candidate} of slot {row}, which is not "
-                    "there or has to stay: ask `may_go` before"
+                    f"the shrinking '{self.name}' takes out candidate {candidate} of slot {row}, which is "
+                    "not there or has to stay: ask `may_go` before"
                 )
             search.architecture.take_out(row, candidate)
             self.taken.append((epoch, row, candidate))
