@@ -44,8 +44,8 @@ def method_words(method: str) -> list[str]:
         if part := before.get(option):
             inside = f"{part}{';' if ':' in part else ':'}{setting}"
             raise InputError(
-                f"method '{method}': is {setting} a setting of '{part}'? Write '{inside}' if so, and "
-                f"'{setting},{part}' if not"
+                f"method '{method}': is {setting} a setting of '{part}'? If so give '{inside}', if not "
+                f"'{setting},{part}'"
             )
         called, _, inner = value.partition(":")
         if (known := _PARTS.get(option)) and called in known:

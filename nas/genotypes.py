@@ -64,10 +64,10 @@ def read_cell(text: str, space_name: str | None = None) -> Reading:
         return _read_folder(Path(text), space_name)
     if os.path.isfile(text):
         return _read_file(Path(text), space_name)
-    if text.endswith(".json") or os.sep in text:
-        raise InputError(f"genotype file '{text}' does not exist: check the path")
     recognised = any(search_spaces.get(name).recognises(text) for name in search_spaces.names())
     if not recognised and not any(mark in text for mark in "|([{") and not benchmark.INDEX.search(text):
+        if text.endswith(".json"):
+            raise InputError(f"the genotype file '{text}' does not exist: check the path")
         one_of("published cell or genotype file", text, PUBLISHED)
     return _of_text(text, space_name)
 

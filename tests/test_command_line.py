@@ -244,6 +244,11 @@ def test_the_parser_speaks_plainly(words, says, capsys):
     assert capsys.readouterr().err.startswith(f"error: {says}")
 
 
+def test_a_genotype_file_that_is_missing_is_said_to_be(capsys):
+    assert train_final.main(["--genotype", "runs/c10/genotype.json"]) == 2
+    assert "the genotype file 'runs/c10/genotype.json' does not exist" in capsys.readouterr().err
+
+
 def test_options_of_the_searches_of_a_grid_have_their_place(capsys):
     assert ablate.main(["nas", "--epochs", "2"]) == 2
     said = "unknown option --epochs; see --help; options of the searches go into --search '--epochs ...'"

@@ -103,27 +103,6 @@ def test_the_snippets_of_the_library_page_run():
     assert (len(names["result"].history), names["result"].stopped) == (4, None)
 
 
-def test_the_ablation_knows_what_was_registered(tmp_path):
-    plugin = ROOT / "examples" / "own_estimator.py"
-    words = ["nas", "--plugins", plugin, "--methods", "st", "st_to_reinmax,beta=0.25", "--seeds", "1"]
-    search = "--epochs 2 --train-limit 160 --batch-size 16"
-    done = run(
-        ROOT / "ablate.py",
-        *words,
-        "--measure",
-        "1",
-        "--search",
-        search,
-        "--out",
-        tmp_path / "grid",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    report = (tmp_path / "grid" / "report.html").read_text()
-    assert "st_to_reinmax" in report
-    assert "st_to_reinmax" in (tmp_path / "grid" / "gradients.csv").read_text()
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
