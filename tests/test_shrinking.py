@@ -320,6 +320,7 @@ def test_what_is_done_after_the_last_step_of_an_epoch_is_done_once(monkeypatch):
         ({"shrink": "stages:freeze=2"}, "chooses after 2 epochs .* freeze is 2"),
         ({"shrink": "stages:freeze=1", "warmup_epochs": 3}, "`warmup_epochs` is 3"),
         ({"shrink": "stage"}, "unknown shrinking 'stage'"),
+        ({"shrink": "probability", "space": "s1"}, "cannot shrink 's1': its slots have 2 candidates"),
         ({"shrink": "probability", "space": "s3"}, "the nodes of 's3' choose their edges .* raise keep to 2"),
         ({"shrink": Stages}, "`shrink` is the class Stages"),
     ],

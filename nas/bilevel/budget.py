@@ -120,7 +120,7 @@ class Budget:
             if connected and (found is None or self._genotype(found) != genotype):
                 raise InputError(
                     f"the space '{self.space.name}' derives by rules of its own, which budgets do not know: "
-                    "drop `budget` and `max_skips`"
+                    "drop `budget`, and give `max_skips=None`"
                 )
             if not self.limits:
                 continue

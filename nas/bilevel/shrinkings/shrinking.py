@@ -122,6 +122,11 @@ def require_kept(search: SearchView, name: str, keep: int) -> None:
     """Raise InputError where no slot has more candidates than are kept, or nothing that is kept tells which
     edges a node is to keep."""
     space = search.space
+    if space.contested() and space.width <= 2:
+        raise InputError(
+            f"`shrink={name}` cannot shrink '{space.name}': its slots have {space.width} candidates, and its "
+            "nodes choose their edges by how likely these are: choose another space"
+        )
     if keep >= space.width:
         raise InputError(
             f"`shrink={name}` keeps {keep} candidates of every slot, and the slots of '{space.name}' have "
