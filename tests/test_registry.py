@@ -234,3 +234,43 @@ def test_options_of_several_values_are_given_once(words, flag, capsys):
 def test_methods_are_given_once(capsys):
     assert ablate.main(["nas", "--methods", "st", "--methods", "reinmax"]) == 2
     assert capsys.readouterr().err.startswith("error: --methods is given 2 times")
+
+
+class Soft(estimators.family("reinmax")):
+    """Says that it draws, and mixes."""
+
+    def __call__(self, logits, generator=None):
+        return logits.softmax(-1)
+
+
+class Idle(Rule):
+    """Forgets to yield."""
+
+    def select(self, search):
+        pass
+
+    def selected(self, search):
+        return search.space.discretise(search.architecture.scores())
+
+
+class Still(Shrinking):
+    """Forgets to yield."""
+
+    name = "still"
+
+    def after(self, search, epoch):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"estimator": Soft()}, "draws .* expected a one-hot vector"),
+        ({"derive": Idle()}, "`select` of the rule 'Idle' returns no iterator, expected one"),
+        ({"shrink": Still()}, "`after` of the shrinking 'still' returns no iterator, expected one"),
+    ],
+)
+def test_parts_that_do_not_keep_their_word_are_named(parts, says):
+    options = {"epochs": 1, "channels": 4, "train_limit": 40, "batch_size": 16, "warmup_epochs": 0}
+    with pytest.raises(InputError, match=says):
+        nas.search("micro", **options, **parts)

@@ -91,6 +91,7 @@ def without_data(
     estimator = given["estimator"] if "estimator" in given else estimators.get(options.estimator)
     schedule = temperature(options, estimator)
     estimator.tau = schedule.start
+    _require_draws(estimator, space)
     for stage in Growth.of(options, space).stages:
         check(stage, estimator)
         check_edges(stage, space)
@@ -108,6 +109,20 @@ def without_data(
     cells_of(space, options.cells)
     SkipSchedules.of(options, space)
     return space, estimator, schedule, terms, policy, rule, shrinking
+
+
+def _require_draws(estimator: Estimator, space: SearchSpace) -> None:
+    """Raise InputError where an estimator whose draws are said to be one-hot draws something else."""
+    if not (estimator.discrete and estimator.exclusive):
+        return
+    logits = torch.zeros(space.num_slots, space.width)
+    draw = estimator(logits, torch.Generator().manual_seed(0)).detach()
+    ones = torch.ones(space.num_slots)
+    if draw.shape != logits.shape or not (draw.amax(-1).equal(ones) and draw.abs().sum(-1).equal(ones)):
+        raise InputError(
+            f"the estimator '{name_of(estimator)}' draws {draw[0].tolist()}, expected a one-hot vector for "
+            "each slot: correct it, or set `discrete = False`"
+        )
 
 
 def _named(option: str, registry: Registry[Any], thing: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -357,7 +357,13 @@ class Search:
         """What the rule of selection does after the last epoch, piece by piece."""
         self.skips.move(self.supernet, 1.0)
         self.watch.rewind()
-        yield from self.rule.select(self)
+        work = self.rule.select(self)
+        if not isinstance(work, Iterable):
+            raise InputError(
+                f"`select` of the rule '{name_of(self.rule)}' returns no iterator, expected one: give it "
+                "a `yield` after each piece of work, or `yield from ()`"
+            )
+        yield from work
 
     def conclude(self) -> Outcome:
         """The architecture that was found."""

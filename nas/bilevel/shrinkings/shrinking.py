@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -52,7 +52,13 @@ class Shrinking(ABC):
 
     def work(self, search: SearchView, epoch: int) -> None:
         """Do what is to be done after `epoch` epochs."""
-        for row, candidate in self.after(search, epoch):
+        pairs = self.after(search, epoch)
+        if not isinstance(pairs, Iterable):
+            raise InputError(
+                f"`after` of the shrinking '{self.name}' returns no iterator, expected one: give it a "
+                "`yield`, or `yield from ()`"
+            )
+        for row, candidate in pairs:
             if candidate not in search.architecture.candidates(row) or not may_go(search, row, candidate):
                 raise InputError(
                     f"the shrinking '{self.name}' takes out candidate {candidate} of slot {row}, which is "
