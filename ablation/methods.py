@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 import estimators
-from nas.bilevel.policies import POLICIES
-from nas.bilevel.rules.names import RULES
-from nas.bilevel.shrinkings.names import SHRINKINGS
-from nas.bilevel.terms import TERMS
+from nas.bilevel.parts import PARTS
 from recipes import InputError
-from recipes.registry import Registry, parameters
+from recipes.registry import parameters
 
 # Options of a run that follow from those of the grid: of the same name, and others.
 _OF_THE_GRID = {"--space", "--dataset", "--plugins", "--threads", "--out"}
 _SET_BY_THE_GRID = _OF_THE_GRID | {
     "--resume", "--overwrite", "--seed", "--config", "--estimator", "--measure-every", "--tensorboard",
     "--genotype",
-}  # fmt: skip
-_PARTS: dict[str, Registry[Any]] = {
-    "policy": POLICIES, "derive": RULES, "shrink": SHRINKINGS, "terms": TERMS,
 }  # fmt: skip
 
 
@@ -48,7 +41,7 @@ def method_words(method: str) -> list[str]:
                 f"'{setting},{part}'"
             )
         called, _, inner = value.partition(":")
-        if (known := _PARTS.get(option)) and called in known:
+        if (known := PARTS.get(option)) and called in known:
             given = {one.partition("=")[0] for one in inner.split(";")}
             before |= dict.fromkeys(parameters(known.get(called), hidden=given), setting)
         if option in parameters(family, hidden=("tau",)):  # whose schedule is an option

@@ -21,6 +21,7 @@ from recipes.options import RunOptions, SearchOptions, check, check_numbers
 from recipes.plugins import import_plugins
 from recipes.registry import Registry
 
+_HELP = {"-h", "--help"}
 Options = TypeVar("Options", bound=RunOptions)
 Dataclass = TypeVar("Dataclass")
 
@@ -51,7 +52,7 @@ def main_of(
     """Do the command that `argv` begins with; `commands` maps its name to options and job. The exit
     code is that of `main`."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in _HELP:
         with _help_may_be_cut():
             print(f"usage: {program} COMMAND [options]; {program} COMMAND --help lists the options\n")
             for name, (options_class, _) in commands.items():
@@ -162,7 +163,8 @@ def _parse_all(
     _require_once(options_class, argv)
     message = io.StringIO()
     try:
-        with _help_may_be_cut(), contextlib.redirect_stderr(message):
+        shown = contextlib.nullcontext() if _HELP.isdisjoint(argv) else _help_may_be_cut()
+        with shown, contextlib.redirect_stderr(message):
             return tyro.cli(
                 options_class,
                 prog=program,
@@ -176,34 +178,31 @@ def _parse_all(
         raise InputError(_one_line(message.getvalue()) + "; see --help") from None
 
 
-_WANTED = {"INT": "an integer", "FLOAT": "a number"}
+_KINDS = {"INT": "an integer", "FLOAT": "a number"}
+_REFUSALS = {  # of a value, in the parser's words, and what it takes
+    r"invalid literal for int\(\) with base 10: (?P<given>.*)": "INT",
+    r"could not convert string to float: (?P<given>.*)": "FLOAT",
+    r"no type matching (?P<kinds>.*) could be instantiated from \[(?P<given>.*?)\]\. .*": None,
+}
 
 
 def _one_line(message: str) -> str:
     """A framed message of the parser in one line, without its jargon."""
     words = " ".join(re.sub(r"[─│╭╮╰╯]+|-{3,}", " ", message).split())
     words = re.split(r" (?:Argument|For full) helptext", words)[0]
-    if found := re.fullmatch(
-        r"Unrecognized options Unrecognized options: (.*?)( Perhaps you meant: .*)?", words
-    ):
-        options = found[1].partition(",")[0]
+    words = re.sub(
+        r"^(Unrecognized options|Invalid choice|Missing argument|Value error|Parsing error) ", "", words
+    )
+    if found := re.fullmatch(r"Unrecognized options: (\S+?)(?:,.*?)?(?: Perhaps you meant: (.*))?", words):
         near = re.findall(r"(--[a-z][a-z-]*)(?=,| \{| [A-Z\[])", found[2] or "")
-        return f"unknown option {options}" + (f", perhaps {' or '.join(near)}" if near else "")
-    if found := re.fullmatch(r"Value error Error parsing (--\S+): (.*)", words):
-        option, why = found.groups()
-        for pattern, wanted in (
-            (r"invalid literal for int\(\) with base 10: (.*)", "INT"),
-            (r"could not convert string to float: (.*)", "FLOAT"),
-            (r"no type matching (.*) could be instantiated from \[(.*?)\]\. .*", ""),
-        ):
-            if given := re.fullmatch(pattern, why):
-                kinds = (
-                    re.split(r"[|]", given[1].replace("{", "").replace("}", "")) if not wanted else [wanted]
-                )
-                return f"{option} is {given[len(given.groups())]}, expected " + " or ".join(
-                    _WANTED.get(kind, kind) for kind in kinds
-                )
-    return re.sub(r"^(Invalid choice|Missing argument|Value error|Parsing error) (?=\w)", "", words)
+        return f"unknown option {found[1]}" + (f", perhaps {' or '.join(near)}" if near else "")
+    if found := re.fullmatch(r"Error parsing (--\S+): (.*)", words):
+        for pattern, kind in _REFUSALS.items():
+            if refusal := re.fullmatch(pattern, found[2]):
+                kinds = [kind] if kind else re.sub("[{}]", "", refusal["kinds"]).split("|")
+                expected = " or ".join(_KINDS.get(one, one) for one in kinds)
+                return f"{found[1]} is {refusal['given']}, expected {expected}"
+    return words
 
 
 def _require_once(options_class: type[Any], argv: Sequence[str]) -> None:

@@ -250,6 +250,9 @@ def test_everything_is_written(finished):
     for row in rows:
         result = json.loads((folder / "runs" / f"{row['method']}-s{row['seed']}" / "result.json").read_text())
         assert row["genotype"] == result["genotype"]
+        said = [warning for warning in result["warnings"] if "too few to learn from" not in warning]
+        assert len(said) < len(result["warnings"])  # of so few images
+        assert row["collapsed"] == str(bool(said))
         assert float(row["regret"]) == pytest.approx(known.optimum[1].accuracy - float(row["accuracy"]))
         assert 0 <= float(row["beats_random"]) <= 1
         assert 1 <= int(row["rank"]) <= 125

@@ -1,7 +1,9 @@
 """Supernets that grow in stages: what their weights, rates and logits are then, and runs that go on there."""
 
 import copy
+import gc
 import json
+import weakref
 
 import pytest
 import small
@@ -103,6 +105,21 @@ def test_a_stage_of_fewer_partial_channels_begins_with_the_weights_and_the_momen
     assert search.bilevel.weight_optimizer is search.weight_optimizer
     assert search.bilevel.parameters == list(search.supernet.parameters())
     assert {edge.partial for m in search.supernet.modules() for edge in getattr(m, "edges", [])} == {2}
+
+
+@pytest.mark.parametrize("edge_gradient", ["lean", "captured"])
+def test_nothing_is_kept_of_a_supernet_that_has_been_outgrown(edge_gradient):
+    search = job(**DEEPER, estimator="reinmax", edge_gradient=edge_gradient)
+    for _ in zip(range(2), search.epoch(0, 0), strict=False):
+        pass
+    old = [weakref.ref(parameter) for parameter in search.supernet.parameters()]
+    gc.disable()  # what is freed is freed by the search
+    try:
+        search._grow(1)
+        left = [parameter() for parameter in old if parameter() is not None]
+    finally:
+        gc.enable()
+    assert not left
 
 
 def test_what_is_stopped_for_good_stays_stopped_where_weights_are_widened():

@@ -19,7 +19,7 @@ from estimators import Schedule
 from nas.bilevel import Policy, Rule, Shrinking, Term
 from nas.zero_cost import ZeroCost
 from recipes import InputError
-from recipes.plugins import import_plugins
+from recipes.plugins import import_plugins, require_plugins
 from recipes.registry import Registry, parameters
 
 if TYPE_CHECKING:
@@ -234,6 +234,14 @@ def test_options_of_several_values_are_given_once(words, flag, capsys):
 def test_methods_are_given_once(capsys):
     assert ablate.main(["nas", "--methods", "st", "--methods", "reinmax"]) == 2
     assert capsys.readouterr().err.startswith("error: --methods is given 2 times")
+
+
+def test_a_plugin_may_be_named_by_another_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    require_plugins(["mine/part.py", "json"], [str(tmp_path / "mine" / "part.py"), "json"])
+    for given in (["part.py", "json"], ["mine/part.py", "json.tool"]):
+        with pytest.raises(InputError, match="that run needs `plugins="):
+            require_plugins(["mine/part.py", "json"], given)
 
 
 class Soft(estimators.family("reinmax")):

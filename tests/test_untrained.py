@@ -1,6 +1,7 @@
 """Architectures that are chosen before the first step, by what untrained supernets promise."""
 
 import copy
+import itertools
 
 import pytest
 import small
@@ -9,9 +10,11 @@ from torch import nn
 
 import nas
 from nas.bilevel import Search
+from nas.bilevel.shrinkings import untrained
 from nas.bilevel.shrinkings.untrained import ByZeroCost
 from nas.seeding import generator
 from recipes import SearchOptions
+from recipes.options import check
 from search_spaces.cell import candidates_in
 
 SMALL = {"channels": 4, "train_limit": 160, "batch_size": 16, "threads": 1, "tensorboard": False}
@@ -36,6 +39,17 @@ def agreement(network, images, *weights):
     network(images, *weights)
     alike = sum((code[:, None] == code[None]).sum(-1) for code in codes)
     return float(torch.linalg.slogdet(alike.double())[1])
+
+
+def test_within_a_budget_a_proposal_takes_the_next_best(monkeypatch):
+    order = itertools.cycle(
+        [4.0, 3.0, 1.0, 0.0, 2.0]
+    )  # none, skip, 1x1, 3x3, pooling, of one slot after the other
+    monkeypatch.setattr(untrained, "value_of", lambda *_: next(order))
+    options = {"space": "nasbench201", "channels": 4, "train_limit": 80, "batch_size": 16, "max_skips": None}
+    search = Search.of(check(SearchOptions(**options, budget=("parameters=22k",))))
+    (cell,) = ByZeroCost(proposals=1)._proposal(search, 0, 0).cells
+    assert {edge.operation for edge in cell.edges} == {"nor_conv_3x3", "nor_conv_1x1"}
 
 
 def test_proposals_keep_what_the_score_is_lowest_without(monkeypatch):

@@ -28,6 +28,11 @@ from recipes import InputError, SearchOptions
 from recipes.registry import Registry, name_of
 from search_spaces import SearchSpace
 
+PARTS: dict[str, Registry[Any]] = {
+    "terms": TERMS, "policy": POLICIES, "derive": RULES, "shrink": SHRINKINGS,
+}  # fmt: skip
+"""What the options of these names name."""
+
 
 class SearchParts(NamedTuple):
     """What a search is made of.
@@ -95,10 +100,10 @@ def without_data(
     for stage in Growth.of(options, space).stages:
         check(stage, estimator)
         check_edges(stage, space)
-    terms = tuple(_named("terms", TERMS, term) for term in given.get("terms", options.terms))
-    policy = _named("policy", POLICIES, given.get("policy", options.policy))
-    rule = _named("derive", RULES, given.get("derive", options.derive))
-    shrinking = _named("shrink", SHRINKINGS, given.get("shrink", options.shrink))
+    terms = tuple(_named("terms", term) for term in given.get("terms", options.terms))
+    policy, rule, shrinking = (
+        _named(name, given.get(name, getattr(options, name))) for name in ("policy", "derive", "shrink")
+    )
     if not shrinking.learns:
         of_logits = [f"the term '{name_of(t)}'" for t in terms if type(t).of_weights is Term.of_weights]
         for what in [*of_logits, *(["`edge_normalisation`"] if options.edge_normalisation else [])]:
@@ -125,12 +130,12 @@ def _require_draws(estimator: Estimator, space: SearchSpace) -> None:
         )
 
 
-def _named(option: str, registry: Registry[Any], thing: Any) -> Any:
+def _named(option: str, thing: Any) -> Any:
     """What a text means as a value of `option`; an object is itself. Raises InputError."""
     if not isinstance(thing, str):
         return thing
     try:
-        return registry.build(thing)
+        return PARTS[option].build(thing)
     except InputError as error:
         raise InputError(f"`{option}`: {error}") from None
 

@@ -181,7 +181,6 @@ class Search:
         """Go on in another stage, with the supernet of which all are told."""
         self._begin(stage)
         self.bilevel.take_up(self.supernet, self.weight_optimizer)
-        gc.collect()  # captured cells of the supernet before refer to themselves
         for term in self.bilevel.terms:
             term.prepare(self)
 
@@ -191,6 +190,8 @@ class Search:
         self._enter(stage)
         if not self.growth.renews:
             widen(supernet, self.supernet, optimizer, self.weight_optimizer)
+        del supernet, optimizer
+        gc.collect()  # captured cells refer to themselves
 
     def epoch(self, epoch: int, start: int) -> Iterator[None]:
         """One pass over the training part, with an architecture step before every weight step, and what is

@@ -31,6 +31,7 @@ class Front(Rule):
 
     def __init__(self, rule: Rule, budgets: Sequence[Budget]) -> None:
         self.budgets = list(budgets)
+        # One for each budget, or one alone, whose work is done under the first.
         self.rules = [copy.deepcopy(rule) for _ in (budgets if rule.minds_budget else budgets[:1])]
 
     def pieces(self, search: SearchView) -> int:
