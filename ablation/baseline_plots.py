@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from ablation import baselines
 from ablation.comparison import estimate
 from ablation.grid_plots import Records, methods, name_width, style, values
 from ablation.zero_cost import NO_SCORES, CellScores
-from nas.report.figures import new_grid, styled
+from nas.report.figures import WIDTH, new_grid, styled
 from nas.report.labels import Label, name_ends, name_points
-from nas.report.palette import INK, QUIET
+from nas.report.palette import INK, QUIET, readable
 from nas.tables import Truth
 
 LEAST = 100  # trainings that the axis reaches at least
+MANY = 8  # methods that have their names in the picture; of more it has numbers, and the names below
+_LETTERS, _ROW = 8.0, 0.175  # of the names below: size in points, height of a line in inches
 # Muted, as the colours of estimators are for searches.
 _STYLES: dict[str, tuple[str, Any]] = {
     baselines.RANDOM: ("#7d8793", "-"),
@@ -33,12 +36,14 @@ def plot_cost(records: Records, known: Truth, scores: CellScores = NO_SCORES) ->
     """Accuracy over trainings from scratch: curves of what is found without a search with the ends of 95 % of
     the attempts, lines for the largest cell and the optimum, every search as a point at its cost.
 
-    Zero-cost scores have curves without these ends: most of them leave nothing to chance.
+    More methods than `MANY` are numbered, the best mean first, and named below. Zero-cost scores have curves
+    without these ends: most of them leave nothing to chance.
     """
     names, optimum = methods(records), known.optimum[1].accuracy
     costs = baselines.budgets(max(LEAST, *(record["evaluations"] for record in records)))
     right = max(1.55, name_width(baselines.ways(scores), 8))
-    figure, grid = new_grid(1, 1, 4.6, left=0.54, right=right, top=0.33, bottom=0.5)
+    below = _rows(names) * _ROW + 0.15 if len(names) > MANY else 0.0
+    figure, grid = new_grid(1, 1, 4.6, left=0.54, right=right, top=0.33, bottom=0.5 + below)
     axes: Axes = grid[0, 0]
     axes.set_xscale("log")
     axes.set_xlim(0.7, costs[-1])
@@ -68,9 +73,39 @@ def plot_cost(records: Records, known: Truth, scores: CellScores = NO_SCORES) ->
         axes.plot(costs, found[:, 0], color=shade, linestyle=line, linewidth=1.5)
         ends.append((float(found[-1, 0]), name, shade))
         lines += list(zip(costs, found[:, 0].tolist(), strict=True))
-    _plot_searches(axes, records, names, low, lines)
+    labels = _plot_searches(axes, records, names, low, lines)
+    if len(names) > MANY:
+        labels = _name_below(
+            figure, labels, {name: estimate(values(records, name, "accuracy")).mean for name in names}
+        )
+    name_points(axes, labels, lines)
     name_ends(axes, ends)
     return figure
+
+
+def _columns(names: list[str]) -> int:
+    """How many columns the names below the picture have: two where the longest leaves room for that."""
+    return 2 if name_width(names, _LETTERS) + 0.8 < WIDTH / 2 else 1
+
+
+def _rows(names: list[str]) -> int:
+    return math.ceil(len(names) / _columns(names))
+
+
+def _name_below(figure: Figure, labels: list[Label], accuracies: dict[str, float]) -> list[Label]:
+    """Write the methods and their mean accuracies below, the best first; returns their numbers as labels."""
+    order = sorted(labels, key=lambda label: -accuracies[label.text])
+    width, height = figure.get_size_inches()
+    for i, label in enumerate(order):
+        column, row = divmod(i, _rows(list(accuracies)))
+        x, y = 0.54 + column * (width - 0.54) / 2, (_rows(list(accuracies)) - row) * _ROW - 0.07
+        shade = readable(label.colour)
+        for right, text in ((0.12, f"{i + 1}"), (0.55, f"{accuracies[label.text]:.2f}")):
+            figure.text(
+                (x + right) / width, y / height, text, size=_LETTERS, color=shade, ha="right", va="center"
+            )
+        figure.text((x + 0.66) / width, y / height, label.text, size=_LETTERS, color=shade, va="center")
+    return [label._replace(text=f"{i + 1}") for i, label in enumerate(order)]
 
 
 def _score_styles(scores: CellScores) -> dict[str, tuple[str, Any]]:
@@ -93,8 +128,11 @@ def _lowest(records: Records, known: Truth, largest: float) -> float:
 
 def _plot_searches(
     axes: Axes, records: Records, names: list[str], low: float, lines: list[tuple[float, float]]
-) -> None:
-    """Every search at its cost, methods of one cost beside each other, and their means with intervals."""
+) -> list[Label]:
+    """Every search at its cost, methods of one cost beside each other, and their means with intervals.
+
+    Adds to `lines` what names should leave free; returns the name of every method for its mean.
+    """
     costs = {name: float(np.median(values(records, name, "evaluations"))) for name in names}
     labels = []
     for name in names:
@@ -115,4 +153,4 @@ def _plot_searches(
         labels.append(Label(float(x), max(mean.mean, low), name, shade))
         lines += [(float(a) * shift, max(y, low)) for a, y in zip(at, found, strict=True)]
         lines += [(float(x), y) for y in np.linspace(max(mean.low, low), max(mean.high, low), 6)]
-    name_points(axes, labels, lines)
+    return labels

@@ -485,3 +485,20 @@ def test_pictures_of_any_cost(costs, known):
     flat = [record | {"accuracy": 90.0} for record in records]
     assert baseline_plots.plot_cost(flat, perfect).axes
     assert torch.get_num_threads() == 1
+
+
+def test_many_methods_are_numbered_and_named_below(known):
+    records = searches(known, costs=tuple(range(1, baseline_plots.MANY + 2)))
+    figure = baseline_plots.plot_cost(records, known)
+    means = {
+        name: np.mean([record["accuracy"] for record in records if record["method"] == name])
+        for name in {record["method"] for record in records}
+    }
+    within = {text.get_text() for text in figure.axes[0].texts}
+    assert {str(i + 1) for i in range(len(means))} <= within
+    assert not within & set(means)
+    below = [text.get_text() for text in figure.texts]
+    best = max(means, key=means.__getitem__)
+    assert below[:3] == ["1", f"{means[best]:.2f}", best]
+    assert set(below[2::3]) == set(means)
+    assert all(0 < text.get_position()[1] < 1 for text in figure.texts)
