@@ -39,7 +39,7 @@ case $part in
   cifar10)
     exec "$python" ablate.py nas --space nasbench201 --dataset "${DATA:?folder:PATH of the images}" \
       --table "${TABLE:?the accuracies of the benchmark}" --first-seed 4 --seeds "$seeds" --jobs "$jobs" \
-      --methods reinmax st st_gumbel gumbel_rao reinforce_loo st_gumbel,edge_gradient=surrogate redge \
+      --methods reinmax st st_gumbel gumbel_rao reinforce_loo st_gumbel,edge_gradient=surrogate redge reinforce_critic \
       --measure 0 --zero-cost synflow --out "$out" \
       --search "--image-size 16 --cells 1 --channels 16 --batch-size 64 --lr 0.05 --epochs 8 --warmup-epochs 3
         --evaluate-every 8 --precision float32" "${@:3}" ;;
