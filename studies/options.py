@@ -33,6 +33,8 @@ class TasksOptions(AblationOptions):
     """Steps of a run on ListOps, of 64 expressions each."""
     vae_epochs: int = option(2, at_least=1)
     """Epochs of a run of the auto-encoder, of 50,000 images each."""
+    vae_shapes: tuple[str, ...] = ("8x4", "4x24", "8x16")
+    """Auto-encoders: values of a latent variable, x, number of latent variables."""
     jobs: int = option(2, at_least=1, at_most=1_024)
     """Runs at the same time, each with --threads threads (default: 1)."""
 

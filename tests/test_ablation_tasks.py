@@ -528,6 +528,15 @@ def test_end_to_end(tmp_path, small, capsys, monkeypatch):
     assert (out / "results.csv").read_text() == before
 
 
+def test_auto_encoders_of_other_shapes(tmp_path, small):
+    words = ["tasks", *small, "--estimators", "st", "--seeds", "1", "--out", str(tmp_path / "out")]
+    words += ["--tasks", "vae", "--data", str(_write_mnist(tmp_path / "data", 40))]
+    assert ablate.main([*words, "--vae-shapes", "2x3", "12x1", "2x3"]) == 0
+    rows = csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines())
+    assert [row["task"] for row in rows if row["part"] == "chosen"] == ["vae-2x3", "vae-12x1"]
+    assert "3 latents of 2 classes" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_without_data_the_auto_encoder_is_left_out(tmp_path, small, capsys):
     words = ["tasks", *small, "--estimators", "st", "--seeds", "1", "--out", str(tmp_path / "out")]
     assert ablate.main(words) == 0
@@ -552,6 +561,9 @@ def test_without_data_the_auto_encoder_is_left_out(tmp_path, small, capsys):
         (["--jobs", "0"], ["--jobs is 0"]),
         (["--listops-steps", "0"], ["--listops-steps is 0"]),
         (["--vae-epochs", "many"], ["--vae-epochs", "many"]),
+        (["--vae-shapes", "8x4", "8"], ["--vae-shapes has '8'", "CLASSESxLATENTS", "8x4"]),
+        (["--vae-shapes", "1x4"], ["--vae-shapes has '1x4'", "2 classes"]),
+        (["--tasks", "vae", "--data", ".", "--vae-shapes"], ["--vae-shapes is empty"]),
     ],
 )
 def test_bad_input(arguments, words, tmp_path, capsys):

@@ -14,6 +14,7 @@ arXiv 2304.08612.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,6 @@ from studies.tasks.task_grid import Comparison, Result, Setting, Task, Trial, ch
 from studies.tasks.vae import MnistVAE, load_mnist
 
 POWERS = (1.5, 2.0, 3.0)
-SHAPES = ((8, 4), (4, 24), (8, 16))  # classes, latent variables
 FAMILIES = ("polynomial", "listops", "vae")
 
 
@@ -62,11 +62,14 @@ def choose_estimators(options: TasksOptions) -> list[str]:
 def choose_tasks(options: TasksOptions) -> list[Task]:
     """The tasks that the options ask for; the data they need are there. Raises InputError."""
     families = [one_of("task", name, FAMILIES) for name in options.tasks]
+    shapes = dict.fromkeys(map(_shape, options.vae_shapes))
     with_data = options.data is not None or options.download
     if not families:
         families = [name for name in FAMILIES if name != "vae" or with_data]
         if not with_data:
             print("vae is left out: it needs MNIST, give --data FOLDER or --download", file=sys.stderr)
+    elif "vae" in families and not shapes:
+        raise InputError("--vae-shapes is empty, expected CLASSESxLATENTS such as 8x4, or other --tasks")
     elif "vae" in families and not with_data:
         raise InputError("the task vae needs MNIST: give --data FOLDER, --download, or other --tasks")
     tasks: list[Task] = []
@@ -77,8 +80,18 @@ def choose_tasks(options: TasksOptions) -> list[Task]:
     if "vae" in families:
         root = options.data or "data"
         load_mnist(root, options.download)
-        tasks += [MnistVAE(classes, latents, options.vae_epochs, root) for classes, latents in SHAPES]
+        tasks += [MnistVAE(*shape, options.vae_epochs, root) for shape in shapes]
     return tasks
+
+
+def _shape(text: str) -> tuple[int, int]:
+    """Classes and latent variables of an auto-encoder, such as 8x4. Raises InputError."""
+    if not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", text, re.ASCII) or text.startswith("1x"):
+        raise InputError(
+            f"--vae-shapes has '{text}', expected CLASSESxLATENTS with 2 classes at least, such as 8x4"
+        )
+    classes, latents = text.split("x")
+    return int(classes), int(latents)
 
 
 def compare(
