@@ -12,7 +12,8 @@
 #   pictures      those of docs/estimators.md
 #
 # Methods of equal cost: four draws without a gradient cost about as much as one with it (`python -m
-# benchmarks.price`). SEEDS and JOBS change how many searches there are of each, and how many at a time.
+# benchmarks.price`). SEEDS and JOBS change how many searches there are of each, and how many at a time; in cifar10
+# FIRST, METHODS and MEASURE change the first seed, what is compared, and how often the gradients are measured.
 set -euo pipefail
 part=${1:?which part: gradients, inside, searches, cifar10, tasks or pictures}
 cd "$(dirname "$0")/../.."
@@ -38,9 +39,10 @@ case $part in
     done ;;
   cifar10)
     exec "$python" ablate.py nas --space nasbench201 --dataset "${DATA:?folder:PATH of the images}" \
-      --table "${TABLE:?the accuracies of the benchmark}" --first-seed 4 --seeds "$seeds" --jobs "$jobs" \
-      --methods reinmax st st_gumbel gumbel_rao reinforce_loo st_gumbel,edge_gradient=surrogate redge reinforce_critic \
-      --measure 0 --zero-cost synflow --out "$out" \
+      --table "${TABLE:?the accuracies of the benchmark}" --first-seed "${FIRST:-4}" \
+      --seeds "$seeds" --jobs "$jobs" --methods ${METHODS:-reinmax st st_gumbel gumbel_rao reinforce_loo
+        st_gumbel,edge_gradient=surrogate redge reinforce_critic} \
+      --measure "${MEASURE:-0}" --zero-cost synflow --out "$out" \
       --search "--image-size 16 --cells 1 --channels 16 --batch-size 64 --lr 0.05 --epochs 8 --warmup-epochs 3
         --evaluate-every 8 --precision float32" "${@:3}" ;;
   tasks)
