@@ -174,8 +174,8 @@ def execute(runs: Sequence[Run], options: GridOptions) -> Generator[str | None]:
     for name, executors in _ONLY_FOR.items():
         if getattr(options, name) is not None and options.executor not in executors:
             raise InputError(
-                f"--{name.replace('_', '-')} is for --executor {' or '.join(executors)}, "
-                f"not {options.executor}: drop it"
+                f"--{name.replace('_', '-')} is for --executor {' or '.join(executors)}, not "
+                f"{options.executor}: drop it"
             )
     return {"local": _local, "ray": _ray, "slurm": _slurm}[options.executor](runs, options)
 
@@ -300,8 +300,8 @@ def _import(package: str) -> Any:
     except ImportError:
         extra = {"ray": "ray", "submitit": "slurm"}[package]
         raise InputError(
-            f"--executor {extra} needs the package {package}, which is not installed: "
-            f"pip install 'reinmax-nas[{extra}]'"
+            f"--executor {extra} needs the package {package}, which is not installed: pip install "
+            f"'reinmax-nas[{extra}]'"
         ) from None
 
 

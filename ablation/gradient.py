@@ -248,8 +248,8 @@ def write_report(
         title="Estimators against the exact gradient",
         lead=f"Bias and spread of every gradient estimator, on {options.problems} random problems with "
         f"{options.draws} draws each (a fifth for those that average over inner samples), against the "
-        "gradient by enumeration of all outcomes; medians over the problems. "
-        f"{seconds:.0f} s on a CPU with {threads} thread{'s'[: threads != 1]}.",
+        f"gradient by enumeration of all outcomes; medians over the problems. {seconds:.0f} s on a CPU with "
+        f"{threads} thread{'s'[: threads != 1]}.",
         pictures=_pictures(records),
         tables=_tables(records, options),
         records=records,
@@ -271,10 +271,10 @@ def _pictures(records: Sequence[Mapping[str, Any]]) -> list[page.Picture]:
             "Bias against spread",
             gradient_plots.plot_trade_off(temperature),
             "The black dot is the exact gradient, whose norm is the unit of both axes; the diamond is the "
-            "estimate 0. A line follows an estimator from temperature "
-            f"{TAUS[0]:g}, its thin end, to {TAUS[-1]:g}. The dot with the name is temperature 1, with 95 % "
-            "intervals. Arcs join equal root mean squared errors. Estimators without a temperature are "
-            f"dots. Polynomials and the ReLU network have 3 choices, all choices {CANDIDATES} candidates.",
+            f"estimate 0. A line follows an estimator from temperature {TAUS[0]:g}, its thin end, to "
+            f"{TAUS[-1]:g}. The dot with the name is temperature 1, with 95 % intervals. Arcs join equal "
+            "root mean squared errors. Estimators without a temperature are dots. Polynomials and the ReLU "
+            f"network have 3 choices, all choices {CANDIDATES} candidates.",
         ),
         page.Picture(
             "More candidates",

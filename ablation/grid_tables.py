@@ -144,8 +144,8 @@ def _without_table(records: Records, known: Truth, scores: CellScores) -> page.T
         f"Evolution: regularised, a population of {baselines.POPULATION}, the best of {baselines.SAMPLE} "
         "members changed in one slot, the oldest one dropped. Local search: from a random cell to the first "
         f"better neighbour, and again. Evolution and local search are simulated, {baselines.REPETITIONS:,} "
-        f"attempts of at most {baselines.LONGEST:,} trainings; the others are exact."
-        f"{_SCORED if scores.values else ''}",
+        f"attempts of at most {baselines.LONGEST:,} trainings; the others are "
+        f"exact.{_SCORED if scores.values else ''}",
     )
 
 

@@ -84,12 +84,11 @@ def demonstrate(out: Path, space_name: str, count: int, epochs: int | None) -> N
     render_report(out / "final")
     spread = f" ± {result['baseline']['random_std']:.2f}" if count > 1 else ""
     print(
-        f"\ncell found     {result['genotype']}"
-        f"\ntest accuracy  {result['test_accuracy']:.2f} %  (last epoch; no picking on the test set)"
-        f"\nrandom cells   {mean(accuracies):.2f}{spread} %  ({count} cells, same training)"
-        f"\nlargest cell   {of_largest:.2f} %  (no search, same training)"
-        f"\nreports        {out / 'search' / 'report.html'}, {out / 'final' / 'report.html'}"
-        f"\ntime           {time.perf_counter() - started:.0f} s"
+        f"\ncell found     {result['genotype']}\ntest accuracy  {result['test_accuracy']:.2f} %  (last "
+        f"epoch; no picking on the test set)\nrandom cells   {mean(accuracies):.2f}{spread} %  ({count} "
+        f"cells, same training)\nlargest cell   {of_largest:.2f} %  (no search, same "
+        f"training)\nreports        {out / 'search' / 'report.html'}, "
+        f"{out / 'final' / 'report.html'}\ntime           {time.perf_counter() - started:.0f} s"
     )
 
 

@@ -342,11 +342,9 @@ def test_what_was_found_beside_random_cells(tmp_path):
 def test_estimators_from_outside_are_compared(tmp_path):
     """Also by their gradients, beside all that there are."""
     (tmp_path / "mine.py").write_text(
-        "import estimators\n"
-        "class Mine(estimators.family('reinmax')):\n"
-        "    def __init__(self, tau: float | None = None, factor: float = 1.0) -> None:\n"
-        "        super().__init__(tau)\n"
-        "estimators.register('mine', Mine)\n"
+        "import estimators\nclass Mine(estimators.family('reinmax')):\n    def __init__(self, tau: float | "
+        "None = None, factor: float = 1.0) -> None:\n        "
+        "super().__init__(tau)\nestimators.register('mine', Mine)\n"
     )
     words = ["--plugins", "mine.py", "--methods", "mine,factor=2.5", "--seeds", "1", "--search", TOY]
     assert ablate.main(["nas", *words, "--measure", "1", "--out", "out"]) == 0

@@ -292,10 +292,10 @@ def test_operations_of_nasnet(name, size, stride):
         ARCH.replace("none~0|", ""),
         ARCH.replace("+", " + "),
         f"best arch is {ARCH}.",
-        "[(('nor_conv_3x3', 0),), (('none', 0), ('skip_connect', 1)), "
-        "(('avg_pool_3x3', 0), ('nor_conv_1x1', 1), ('nor_conv_3x3', 2))]",
-        "Structure([(('nor_conv_3x3', 0),), (('skip_connect', 1),), "
-        "(('nor_conv_3x3', 2), ('nor_conv_1x1', 1), ('avg_pool_3x3', 0))])",
+        "[(('nor_conv_3x3', 0),), (('none', 0), ('skip_connect', 1)), (('avg_pool_3x3', 0), ('nor_conv_1x1', "
+        "1), ('nor_conv_3x3', 2))]",
+        "Structure([(('nor_conv_3x3', 0),), (('skip_connect', 1),), (('nor_conv_3x3', 2), ('nor_conv_1x1', "
+        "1), ('avg_pool_3x3', 0))])",
         "(2, 1, 4, 0, 3, 2)",
         "[2, 1, 4, 0, 3, 2]",
         "[2 1 4 0 3 2]",

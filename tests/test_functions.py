@@ -227,13 +227,12 @@ def test_a_run_leaves_the_process_as_it_was():
 
 def test_importing_changes_nothing_of_others():
     program = (
-        "import logging, threading, torch\n"
-        "before = threading.excepthook, torch.are_deterministic_algorithms_enabled()\n"
-        "import timm.scheduler\n"
-        "level = logging.getLogger('timm.scheduler').level\n"
-        "import nas, nas.report.tensorboard, nas.bilevel.search, nas.training.final\n"
-        "assert before == (threading.excepthook, torch.are_deterministic_algorithms_enabled())\n"
-        "assert logging.getLogger('timm.scheduler').level == level\n"
+        "import logging, threading, torch\nbefore = threading.excepthook, "
+        "torch.are_deterministic_algorithms_enabled()\nimport timm.scheduler\nlevel = "
+        "logging.getLogger('timm.scheduler').level\nimport nas, nas.report.tensorboard, nas.bilevel.search, "
+        "nas.training.final\nassert before == (threading.excepthook, "
+        "torch.are_deterministic_algorithms_enabled())\nassert logging.getLogger('timm.scheduler').level == "
+        "level\n"
     )
     # timm needs torchvision, which nas prepares: so it comes first where that is needed.
     program = "import nas.compat\n" + program

@@ -147,9 +147,8 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
         assert len(dataset.train) == 8
         assert dataset.train.labels.tolist() == [0] * 4 + [1] * 4
         assert dataset.notes[-2:] == (
-            "left out: files: 1 that cannot be read, 1 hidden, 2 .txt, 1 without ending, 1 .heic "
-            "(pip install "
-            "pillow-heif, or convert them to JPEG), 1 images outside of class folders",
+            "left out: files: 1 that cannot be read, 1 hidden, 2 .txt, 1 without ending, 1 .heic (pip "
+            "install pillow-heif, or convert them to JPEG), 1 images outside of class folders",
             "left out: folders: 'annotations'",
         )  # fmt: skip
     with pytest.raises(InputError, match=r"bad.jpg"):  # what was left out before is not forgotten

@@ -262,8 +262,8 @@ def test_a_data_set_is_taken_as_it_is():
     assert again.augmentation == Augmentation(crop_padding=1, flip=True)
     assert again.name == "digits"
     assert str(digits) == (
-        "digits: 1438 training and 359 test images (1 x 8 x 8, uint8) of 10 classes, "
-        "139 to 146 training images each"
+        "digits: 1438 training and 359 test images (1 x 8 x 8, uint8) of 10 classes, 139 to 146 training "
+        "images each"
     )
 
 

@@ -149,14 +149,10 @@ def test_classes_are_expected_and_take_on_the_name(register, base):
 
 def test_a_cell_of_a_notebook_can_be_executed_again():
     cell = (
-        "import nas, search_spaces\n"
-        "from search_spaces import operations\n"
-        "from search_spaces.nasbench201 import DenseCellSpace\n"
-        "class Mine(nas.bilevel.Term): pass\n"
-        "nas.register_term('mine', Mine)\n"
-        "operations.register('mine', lambda *_: None)\n"
-        "nas.data.register('mine', lambda: None)\n"
-        "space = search_spaces.register(DenseCellSpace('mine', nodes=3, channels=4, cells=1))\n"
+        "import nas, search_spaces\nfrom search_spaces import operations\nfrom search_spaces.nasbench201 "
+        "import DenseCellSpace\nclass Mine(nas.bilevel.Term): pass\nnas.register_term('mine', "
+        "Mine)\noperations.register('mine', lambda *_: None)\nnas.data.register('mine', lambda: None)\nspace "
+        "= search_spaces.register(DenseCellSpace('mine', nodes=3, channels=4, cells=1))\n"
     )
     for _ in range(2):
         notebook = {"__name__": "notebook"}

@@ -129,11 +129,9 @@ def test_a_signal_in_an_evaluation_saves_after_the_epoch(whole, tmp_path, monkey
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_second_signal_ends_the_process_at_once_unless_it_is_passed_on(second):
     program = (
-        "import os, signal, sys; from nas.runs.interruption import Interruption\n"
-        "with Interruption() as interruption:\n"
-        f"    os.kill(os.getpid(), signal.SIGTERM); assert interruption.asked\n"
-        f"    os.kill(os.getpid(), {int(second)})\n"
-        "sys.exit(7)"
+        "import os, signal, sys; from nas.runs.interruption import Interruption\nwith Interruption() as "
+        "interruption:\n    os.kill(os.getpid(), signal.SIGTERM); assert interruption.asked\n    "
+        f"os.kill(os.getpid(), {int(second)})\nsys.exit(7)"
     )
     # Without nas/__init__.py and torch, which take seconds.
     program = program.replace(

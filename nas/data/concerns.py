@@ -39,10 +39,8 @@ def concerns(classes: Sequence[str], parts: Mapping[str, Tensor], balanced: bool
         least, most = min(train[name] for name in small), max(train[name] for name in small)
         number = f"{least}" if least == most else f"{least} to {most}"
         found.append(
-            f"the class{'es'[: 2 * (len(small) > 1)]} {quoted(small)} "
-            f"{'has' if len(small) == 1 else 'have'} {number} training image{'s'[: most != 1]}: "
-            "too few to learn "
-            "from, or to trust an accuracy"
+            f"the class{'es'[: 2 * (len(small) > 1)]} {quoted(small)} {'has' if len(small) == 1 else 'have'} "
+            f"{number} training image{'s'[: most != 1]}: too few to learn from, or to trust an accuracy"
         )
     there = {name: count for name, count in train.items() if count}
     large, little = max(there, key=there.__getitem__), min(there, key=there.__getitem__)

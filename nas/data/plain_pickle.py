@@ -130,9 +130,8 @@ def load(path: Path) -> Any:
         raise
     except Exception as error:  # whatever a damaged or hostile pickle ends in
         raise InputError(
-            f"cannot read {path} ({first_line(error)}): only plain data are read from pickles; "
-            "get the file again, "
-            "or convert it to arrays:FILE.npz yourself"
+            f"cannot read {path} ({first_line(error)}): only plain data are read from pickles; get the file "
+            "again, or convert it to arrays:FILE.npz yourself"
         ) from None
 
 
@@ -143,8 +142,7 @@ class _Plain:
         self.left = MOST
 
     def __call__(self, thing: Any, level: int) -> Any:
-        """Raises ValueError where a thing is not plain, or there are too many: one may be there "
-        "many times."""
+        """Raises ValueError where a thing is not plain, or there are too many: one may be there often."""
         self.left -= 1
         if level > DEEPEST or self.left < 0:
             raise ValueError("nested too deeply, or too many things")

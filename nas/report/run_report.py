@@ -184,9 +184,8 @@ def _pictures(
     curves = plots.plot_curves(metrics)
     if result["kind"] == "final":
         caption = (
-            "Loss and accuracy on the images of every part; the result is that of the last "
-            "epoch, whatever the "
-            "validation part says."
+            "Loss and accuracy on the images of every part; the result is that of the last epoch, whatever "
+            "the validation part says."
             if "valid_loss" in metrics[0]
             else "Loss and accuracy on training and test images; the result is that of the last epoch."
         )

@@ -159,8 +159,8 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Skeleton:
         describe(model, description)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"cannot load the network {path}: {first_line(error)}; expected a "
-            "model.safetensors written by train_final.py"
+            f"cannot load the network {path}: {first_line(error)}; expected a model.safetensors written by "
+            "train_final.py"
         ) from None
     return model.to(device).eval()
 

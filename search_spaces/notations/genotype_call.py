@@ -17,8 +17,8 @@ from search_spaces.written import Written, WrittenCell, WrittenEdge
 KINDS = ("normal", "reduce")
 FIRST = 2  # the first node that is no input
 FORM = (
-    "Genotype(normal=[('operation', source), ...], normal_concat=range(2, 6), "
-    "reduce=[...], reduce_concat=range(2, 6))"
+    "Genotype(normal=[('operation', source), ...], normal_concat=range(2, 6), reduce=[...], "
+    "reduce_concat=range(2, 6))"
 )
 _FIELDS = tuple(name for kind in KINDS for name in (kind, f"{kind}_concat"))
 

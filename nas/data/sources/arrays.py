@@ -21,9 +21,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _IMAGES = ("images", "image", "x", "data", "pixels", "imgs", "arr_0")
 _LABELS = ("labels", "label", "y", "targets", "target", "fine_labels", "arr_1")
 EXPECTED = (
-    "expected images and labels, or train_images, train_labels, test_images, test_labels (and "
-    "val_...), or x_train, "
-    "y_train, x_test, y_test"
+    "expected images and labels, or train_images, train_labels, test_images, test_labels (and val_...), or "
+    "x_train, y_train, x_test, y_test"
 )
 
 
@@ -174,9 +173,8 @@ def _labels(
     if names is not None and names.ndim == 1 and known.dtype.kind in "iu":
         if known.min() < 0 or known.max() >= len(names):
             raise InputError(
-                f"labels of {path} are {known.min()} to {known.max()}, and there are {len(names)} "
-                "`classes`: make "
-                "them fit"
+                f"labels of {path} are {known.min()} to {known.max()}, and there are {len(names)} `classes`: "
+                "make them fit"
             )
         return {part: y.astype(np.int64) for part, y in labels.items()}, tuple(map(str, names.tolist()))
     found = {part: np.searchsorted(known, y).astype(np.int64) for part, y in labels.items()}

@@ -71,9 +71,8 @@ def parse_range(text: str) -> tuple[float, float] | None:
         low = high = 0.0
     if not -1e30 < low < high < 1e30:
         raise InputError(
-            f"`pixel_range` is '{text[:40]}', expected auto or LOW:HIGH, such as 0:4095: the "
-            "values of the files "
-            "that count as black and white"
+            f"`pixel_range` is '{text[:40]}', expected auto or LOW:HIGH, such as 0:4095: the values of the "
+            "files that count as black and white"
         )
     return low, high
 
@@ -201,9 +200,8 @@ def _plan(paths: Sequence[Path], title: str, reading: Reading, span: tuple[float
         channels = int(reading.channels_in)
         if unfit := sorted(set(counts) - {1, 3, channels}):
             raise InputError(
-                f"images of {title} have {unfit[0]} channels, `channels_in={channels}` is for "
-                "grey and colours: "
-                "leave it at auto"
+                f"images of {title} have {unfit[0]} channels, `channels_in={channels}` is for grey and "
+                "colours: leave it at auto"
             )
     elif len(set(counts) - {1}) > 1 or (len(counts) > 1 and channels != 3):
         found = ", ".join(f"{n} of {c} channels" for c, n in sorted(counts.items()))
@@ -212,9 +210,8 @@ def _plan(paths: Sequence[Path], title: str, reading: Reading, span: tuple[float
     notes = []
     if lossy := sum(found.lossy for found in headers):
         notes.append(
-            f"only the upper 8 of 16 bits are read of {lossy} files (transparency, or grey with "
-            "it): save them "
-            "without transparency to keep all"
+            f"only the upper 8 of 16 bits are read of {lossy} files (transparency, or grey with it): save "
+            "them without transparency to keep all"
         )
     if 0 < deep < len(headers):
         low, high = span or (0.0, WHITE)
@@ -268,9 +265,8 @@ def _decode_all(paths: Sequence[Path], title: str, reading: Reading, plan: _Plan
     if there is not None and needed > there:
         raise InputError(
             f"the {len(paths)} images of {title} take {needed / 1e9:.1f} GB in this size, more than the "
-            f"{there / 1e9:.1f} GB of this machine, and cannot be kept in {place.parent} "
-            f"({problem}): make room "
-            "there, name another folder in XDG_CACHE_HOME, or lower `image_size`"
+            f"{there / 1e9:.1f} GB of this machine, and cannot be kept in {place.parent} ({problem}): make "
+            "room there, name another folder in XDG_CACHE_HOME, or lower `image_size`"
         )
     print(f"note: the decoded images of {title} are not cached: {problem}", file=sys.stderr)
     pixels = np.empty((len(paths), reading.size, reading.size, plan.channels), _kind(plan))

@@ -88,9 +88,8 @@ def complete(
         train, aside = split(rest.labels, test_fraction, seed=0)
         if len(aside) == 0 or len(train) == 0:
             raise InputError(
-                f"data set '{title}' has too few images, {len(rest)}, to set `test_fraction` of "
-                "them aside for a "
-                "test: add more"
+                f"data set '{title}' has too few images, {len(rest)}, to set `test_fraction` of them aside "
+                "for a test: add more"
             )
         parts["test"], rest = rest[aside], rest[train]
         notes = (f"no test part: {100 * test_fraction:g} % of each class set aside (`test_fraction`)", *notes)

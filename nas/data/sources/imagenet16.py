@@ -31,11 +31,9 @@ def load(*, data_root: Path, path: Path | None = None) -> DataSet:
     folder = next((choice for choice in choices if (choice / TRAIN[0]).is_file()), None)
     if folder is None:
         raise InputError(
-            f"ImageNet16-120 is not in {choices[0]}, expected {TRAIN[0]} to {TRAIN[-1]} and "
-            f"{TEST[0]} there: give "
-            "`data_root=FOLDER` with ImageNet16 in it, or `dataset=imagenet16-120:FOLDER`; the "
-            "batches are those "
-            "of NATS-Bench (github.com/D-X-Y/NATS-Bench)"
+            f"ImageNet16-120 is not in {choices[0]}, expected {TRAIN[0]} to {TRAIN[-1]} and {TEST[0]} there: "
+            "give `data_root=FOLDER` with ImageNet16 in it, or `dataset=imagenet16-120:FOLDER`; the batches "
+            "are those of NATS-Bench (github.com/D-X-Y/NATS-Bench)"
         )
     train, test = _read(folder, TRAIN), _read(folder, TEST)
     classes = tuple(str(label) for label in range(CLASSES))

@@ -136,17 +136,15 @@ def _divided(root: Path, found: Mapping[str, list[str]], left: Left, outer: Path
     saw = f"besides it there is {quoted(others)}" if others else "there is nothing else"
     if "train" not in found:
         raise InputError(
-            f"{root}: {quoted(n for names in found.values() for n in names)} are names of parts, "
-            "and none is that "
-            f"of the training part; {saw}: name the folder with the training images train/"
+            f"{root}: {quoted(n for names in found.values() for n in names)} are names of parts, and none is "
+            f"that of the training part; {saw}: name the folder with the training images train/"
         )
     train = root / found["train"][0]
     if len(found) == 1:
         raise InputError(
             f"data set folder '{root}' has {train.name}/ but no test/; {saw}: name the folder with the test "
-            f"images test/, or give folder:{train}, of which `test_fraction` is set aside; if "
-            f"{train.name}/ is "
-            "a class, give it another name"
+            f"images test/, or give folder:{train}, of which `test_fraction` is set aside; if {train.name}/ "
+            "is a class, give it another name"
         )
     left.folders += others
     left.loose += _count_images(root)
@@ -223,8 +221,7 @@ def _unify(parts: dict[str, Files], root: Path) -> None:
             ]
             raise InputError(
                 f"classes under {root}: those for {_word(first)} and {_word(part)} differ, "
-                f"{'; '.join(alone)}: "
-                "rename or move these folders"
+                f"{'; '.join(alone)}: rename or move these folders"
             )
         parts[part] = {keys[key]: other[known[key]] for key in keys}
 

@@ -85,9 +85,8 @@ def _columns(path: Path, names: Sequence[str]) -> dict[str, str]:
             found[what] = fitting[0]
     if missing := [what for what in ("paths", "labels") if what not in found]:
         raise InputError(
-            f"{path}, line 1: no column of {' or '.join(missing)} among "
-            f"{quoted(names, 8) or 'nothing'}, expected "
-            f"{EXPECTED}: rename the columns"
+            f"{path}, line 1: no column of {' or '.join(missing)} among {quoted(names, 8) or 'nothing'}, "
+            f"expected {EXPECTED}: rename the columns"
         )
     return found
 
@@ -135,9 +134,8 @@ def _parts(
         line, file = missing[0]
         more = f" ({len(missing)} such lines)" if len(missing) > 1 else ""
         raise InputError(
-            f"{path}, line {line}: the image {file} does not exist{more}: correct the path, which "
-            "counts from the "
-            "folder of the list, or give `bad_images=leave_out`"
+            f"{path}, line {line}: the image {file} does not exist{more}: correct the path, which counts "
+            "from the folder of the list, or give `bad_images=leave_out`"
         )
     notes = [f"left out: {len(missing)} lines whose image does not exist"] if missing else []
     parts, said = _unified(path, found)
@@ -145,8 +143,7 @@ def _parts(
 
 
 def _found(file: Path) -> Path:
-    """The file, or the one whose name differs in its Unicode form only, as archives of other "
-    "systems have it."""
+    """The file, or the one whose name differs in its Unicode form only, as other systems archive it."""
     for form in ("NFC", "NFD"):
         other = Path(unicodedata.normalize(form, str(file)))
         if not os.path.isfile(file) and os.path.isfile(other):
