@@ -167,6 +167,16 @@ def test_without_a_training_the_score_decides(tmp_path):
     assert result["images_trained"] - steps <= 125  # an image for each score
 
 
+def test_the_score_of_halving_takes_settings(tmp_path):
+    found = nas.search(
+        "micro", epochs=1, derive="halving:1,draws=0,by=naswot:images=8", out=tmp_path / "run", **SMALL
+    )
+    rows = found.summary["considered"]
+    assert len(rows) > 5
+    assert all(row.keys() == {"genotype", "naswot"} for row in rows)
+    assert found.summary["images_trained"] - found.history[-1]["images_trained"] == 8 * len(rows)
+
+
 def test_neighbours_of_the_arg_max_are_among_what_halving_looks_at():
     result = nas.search("nasbench201", epochs=1, prior=4.0, **SMALL)
     space = result.space
@@ -424,6 +434,8 @@ def test_the_time_that_a_rule_takes_counts_and_its_work_is_kept(tmp_path, monkey
         ("evolution:0", "count is 0, expected 1"),
         ("evolution:9,first=0", "first is 0, expected 1"),
         ("halving:4,by=luck", "by is 'luck', expected shared or"),
+        ("halving:4,by=shared:images=3", "by is 'shared:images=3', expected shared or"),
+        ("halving:4,by=naswot:luck=3", "zero-cost score 'naswot:luck=3'.*luck"),
     ],
 )
 def test_what_a_rule_cannot_do_is_refused(text, message):

@@ -14,7 +14,7 @@ from nas.data import DataSet
 from nas.genotypes import cells_of, planned_size_of
 from nas.seeding import seed_everything
 from nas.training.final import Training
-from nas.zero_cost import SCORES
+from nas.zero_cost import SCORES, ZeroCost
 from recipes import FinalOptions, RunOptions
 from search_spaces import Genotype
 from search_spaces.skeleton import Skeleton
@@ -33,7 +33,7 @@ class Halving(Rule):
         count: trained first; 1: nothing is trained, and what chooses among them decides.
         draws: architectures drawn by the probabilities that the search has learned.
         by: what chooses among them: `shared`, the lowest loss of the shared weights on the validation part,
-            or a zero-cost score of `nas.zero_cost`.
+            or a zero-cost score of `nas.zero_cost`, with one setting if wanted: naswot:images=64.
         epochs: of the first trainings.
 
     Source: Jamieson & Talwalkar, 2016, "Non-stochastic best arm identification and hyperparameter
@@ -46,9 +46,11 @@ class Halving(Rule):
         for name, value, least in (("count", count, 1), ("draws", draws, 0), ("epochs", epochs, 1)):
             if not least <= value <= MOST:
                 raise ValueError(f"{name} is {value}, expected {least} to {MOST}")
-        if by != SHARED and by not in SCORES.names():
+        name = by.partition(":")[0]
+        if name not in (SHARED, *SCORES.names()) or (name == SHARED and by != name):
             raise ValueError(f"by is '{by[:60]}', expected {SHARED} or {' or '.join(SCORES.names())}")
-        self.count, self.draws, self.by, self.epochs = count, draws, by, epochs
+        self.count, self.draws, self.by, self.epochs = count, draws, name, epochs
+        self.score: ZeroCost | None = None if name == SHARED else SCORES.build(by)
         self.scores: dict[str, float] = {}  # the higher the better, by the notation
         self.rounds: list[dict[str, float]] = []  # accuracies of what has been trained
         self._under_way: tuple[Training, int, int] | None = None  # with epochs and steps done
@@ -93,18 +95,17 @@ class Halving(Rule):
 
     def _score(self, search: SearchView) -> Iterator[None]:
         """Score what has no score yet, each in a piece of work."""
-        score = None if self.by == SHARED else SCORES.build(self.by)
         batch = next(iter(search.valid))
         for genotype in pool(search, self.draws)[len(self.scores) :]:
-            if score is None:
+            if self.score is None:
                 value = -search.score(genotype)[0]
             else:
                 seed_everything(search.options.seed, "zero-cost")
                 network = device.place(
                     derived_network(search, genotype), search.device, search.options.channels_last
                 )
-                value = score(network, *batch, search.task)
-                search.bilevel.work.trained += min(score.images, len(batch[1]))
+                value = self.score(network, *batch, search.task)
+                search.bilevel.work.trained += min(self.score.images, len(batch[1]))
             self.scores[search.space.format(genotype)] = value if math.isfinite(value) else -math.inf
             yield
 
