@@ -128,7 +128,7 @@ def _block(operation: str, channels_in: int, channels_out: int, stride: int) -> 
 
 
 def timm_model(arch: TimmArch) -> EfficientNet:
-    """The network as timm builds it, with new weights."""
+    """The network as timm builds it, with new weights, in evaluation mode."""
     model = EfficientNet(
         decode_arch_def(arch.arch_def),
         num_classes=arch.num_classes,
@@ -142,7 +142,7 @@ def timm_model(arch: TimmArch) -> EfficientNet:
         model.conv_stem.stride = (1, 1)
         for info in model.feature_info:
             info["reduction"] //= 2
-    return model
+    return model.eval()
 
 
 def timm_code(arch: TimmArch, weights: str = "weights.safetensors") -> str:

@@ -60,7 +60,7 @@ def test_timm_computes_the_same(name, channels, size):
     model.load_state_dict(timm_string.timm_weights(network, arch))  # strict: nothing is missing or left over
     x = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        torch.testing.assert_close(model.eval()(x), network(x), rtol=0, atol=0)
+        torch.testing.assert_close(model(x), network(x), rtol=0, atol=0)
     last = model.feature_info[-1]
     assert last["reduction"] == size // network.forward_features(x).shape[-1]
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in network.parameters())
@@ -115,7 +115,7 @@ def test_a_saved_network_says_how_timm_builds_it(tmp_path):
     nas.train(genotype, data, **small).save_model(tmp_path / "model.safetensors")
     network = nas.load(tmp_path / "model.safetensors")
     arch = timm_string.arch_of(network.description)
-    model = timm_string.timm_model(arch).eval()
+    model = timm_string.timm_model(arch)
     model.load_state_dict(timm_string.timm_weights(network, arch))
     x = torch.randn(2, 1, 32, 32)
     with torch.no_grad():

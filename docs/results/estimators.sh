@@ -48,6 +48,6 @@ case $part in
   tasks)
     exec "$python" ablate.py tasks --data "${MNIST:?folder that holds MNIST/raw}" --seeds "${SEEDS:-5}" --jobs "$jobs" \
       --vae-epochs "${EPOCHS:-20}" --out "$out" "${@:3}" ;;
-  pictures) exec "$python" -m studies.estimator_pictures "${@:3}" ;;
+  pictures) exec "$python" -m studies.estimator_pictures --out "${2:-docs/images/estimators}" "${@:3}" ;;
   *) echo "unknown part '$part'" >&2; exit 2 ;;
 esac

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # NAS-Bench-Macro under a budget of 86 million multiply-adds, on two CPU cores (docs/devices.md):
 #
-#   bash docs/results/macro.sh DATA [OUT] [SEED ...]
+#   bash docs/results/macro.sh DATA OUT SEED...
 #
 # DATA is folder:PATH with the images of CIFAR-10 as files. Seed 0 is the one that the recipe was tried on.
 # Finished searches are kept and killed ones go on.
 set -euo pipefail
-data=$1 out=${2:-runs/macro}
+data=${1:?folder:PATH of the images} out=${2:?folder of the runs}
+: "${3:?which seeds}"
 cd "$(dirname "$0")/../.."
 for seed in "${@:3}"; do
   folder="$out/seed-$seed"

@@ -14,7 +14,7 @@ set -euo pipefail
 part=${1:?which part: digits, cifar10, gpu or table}
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python} out=${2:-runs/published-$part}
-presets=(darts drnas beta-darts sdarts-rs sdarts-adv lambda-darts darts-minus darts-pt is-darts te-nas zero-cost-pt spos
+presets=(darts drnas drnas-progressive beta-darts sdarts-rs sdarts-adv lambda-darts darts-minus darts-pt is-darts te-nas zero-cost-pt spos
   fairnas gdas)
 
 dense=softmax,warmup_epochs=0

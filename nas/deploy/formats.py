@@ -157,7 +157,7 @@ from timm_model import model  # needs timm and safetensors, nothing else
 
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))"""
     files = ("timm_model.py", "timm.safetensors")
-    return Written(files, use, _compare(trained, "timm", read.eval()))
+    return Written(files, use, _compare(trained, "timm", read))
 
 
 def _timm_folder(trained: Trained, folder: Path) -> Written:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -124,8 +125,18 @@ def read(paths: Sequence[Path], title: str, reading: Reading) -> Decoded:
         plan = _plan(paths, title, reading, span)
         found = _decode_all(paths, title, reading, plan, place)
     if found.bad and reading.bad_images == "refuse":
-        decode(paths[found.bad[0]], reading.size, found.pixels.shape[1], True)  # says what is wrong with it
+        with _refused():
+            decode(paths[found.bad[0]], reading.size, found.pixels.shape[1], True)  # says what is wrong
     return found
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """What is said of a file that cannot be read names the way to do without it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error}, or give `bad_images=leave_out`") from None
 
 
 def _fingerprint(paths: Sequence[Path], reading: Reading) -> str:
@@ -183,12 +194,12 @@ def _plan(paths: Sequence[Path], title: str, reading: Reading, span: tuple[float
     """What the headers of all files agree on. Raises InputError."""
 
     def look(i: int) -> Header | None:
-        try:
+        if reading.bad_images == "refuse":
+            with _refused():
+                return header(paths[i])
+        with contextlib.suppress(InputError):
             return header(paths[i])
-        except InputError:
-            if reading.bad_images == "refuse":
-                raise
-            return None
+        return None
 
     looked = _each(len(paths), look, f"looking at {title}", READ_AHEAD)
     headers = [found for _, found in looked if found is not None]

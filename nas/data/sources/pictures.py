@@ -106,10 +106,7 @@ def unreadable(path: Path, error: Exception) -> InputError:
     """The error about a file that is no image."""
     if isinstance(error, InputError):
         return error
-    return InputError(
-        f"cannot read the image {path}: {first_line(error)}; repair or remove it, or give "
-        "`bad_images=leave_out`"
-    )
+    return InputError(f"cannot read the image {path}: {first_line(error)}; repair or remove it")
 
 
 def decode(
