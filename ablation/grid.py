@@ -68,6 +68,7 @@ def run(options: GridOptions) -> None:
     """Run what is missing of the grid, evaluate the cells and write the report. Raises InputError."""
     folder = Path(options.out or f"runs/ablation-nas-{options.space}-{options.dataset.partition(':')[0]}")
     options = replace(options, out=str(folder))
+    _require_used(options)
     trials = plan(options, folder)
     known = find_truth(options)
     grid_ranking.require_sound(options, known)
@@ -91,6 +92,22 @@ def run(options: GridOptions) -> None:
     print(f"report {folder / 'report.html'}")
 
 
+def _require_used(options: GridOptions) -> None:
+    """Raise InputError where an option would be ignored, or those of the trainings are none."""
+    retrains, usual = options.evaluate == "retrain", GridOptions()
+    for name, used, by in (
+        ("final", retrains, "evaluate=retrain"),
+        ("random_cells", retrains, "evaluate=retrain"),
+        ("evaluations", not retrains, "a table"),
+        ("column", options.table is not None, "table"),
+        ("table_values", options.table is not None, "table"),
+    ):
+        if not used and getattr(options, name) != getattr(usual, name):
+            raise InputError(f"`{name}` is for {by if ' ' in by else f'`{by}`'}: drop it")
+    if retrains:
+        _final("random", options.first_seed, "", "", options)
+
+
 def plan(options: GridOptions, folder: Path) -> list[Trial]:
     """All trials of the grid, by method and seed. Raises InputError."""
     one_of("search space", options.space, search_spaces.names())
@@ -108,16 +125,25 @@ def plan(options: GridOptions, folder: Path) -> list[Trial]:
             base = command_line.parse(SearchOptions, [*place, *without(common, words), *words], recipe)
         except InputError as error:
             raise InputError(f"in the searches of '{method}': {error}") from None
+        moments = _moments(options, base)
+        every = base.epochs // moments if moments else base.measure_every
+        base = replace(base, measure_every=every)
         _require_sound(base, method)
-        moments = MEASURED_MOMENTS.get(options.space, 0) if options.measure is None else options.measure
-        if moments > base.epochs:
-            raise InputError(f"--measure is {moments}, expected at most the {base.epochs} epochs of a search")
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             out = str(folder / "runs" / f"{method}-s{seed}")
-            every = base.epochs // moments if moments else base.measure_every
-            trial = replace(base, seed=seed, out=out, tensorboard=False, measure_every=every)
+            trial = replace(base, seed=seed, out=out, tensorboard=False)
             trials.append(Trial(method, seed, _threaded(trial, options)))
     return trials
+
+
+def _moments(options: GridOptions, base: SearchOptions) -> int:
+    """How often the gradient of the loss is measured in a search with these options. Raises InputError."""
+    if base.architecture_loss == "error":
+        return 0
+    moments = MEASURED_MOMENTS.get(options.space, 0) if options.measure is None else options.measure
+    if moments > base.epochs:
+        raise InputError(f"--measure is {moments}, expected at most the {base.epochs} epochs of a search")
+    return moments
 
 
 def _require_sound(options: SearchOptions, method: str) -> None:
@@ -211,7 +237,7 @@ def retrain(
     trials: Sequence[Trial], folder: Path, options: GridOptions
 ) -> tuple[list[float], list[dict[str, Any]]]:
     """Trainings from scratch with the same options: of every cell that was found, with the seed of its
-    search, and of random cells, with the seeds of the searches in turns.
+    search, and of random cells, with seeds from the first on.
 
     Returns:
         test accuracies (%) of the cells that were found, and of every random cell a row.
@@ -225,7 +251,7 @@ def retrain(
     space, rng = search_spaces.get(options.space), random.Random("random cells")
     cells = [space.format(space.random(rng)) for _ in range(options.random_cells)]
     finals += [
-        _final("random", options.first_seed + i % options.seeds, text, f"{folder}/random/cell-{i}", options)
+        _final("random", options.first_seed + i, text, f"{folder}/random/cell-{i}", options)
         for i, text in enumerate(cells)
     ]
     work(finals, "train_final", "retraining", options)

@@ -225,8 +225,7 @@ def plot_gradient_plane(gradients: Records) -> Figure:
             (epoch, name): estimate(
                 [row[what] for row in gradients if row["epoch"] == epoch and row["estimator"] == name]
             )
-            for epoch in moments
-            for name in names
+            for epoch, name in dict.fromkeys((row["epoch"], row["estimator"]) for row in gradients)
         }
         for what in ("std", "bias")
     )
@@ -240,7 +239,7 @@ def plot_gradient_plane(gradients: Records) -> Figure:
         axes.minorticks_off()
         axes.set_xlim(-0.06, right)
         axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
-        for name in names:
+        for name in (name for name in names if (epoch, name) in stds):
             std, bias = stds[epoch, name], biases[epoch, name]
             intervals = (std.mean, std.low, std.high), (bias.mean, bias.low, bias.high)
             labels.append(plot_point(axes, name, name, *intervals))
@@ -282,6 +281,8 @@ def plot_budget(gradients: Records) -> Figure:
         ends = []
         for name in names:
             rows = [row for row in gradients if row["epoch"] == epoch and row["estimator"] == name]
+            if not rows:
+                continue
             lines = np.array([averaged_cosine(row, draws) for row in rows])
             band = np.array([estimate(column)[2:4] for column in lines.T])
             axes.fill_between(

@@ -225,6 +225,9 @@ def _gradient_table(gradients: Records) -> page.Table:
         row = [name]
         for epoch in moments:
             chosen = [r for r in gradients if r["estimator"] == name and r["epoch"] == epoch]
+            if not chosen:  # one that learns is measured in its own searches, which may have ended before
+                row.append("–")
+                continue
             mean = {
                 key: estimate([r[key] for r in chosen]).mean
                 for key in ("bias", "std", "cosine", "draw_cosine")

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -26,8 +26,9 @@ from nas import device, tables
 from nas.api import SearchResult
 from nas.bilevel.search import Search
 from nas.runs import checkpoint, kept
-from nas.runs.files import read_json
+from nas.runs.files import read_json, read_json_lines
 from nas.runs.interruption import Interruption
+from nas.runs.run_folder import METRICS
 from nas.seeding import kept_generators
 from nas.tables import Truth
 from nas.tables.lookup import enumerable
@@ -220,7 +221,7 @@ def _rank_result(result: SearchResult, ranker: Ranker, epochs: Epochs, end: bool
                 rankings.append(ranker.rank(result.genotype, epoch, step))
             else:
                 search.take(folder.kept_weights(state), state)
-                rankings.append(ranker.rank(search.would_find(), state, 0))
+                rankings.append(ranker.rank(_found_after(state, folder.lines(METRICS), search), state, 0))
     finally:
         if last:
             search.restore(last)
@@ -360,7 +361,8 @@ def _rank_folder(
                 rankings.append(ranker.rank(_found(folder, search), saved["epoch"], saved["step"]))
             else:
                 search.take(kept.load(folder, state), state)
-                rankings.append(ranker.rank(search.would_find(), state, 0))
+                lines = read_json_lines(folder / METRICS)
+                rankings.append(ranker.rank(_found_after(state, lines, search), state, 0))
     return rankings
 
 
@@ -369,6 +371,11 @@ def _found(folder: Path, search: Search) -> Genotype:
     if (folder / "result.json").exists():
         return search.space.parse(read_json(folder / "result.json")["genotype"])
     return search.would_find()
+
+
+def _found_after(epoch: int, lines: Sequence[Mapping[str, Any]], search: Search) -> Genotype:
+    """The cell that a search would have found after so many epochs, by its metrics."""
+    return search.space.parse(next(line["genotype"] for line in lines if line["epoch"] == epoch))
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from nas.bilevel.shrinkings.shrinking import Shrinking
 from nas.bilevel.terms import Term
 from nas.runs import loop
 from nas.runs.loop import Announce, Callback, Ended
-from nas.runs.run_folder import METRICS, NoFolder
+from nas.runs.run_folder import METRICS, NoFolder, new_folder
 from nas.seeding import kept_generators
 from nas.task import Task
 from nas.training.final import Training
@@ -67,7 +67,7 @@ class Result:
         """Write the run folder of a run that had none: configuration, metrics, checkpoint, report, network.
 
         A run that was stopped can be continued from it with `resume`. Raises InputError where `out` is
-        occupied.
+        occupied or cannot be written; then nothing is left of what was.
         """
         if not isinstance(out, str | Path) or not str(out):
             raise InputError(f"`out` is {out!r}, expected the path of a folder")
@@ -75,12 +75,10 @@ class Result:
         if not isinstance(folder, NoFolder):
             raise InputError(f"this run has its folder already, {folder.path}: copy that")
         options = replace(folder.options, out=str(out))
-        written = folder.written(self.ended.job, options)
-        try:
+        with new_folder(options, folder.objects) as written:
+            folder.write_to(written, self.ended.job)
             if self.ended.outcome is not None:
                 loop.leave(replace(self.ended, folder=written))
-        finally:
-            written.close()
         return written.path
 
 

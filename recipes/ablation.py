@@ -109,7 +109,7 @@ class GridOptions(AblationOptions):
     different cells, such as micro, else synflow)."""
     measure: int | None = option(None, at_least=0)
     """Moments of a search at which the architecture gradient of every estimator is measured
-    (default: 4 in micro, else 0)."""
+    (default: 4 in micro, else 0); searches that minimise the error have none."""
     rank_cells: int = option(0, at_least=0)
     """Cells, drawn at random, that every finished search orders by its shared weights, against the table;
     0: none. Each takes a pass over the validation part, in the process of the grid, one search after the

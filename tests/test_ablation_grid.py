@@ -174,6 +174,12 @@ def test_a_preset_takes_the_place_of_the_recipe(tmp_path):
         ({"space": "darts"}, "`cells` is 1, expected at least 3"),
         ({"space": "darts", "search": "--cells 3"}, "no table"),
         ({"table": "nowhere.csv"}, "nowhere.csv"),
+        ({"final": "--epochs 3"}, "`final` is for `evaluate=retrain`: drop it"),
+        ({"random_cells": 3}, "`random_cells` is for `evaluate=retrain`"),
+        ({"column": "cifar100"}, "`column` is for `table`"),
+        ({"table_values": "error"}, "`table_values` is for `table`"),
+        ({"evaluate": "retrain", "evaluations": 3}, "`evaluations` is for a table"),
+        ({"evaluate": "retrain", "final": "--epocs 3"}, "unknown option --epocs, perhaps --epochs"),
     ],
 )
 def test_bad_input_is_one_line(changes, words, tmp_path):
@@ -192,7 +198,7 @@ def test_bad_input_ends_in_exit_code_2(capsys):
     for words in (
         ["--search", "--epochs 3"],
         ["--search=--epochs 3"],
-        ["--final", "-", "--search", "--epochs=3"],
+        ["--out", "-", "--search", "--epochs=3"],
     ):
         assert ablate.main(["nas", *words]) == 2
         assert "--measure is 4, expected at most the 3 epochs" in capsys.readouterr().err
@@ -337,6 +343,39 @@ def test_what_was_found_beside_random_cells(tmp_path):
     mean, low, high = difference(found, [90.0, 91.0])
     assert low <= mean <= high
     assert difference([1.0, 1.0], [0.5]) == (0.5, 0.5, 0.5)
+
+
+def test_searches_that_minimise_the_error_are_not_measured(tmp_path):
+    options = GridOptions(methods=("reinmax", "reinforce_loo,architecture_loss=error"), search=TOY, measure=1)
+    found = {trial.method: trial.options.measure_every for trial in grid.plan(options, tmp_path)}
+    assert found == {"reinmax": 2, "reinforce_loo,architecture_loss=error": 0}
+
+
+def test_an_estimator_that_was_not_measured_at_every_moment(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"method": "reinmax", "seed": seed, "epoch": epoch, "estimator": name, "norm": 1.0}
+        | {"reference": "enumeration"}
+        | {key: float(rng.uniform(0.1, 0.9)) for key in ("bias", "std", "cosine", "draw_cosine", "length")}
+        for seed in range(2)
+        for epoch in (1, 2)
+        for name in ("reinmax", "double_cv")
+        if (epoch, name) != (2, "double_cv")
+    ]
+    options, known = GridOptions(methods=("reinmax", "double_cv")), tables.packaged("micro", "digits")
+    grid_report.write(tmp_path, fake(options.methods, 2, True), [], rows, known, options)
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert [line.endswith("| – |") for line in lines if line.startswith("| double_cv | 0.")] == [True]
+
+
+def test_random_cells_keep_their_seeds_when_there_are_more_searches(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(grid, "work", lambda trials, *_: made.append([(t.method, t.seed) for t in trials]))
+    monkeypatch.setattr(grid, "read_json", lambda _: {"test_accuracy": 90.0})
+    for seeds in (2, 3):
+        options = GridOptions(methods=("st",), seeds=seeds, evaluate="retrain", random_cells=4)
+        grid.retrain(grid.plan(options, tmp_path), tmp_path, options)
+    assert made[0][-4:] == made[1][-4:] == [("random", seed) for seed in range(4)]
 
 
 def test_estimators_from_outside_are_compared(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,6 +116,30 @@ def test_a_callback_sees_every_epoch_and_stops_the_run_as_a_signal_does(tmp_path
     again = nas.search(out=out, resume=True)  # finished: nothing is done
     assert (again.genotype, again.history) == (whole.genotype, whole.history)
     assert again.summary["derived_accuracy"] == whole.summary["derived_accuracy"]
+
+
+def test_the_last_epoch_is_evaluated_where_a_search_ends_early():
+    decided = {"stop_entropy": 10.0, "evaluate_every": 9, "warmup_epochs": 1}
+    history = nas.search(space="micro", epochs=4, **decided, **SMALL).history
+    assert [line["derived_accuracy"] is None for line in history] == [True, False]
+
+
+@pytest.mark.parametrize("failing", ["environment.json", "checkpoint.pt", "result.json", "report.html"])
+def test_a_result_that_cannot_be_saved_leaves_nothing_and_can_be_saved_again(failing, tmp_path, monkeypatch):
+    result = nas.search(space="micro", epochs=1, keep_weights_every=1, **SMALL)
+    replace_file = os.replace
+
+    def fail(source, target):
+        if Path(target).name == failing:
+            raise OSError(28, "No space left on device")
+        replace_file(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail)
+        with pytest.raises(InputError, match=r"cannot write the run folder .*saved: .*No space left"):
+            result.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    assert (result.save(tmp_path / "saved") / "report.html").exists()
 
 
 def test_a_stopped_search_in_memory_can_be_saved_and_continued(tmp_path):

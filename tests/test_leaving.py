@@ -391,8 +391,18 @@ def test_an_export_is_replaced_where_that_is_asked_for(trained, tmp_path):
     out = nas.export(trained[0], "safetensors", tmp_path / "out")
     with pytest.raises(InputError, match="`overwrite`"):
         nas.export(trained[0], "safetensors", out)
-    (out / "old").touch()
-    assert not (nas.export(trained[0], "safetensors", out, overwrite=True) / "old").exists()
+    nas.export(trained[0], "torchscript", out, overwrite=True)
+    assert not (out / "model.safetensors").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (out / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"holds more than an export, 'notes\.txt'"):
+        nas.export(trained[0], "safetensors", out, overwrite=True)
+    (out / "notes.txt").unlink()
+    (out / "model.json").write_text("{}")
+    with pytest.raises(InputError, match=r"model\.json is damaged"):
+        nas.export(trained[0], "safetensors", out, overwrite=True)
+    with pytest.raises(InputError, match="`out` is the current folder"):
+        nas.export(trained[0], "safetensors", ".")
     with pytest.raises(InputError, match="unknown format 'onx'"):
         nas.export(trained[0], "onx", tmp_path / "other")
 

@@ -299,6 +299,14 @@ def test_every_epoch_is_ranked_by_the_weights_that_it_had(kept_run, tmp_path):
     assert ranking.rank(kept_run, epoch=2, cells=8, progress=False).weights == found[1].weights
 
 
+def test_what_was_found_after_an_epoch_minds_what_was_taken_out_until_then(tmp_path):
+    options = TOY | {"epochs": 3, "keep_weights_every": 1, "train_limit": 160, "shrink": "zero_cost"}
+    result = nas.search(**options, out=tmp_path / "run", tensorboard=False, progress=False)
+    for kept in (result, tmp_path / "run"):
+        found = ranking.rank_epochs(kept, cells=3, progress=False)
+        assert [r.found.cell for r in found] == [line["genotype"] for line in result.history]
+
+
 def test_epochs_of_a_search_in_memory_and_its_weights_stay(kept_run):
     options = TOY | {"epochs": 4, "keep_weights_every": 2, "train_limit": 160}
     result = nas.search(**options, progress=False)

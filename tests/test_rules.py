@@ -394,8 +394,12 @@ def test_between_decisions_perturbation_trains_what_is_decided(monkeypatch):
         assert rate == pytest.approx(0.1 * job.options.lr)
 
 
-@pytest.mark.parametrize("piece", [3, 9, 21])
-def test_perturbation_goes_on_where_it_was(tmp_path, piece):
+@pytest.mark.parametrize(
+    ("piece", "estimator"), [(3, "reinmax"), (9, "reinmax"), (21, "reinmax"), (6, "concrete")]
+)
+def test_perturbation_goes_on_where_it_was(tmp_path, piece, estimator):
+    """Trainings between decisions draw at the last temperature."""
+
     class Stopped(Perturbation):
         def select(self, search):
             for count, _ in enumerate(super().select(search), 1):
@@ -403,8 +407,9 @@ def test_perturbation_goes_on_where_it_was(tmp_path, piece):
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield
 
-    whole = nas.search("micro", epochs=1, derive="perturbation:1", **SMALL)
-    first = nas.search("micro", epochs=1, derive=Stopped(1), out=tmp_path / "run", **SMALL)
+    given = {"estimator": estimator, "epochs": 1, **SMALL}
+    whole = nas.search("micro", derive="perturbation:1", **given)
+    first = nas.search("micro", derive=Stopped(1), out=tmp_path / "run", **given)
     assert "while selecting" in first.stopped
     rest = nas.search(derive=Perturbation(1), out=tmp_path / "run", resume=True)
     assert rest.summary["considered"] == whole.summary["considered"]

@@ -20,6 +20,7 @@ from torch import nn
 
 import ablate
 import estimators
+import nas
 import train_final
 import train_search
 from nas.bilevel.search import Search
@@ -339,6 +340,23 @@ def fail_for(original, name):
         original(path, content)
 
     return write
+
+
+def test_a_job_of_torchrun_that_is_restarted_goes_on_although_it_was_to_overwrite(tmp_path, monkeypatch):
+    """One of the same name that begins anew does not."""
+    small = {"space": "micro", "epochs": 4, "channels": 4, "train_limit": 160, "tensorboard": False}
+    whole = nas.search(**small)
+    given = small | {"out": str(tmp_path / "run"), "overwrite": True}
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+    for _ in range(2):  # the second time there is a run to overwrite
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+        assert nas.search(**given, callback=lambda line: line["epoch"] == 3).stopped
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        seen = []
+        again = nas.search(**given, callback=lambda line, seen=seen: seen.append(line["epoch"]))
+        assert seen == [4]
+        assert again.history == whole.history
+        assert (tmp_path / "run" / "checkpoint-previous.pt").exists()
 
 
 # Two processes

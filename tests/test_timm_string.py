@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import nas
 import search_spaces
 from nas import compat, timm_string
+from recipes import InputError
 from tests.conftest import run_environment
 
 WITHOUT_US = """\
@@ -120,6 +121,17 @@ def test_a_saved_network_says_how_timm_builds_it(tmp_path):
     x = torch.randn(2, 1, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model(x), network(x), rtol=0, atol=0)
+
+
+def test_training_goes_on_in_the_size_that_a_network_was_planned_for(tmp_path):
+    data = torch.rand(24, 1, 16, 16), torch.arange(24) % 3
+    genotype = search_spaces.get("mobile").random(random.Random(0))
+    small = {"channels": 4, "batch_size": 8, "epochs": 1}
+    nas.train(genotype, data, planned_size=64, **small).save_model(tmp_path / "model.safetensors")
+    again = nas.train(data=data, weights=tmp_path / "model.safetensors", epochs=1, batch_size=8)
+    assert again.model.description["planned_size"] == 64
+    with pytest.raises(InputError, match=r"`planned_size` is 128, but the network in .* has 64"):
+        nas.train(data=data, weights=tmp_path / "model.safetensors", planned_size=128)
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,14 @@ def metrics(search: Search, epoch: int) -> dict[str, Any]:
     genotype = search.would_find()
     train_loss, train_accuracy = search.train_mean.read()
     valid_loss, valid_accuracy = search.valid_mean.read()
-    score: tuple[float, float] | tuple[None, None] = (None, None)
-    if (epoch + 1) % options.evaluate_every == 0 or epoch + 1 == options.epochs:
-        score = search.score_uncounted(genotype)
     extra: dict[str, Any] = {}
     if options.measure_every and (epoch + 1) % options.measure_every == 0:
         extra["gradient"] = search.measure(epoch)
     extra |= search.watch.measure(epoch + 1)
+    score: tuple[float, float] | tuple[None, None] = (None, None)
+    last = epoch + 1 == options.epochs or search.has_settled(epoch + 1)
+    if last or (epoch + 1) % options.evaluate_every == 0:
+        score = search.score_uncounted(genotype)
     if search.growth.stages[1:]:
         extra["stage"] = search.stage + 1
     if values := term_values(search, progress):

@@ -75,6 +75,7 @@ class Search:
         self.documents: dict[str, Any] = {"splits.json": batches.split}
         self.announcement = [f"data: {dataset}", *(f"warning: {text}" for text in self.concerns)]
         self.train_mean, self.valid_mean = Mean(), Mean()  # of the current epoch
+        self.progress = 0.0  # that the strengths of skips are set for
         latencies = None
         if options.latency_table is not None:
             latencies = latency_table.read(options.latency_table, self.space)
@@ -160,10 +161,10 @@ class Search:
         options, self.stage = self.growth.stages[stage], stage
         seed_everything(options.seed, "initial weights", *([stage] if stage else []))
         supernet = self._made(options)
-        self.skips.move(supernet, stage / len(self.growth.stages))
         if options.sync_batch_norm:
             distributed.synchronise(supernet)
         self.supernet = device.place(supernet, self.device, options.channels_last)
+        self._move_skips(stage / len(self.growth.stages))
         self.weight_optimizer = torch.optim.SGD(
             self.supernet.parameters(),
             options.lr,
@@ -176,6 +177,11 @@ class Search:
             self.rates = CosineLRScheduler(
                 self.weight_optimizer, t_initial=self.growth.schedule, lr_min=options.lr_min
             )
+
+    def _move_skips(self, progress: float) -> None:
+        """Set the strengths of auxiliary skips and of the dropout behind skips."""
+        self.progress = progress
+        self.skips.move(self.supernet, progress)
 
     def _enter(self, stage: int) -> None:
         """Go on in another stage, with the supernet of which all are told."""
@@ -211,7 +217,7 @@ class Search:
         for step, train_batch in enumerate(self.train.epoch(epoch, start), first):
             seed_everything(seed, "step", step)  # for operations that are random themselves
             self.architecture.estimator.tau = self.schedule.at(step, total)
-            self.skips.move(self.supernet, step / total)
+            self._move_skips(step / total)
             if learns:
                 draws = generator(seed, "architecture draw", *self.draw_position(step))
                 valid_batch = next(valid_batches)
@@ -251,6 +257,7 @@ class Search:
 
     def measure(self, epoch: int) -> dict[str, Any]:
         """How far every estimator is from the gradient of the logits now; see measures.gradient."""
+        seed_everything(self.options.seed, "measure", epoch)
         images, labels = next(iter(self.valid))
         batch = (images[: self.options.batch_size], labels[: self.options.batch_size])
         work = copy.copy(self.bilevel.work)
@@ -296,6 +303,8 @@ class Search:
         Raises InputError where they do not fit."""
         if epoch is not None and (stage := self.growth.stage(epoch - 1)) != self.stage:
             self._enter(stage)
+        if epoch is not None:
+            self._move_skips((epoch * self.steps - 1) / (self.options.epochs * self.steps))
         own = self.weights()
         expected = {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}
         found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
@@ -313,6 +322,8 @@ class Search:
             "weight_optimizer": self.weight_optimizer.state_dict(),
             "architecture_optimizer": self.architecture_optimizer.state_dict(),
             "estimator": self.architecture.estimator.state(),
+            "tau": self.architecture.estimator.tau,
+            "progress": self.progress,
             "train_mean": self.train_mean.state(),
             "valid_mean": self.valid_mean.state(),
             "rule": self.rule.state(),
@@ -331,6 +342,9 @@ class Search:
             for name, tensor in self.architecture.state().items():
                 tensor.copy_(state[name])
         self.architecture.estimator.load_state(state["estimator"])
+        if "tau" in state:  # not in checkpoints of older versions
+            self.architecture.estimator.tau = state["tau"]
+            self._move_skips(state["progress"])
         self.train_mean, self.valid_mean = (Mean.restored(state[m]) for m in ("train_mean", "valid_mean"))
         self.counted = "work" in state
         self.bilevel.work = Work(**state.get("work", {}))
@@ -356,7 +370,7 @@ class Search:
 
     def finish(self) -> Iterator[None]:
         """What the rule of selection does after the last epoch, piece by piece."""
-        self.skips.move(self.supernet, 1.0)
+        self._move_skips(1.0)
         self.watch.rewind()
         work = self.rule.select(self)
         if not isinstance(work, Iterable):

@@ -17,11 +17,11 @@ from nas.distributed.collectives import (
     gradients,
     mean_with_graph,
 )
-from nas.distributed.processes import group, is_loss, job, local_rank, rank, world
+from nas.distributed.processes import group, is_loss, is_restarted, job, local_rank, rank, world
 from nas.distributed.sync_norm import SyncBatchNorm2d, synchronise
 
 __all__ = [
     "SyncBatchNorm2d", "agreed", "any_of", "average", "broadcast", "gather", "gather_texts", "gradients",
-    "group", "is_loss", "job", "local_rank", "mean_with_graph", "one_first", "rank", "require_agreement",
-    "synchronise", "together", "world",
+    "group", "is_loss", "is_restarted", "job", "local_rank", "mean_with_graph", "one_first", "rank",
+    "require_agreement", "synchronise", "together", "world",
 ]  # fmt: skip

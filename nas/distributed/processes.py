@@ -44,6 +44,11 @@ def job() -> str | None:
     return name
 
 
+def is_restarted() -> bool:
+    """Whether torchrun has started the processes of this job again after one had failed."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
 @contextmanager
 def group() -> Iterator[None]:
     """Join the other ranks, if torchrun has started this process with others; only rank 0 prints. Inside a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -25,6 +26,8 @@ Result = TypeVar("Result")
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield the path of an empty temporary file in the same folder; on success it is flushed and renamed to
     `path`. Its permissions are those of any new file there, whoever makes the temporary one anew."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "xb") as file:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -161,7 +161,8 @@ def _run(
                 ) from None
             for file, content in job.documents.items():
                 folder.require_unchanged(file, content)
-    folder.options = job.options
+    how = folder.options  # a restart by torchrun continues, whatever its command says
+    folder.options = replace(job.options, resume=how.resume, overwrite=how.overwrite)
     distributed.require_agreement([job.documents, job.state()], "the data or the first weights")
     ended = Ended(job, folder)
     if folder.finished:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import re
 import shutil
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,13 +17,14 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from nas import distributed
 from nas.runs import checkpoint, kept
 from nas.runs.files import Lock, append, json_text, lock, read_json_lines, remove_temporary, write_json
 from nas.runs.job import Job
-from recipes import InputError, RunOptions
+from recipes import InputError, RunOptions, first_line
 from recipes.config_file import config_json, read_config, require_same
 from recipes.text_files import parse_json, read_text
 
@@ -102,6 +104,14 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
 
+    def discard(self) -> None:
+        """Delete all that has been written, and the folder if nothing else is in it."""
+        for name in (*_OWN, "config.json", LOCK):
+            _delete(self.path / name)
+        remove_temporary(self.path)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     @property
     def position(self) -> tuple[int, int, float]:
         """Where the last checkpoint is: epochs done, steps done in the next one, seconds spent in that."""
@@ -177,9 +187,15 @@ class RunFolder:
             return False
 
     def _is_of_this_job(self) -> bool:
-        """Whether the run was begun by the job of torchrun that has started this process again."""
+        """Whether the run was begun by the job of torchrun that has started this process again.
+
+        A job whose run has ended is another of the same name (`--rdzv-id`), unless it says that it has been
+        restarted.
+        """
         job = distributed.job()
-        return job is not None and self._environment_before().get("job") == job
+        if job is None or self._environment_before().get("job") != job:
+            return False
+        return distributed.is_restarted() or not (self.path / "result.json").exists()
 
     def _environment_before(self) -> dict[str, Any]:
         """What the run ran on so far, as far as it is known."""
@@ -320,9 +336,8 @@ class NoFolder(RunFolder):
         """Note the position only."""
         self._saved_at = (epoch, step, seconds)
 
-    def written(self, job: Job, options: RunOptions) -> RunFolder:
-        """A folder, new at `options.out`, with what this run has brought so far."""
-        folder = RunFolder(options, self.objects)
+    def write_to(self, folder: RunFolder, job: Job) -> None:
+        """Write what this run has brought so far into a new folder."""
         folder.create(job.device)
         for name, content in job.documents.items():
             write_json(folder.path / name, content)
@@ -331,7 +346,6 @@ class NoFolder(RunFolder):
         for epoch, weights in self._kept.items():
             folder.keep(epoch, weights)
         folder.save_checkpoint(*self.position, job.state())
-        return folder
 
 
 class Spectator(NoFolder):
@@ -344,6 +358,20 @@ class Spectator(NoFolder):
 
     def keep(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
         """Nothing: rank 0 does."""
+
+
+@contextlib.contextmanager
+def new_folder(options: RunOptions, objects: Collection[str]) -> Iterator[RunFolder]:
+    """A run folder, new at `options.out`, to be written in the block; where that fails nothing is left of it.
+    Raises InputError."""
+    with RunFolder(options, objects) as folder:
+        try:
+            yield folder
+        except (OSError, SafetensorError) as error:
+            folder.discard()
+            raise InputError(
+                f"cannot write the run folder {folder.path}: {first_line(error)}; give another `out`"
+            ) from None
 
 
 def default_path(options: RunOptions, name: str) -> Path:

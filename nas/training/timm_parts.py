@@ -16,7 +16,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
-from nas import data
+from nas import data, distributed
 from recipes import FinalOptions, InputError, one_of
 
 SCHEDULERS = ("cosine", "tanh", "step", "poly")
@@ -79,9 +79,13 @@ def build_mixup(options: FinalOptions, num_classes: int) -> Mixup | None:
     """timm's Mixup and CutMix, or None where the options ask for neither. Raises InputError."""
     if not options.mixup and not options.cutmix:
         return None
-    if options.batch_size % 2:
-        raise InputError(f"`mixup` and `cutmix` pair the images of a batch: `batch_size` must be even, "
-                         f"not {options.batch_size}")  # fmt: skip
+    ranks = distributed.world()
+    if options.batch_size % (2 * ranks):
+        expected = "even" if ranks == 1 else f"a multiple of {2 * ranks} for {ranks} processes"
+        raise InputError(
+            f"`mixup` and `cutmix` pair the images of a batch: `batch_size` must be {expected}, not "
+            f"{options.batch_size}"
+        )
     # The task smooths labels, mixed ones too.
     return Mixup(options.mixup, options.cutmix, label_smoothing=0.0, num_classes=num_classes)
 

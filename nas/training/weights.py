@@ -86,13 +86,15 @@ def with_architecture(options: FinalOptions) -> FinalOptions:
     try:
         genotype = Genotype.from_json(description["genotype"])
         size = size_of(description)
-        text = search_spaces.get(genotype.space).format(genotype)
+        space = search_spaces.get(genotype.space)
+        text = space.format(genotype)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the description in {path} is damaged: {first_line(error)}; restore it, or give other `weights`"
         ) from None
     usual = FinalOptions()
-    taken: dict[str, Any] = {"space": genotype.space, **{k: size[k] for k in ("channels", "cells")}}
+    sizes = ("channels", "cells", *(("planned_size",) if space.plans_size else ()))
+    taken: dict[str, Any] = {"space": genotype.space, **{k: size[k] for k in sizes}}
     for name, value in taken.items():
         if getattr(options, name) not in (value, getattr(usual, name)):
             raise InputError(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from nas import device
+from nas import device, distributed
 from nas.bilevel.rules.rule import MOST, Rule, pool
 from nas.bilevel.view import SearchView
 from nas.data import DataSet
@@ -104,7 +104,7 @@ class Halving(Rule):
                 network = device.place(
                     derived_network(search, genotype), search.device, search.options.channels_last
                 )
-                value = self.score(network, *batch, search.task)
+                value = distributed.broadcast(self.score(network, *batch, search.task))
                 search.bilevel.work.trained += min(self.score.images, len(batch[1]))
             self.scores[search.space.format(genotype)] = value if math.isfinite(value) else -math.inf
             yield
