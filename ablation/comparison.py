@@ -29,7 +29,8 @@ class Paired(NamedTuple):
     """Mean difference of runs with equal seeds, its 95 % interval, and the p-value of no difference.
 
     Attributes:
-        p: two-sided, over all ways to swap the two runs of a seed; with n seeds at least 2 / 2^n.
+        p: two-sided, over all ways to swap the two runs of a seed, or `RESAMPLES` of them where there are
+            more; at least `least_p` of the number of seeds.
     """
 
     mean: float
@@ -56,6 +57,11 @@ def paired(values: Sequence[float], reference: Sequence[float]) -> Paired:
             random_state=0,
         ).pvalue  # fmt: skip
     return Paired(float(difference.mean()), *_interval(difference), float(p), len(difference))
+
+
+def least_p(runs: int) -> float:
+    """The p-value of so many pairs that all differ in one direction."""
+    return 2 / 2**runs if 2**runs <= RESAMPLES else 2 / (RESAMPLES + 1)
 
 
 def difference(values: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:

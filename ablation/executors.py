@@ -280,7 +280,13 @@ def _slurm(runs: Sequence[Run], options: GridOptions, cluster: str = "slurm") ->
         slurm_array_parallelism=options.jobs or len(runs),
         slurm_signal_delay_s=int(GRACE) + 30,
     )
-    jobs = executor.submit_array([_SlurmJob(run, options.retries) for run in runs])
+    try:
+        jobs = executor.submit_array([_SlurmJob(run, options.retries) for run in runs])
+    except (submitit.core.utils.UncompletedJobError, OSError) as error:
+        raise InputError(
+            f"Slurm refuses the jobs ({first_line(error)}): check --partition, --time, --jobs and "
+            "--gpus-per-run"
+        ) from None
     try:
         for job in submitit.helpers.as_completed(jobs, poll_frequency=2):
             try:

@@ -126,7 +126,7 @@ def plan(options: GridOptions, folder: Path) -> list[Trial]:
         except InputError as error:
             raise InputError(f"in the searches of '{method}': {error}") from None
         moments = _moments(options, base)
-        every = base.epochs // moments if moments else base.measure_every
+        every = -(-base.epochs // moments) if moments else base.measure_every
         base = replace(base, measure_every=every)
         _require_sound(base, method)
         for seed in range(options.first_seed, options.first_seed + options.seeds):

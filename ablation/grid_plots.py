@@ -188,7 +188,8 @@ def plot_anytime(curves: Records, known: Truth, evaluations: int, scores: CellSc
             axes.plot(x, y[:, 0], color=shade, linestyle=line)
             ends[-1].append((float(y[-1, 0]), name, shade))
         axes.tick_params(length=3)
-    lower.set(xlabel="epoch", xlim=(min(x), max(x)) if min(x) < max(x) else (min(x) - 0.5, max(x) + 0.5))
+    first, last = (end(row["epoch"] for row in curves) for end in (min, max))
+    lower.set(xlabel="epoch", xlim=(first, last) if first < last else (first - 0.5, last + 0.5))
     lower.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     every = np.array([row["accuracy"] for row in curves])
     optimum, largest = known.optimum[1].accuracy, dict(without)[baselines.LARGEST]

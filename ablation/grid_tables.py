@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 
 from ablation import baselines, grid_ranking
-from ablation.comparison import Paired, difference, estimate
+from ablation.comparison import Paired, difference, estimate, least_p
 from ablation.grid_plots import Records, values
 from ablation.zero_cost import CellScores
 from nas.report import page
@@ -207,14 +207,21 @@ def _pair_table(names: Sequence[str], pairs: Mapping[tuple[str, str], Paired]) -
     rows = []
     for name in others:
         pair = pairs[name, first]
-        rows.append([name, f"{pair.mean:+z.2f}", f"{pair.low:+z.2f} to {pair.high:+z.2f}", f"{pair.p:.3f}"])
+        rows.append(
+            [
+                name,
+                f"{pair.mean:+z.2f}",
+                f"{pair.low:+z.2f} to {pair.high:+z.2f}",
+                f"{pair.p:.3f}" if pair.p >= 0.0005 else "< 0.001",
+            ]
+        )
     runs = pairs[others[0], first].runs
     return page.Table(
         f"Difference to {first} on equal seeds",
         ("method", "difference", "95 % interval", "p"),
         rows,
         f"Points of accuracy. p: two-sided permutation test on pairs, not corrected for the number of "
-        f"comparisons; with {runs} seeds it cannot be below {2 / 2**runs:.3g}.",
+        f"comparisons; with {runs} seeds it cannot be below {least_p(runs):.3g}.",
     )
 
 

@@ -241,8 +241,9 @@ def _table(
             raise InputError(f"`table` is of the space '{table.space}', expected '{space}': give another")
         return table
     if table is None:
-        if column is not None:
-            raise InputError("`column` is that of a table: give `table`, too")
+        for name, given in (("column", column is not None), ("table_values", values != "auto")):
+            if given:
+                raise InputError(f"`{name}` is that of a table: give `table`, too")
         enumerable(space)
         return tables.packaged(space, dataset)
     return tables.read(Path(table), space, column, values)

@@ -12,7 +12,7 @@ import estimators
 from benchmarks import subjects, timing
 from benchmarks.timing import Action, BenchmarkOptions, Report, timed
 from nas.seeding import generator
-from recipes import SearchOptions
+from recipes import SearchOptions, one_of
 from recipes.options import option
 
 SIZES: dict[str, dict[str, Any]] = {  # space: of its supernet
@@ -39,6 +39,8 @@ class PriceOptions(BenchmarkOptions):
 def run(options: PriceOptions) -> Report:
     """All rows, space by space."""
     report = Report("price", options)
+    for space in options.spaces:
+        one_of("search space", space, SIZES)
     for space in options.spaces:
         times = timing.alternate(passes(space), options.repeats)
         first = next(iter(times))

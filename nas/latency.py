@@ -173,11 +173,13 @@ def run(options: LatencyOptions) -> None:
     space = search_spaces.get(options.space)
     size = NetworkSize(
         options.channels, cells_of(space, options.cells), options.classes, options.in_channels,
-        (options.image_size, options.image_size),
+        (options.image_size, options.image_size), options.planned_size or 0,
     )  # fmt: skip
+    if options.planned_size is not None and not space.plans_size:
+        raise InputError(f"`planned_size` means nothing to the space '{space.name}': drop it")
     path = Path(options.out)
-    if not path.parent.is_dir():
-        raise InputError(f"`out` is {path}, but there is no folder {path.parent}: make it, or give another")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"`out` is {path}, expected a file in a folder that exists: give another")
     settings = settings_of(options)
     table = measure(space, size, settings, networks=options.networks, check=options.check, seed=options.seed)
     try:

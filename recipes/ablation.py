@@ -108,7 +108,7 @@ class GridOptions(AblationOptions):
     naswot, zico, or naswot:images=64; without a value none (default: all of them in spaces of at most 1,000
     different cells, such as micro, else synflow)."""
     measure: int | None = option(None, at_least=0)
-    """Moments of a search at which the architecture gradient of every estimator is measured
+    """Moments of a search, at most, at which the architecture gradient of every estimator is measured
     (default: 4 in micro, else 0); searches that minimise the error have none."""
     rank_cells: int = option(0, at_least=0)
     """Cells, drawn at random, that every finished search orders by its shared weights, against the table;

@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -223,8 +223,8 @@ def _description(options_class: type[Any]) -> str:
     return f"{options_class.__doc__}" + (f" Added by plugins: {'; '.join(added)}." if added else "")
 
 
-def words(values: Mapping[str, Any]) -> list[str]:
-    """Options as they are written on a command line; None is left out."""
+def words(values: Mapping[str, Any], nothing: Collection[str] = ()) -> list[str]:
+    """Options as they are written on a command line; None is left out, but for the options `nothing`."""
     found = []
     for name, value in values.items():
         flag = f"--{name.replace('_', '-')}"
@@ -232,7 +232,7 @@ def words(values: Mapping[str, Any]) -> list[str]:
             found.append(flag if value else flag.replace("--", "--no-", 1))
         elif isinstance(value, tuple | list):
             found += [flag, *(shlex.quote(str(v)) for v in value)] if value else []
-        elif value is not None:
+        elif value is not None or name in nothing:
             found += [flag, shlex.quote(str(value))]
     return found
 

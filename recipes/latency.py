@@ -20,6 +20,8 @@ class LatencyOptions:
     """Cells of the networks, as for train_final.py; default: the fewest."""
     image_size: int = option(32, at_least=4, at_most=4096)
     """Side of the images in pixels."""
+    planned_size: int | None = option(None, at_least=4, at_most=4096)
+    """Side of the images that strides and stem are meant for, as for searches (default: --image-size)."""
     in_channels: int = option(3, at_least=1, at_most=4096)
     """Channels of the images."""
     classes: int = option(10, at_least=1, at_most=10**6)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from recipes import command_line, presets
+from recipes import FinalOptions, SearchOptions, command_line, presets
 
 
 @dataclass(kw_only=True)
@@ -20,10 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _listing() -> str:
     lines = []
-    for command, recipes in (("nas search", presets.SEARCH), ("nas train", presets.FINAL)):
+    for command, recipes, kind in (
+        ("nas search", presets.SEARCH, SearchOptions),
+        ("nas train", presets.FINAL, FinalOptions),
+    ):
+        usual = [field.name for field in fields(kind) if field.default is not None]
         for name, options in recipes.items():
             lines += [f"{command} --preset {name}", f"    {presets.ABOUT[name]}"]
             if name in presets.PUBLISHED:
                 lines += [f"    published: {presets.published(name)}"]
-            lines += [f"    {' '.join(command_line.words(options))}"] if options else []
+            lines += [f"    {' '.join(command_line.words(options, usual))}"] if options else []
     return "\n".join(lines)

@@ -15,7 +15,7 @@ import pytest
 import ablate
 import estimators
 from ablation import grid, grid_plots, grid_ranking, grid_report, ranking
-from ablation.comparison import difference, estimate, paired
+from ablation.comparison import difference, estimate, least_p, paired
 from ablation.methods import method_words
 from nas import tables
 from nas.bilevel.search import Search
@@ -23,6 +23,7 @@ from recipes import InputError, InterruptionError, presets
 from recipes.ablation import GridOptions
 
 ROOT = Path(__file__).resolve().parent.parent
+TABLE = Path(tables.__file__).parent / "micro-digits.json"
 TOY = "--epochs 2 --train-limit 80 --batch-size 16 --evaluate-every 2"
 
 
@@ -56,6 +57,8 @@ def test_pairs():
     assert mixed.p == 1
     assert paired([1.0, 2.0], [1.0, 2.0]).p == 1
     assert paired([1.0], [0.5]) == (0.5, 0.5, 0.5, 1.0, 1)
+    for runs in (5, 13, 14, 20):
+        assert paired(np.arange(1, runs + 1), np.zeros(runs)).p == pytest.approx(least_p(runs))
 
 
 # The plan
@@ -179,6 +182,7 @@ def test_a_preset_takes_the_place_of_the_recipe(tmp_path):
         ({"column": "cifar100"}, "`column` is for `table`"),
         ({"table_values": "error"}, "`table_values` is for `table`"),
         ({"evaluate": "retrain", "evaluations": 3}, "`evaluations` is for a table"),
+        ({"table": str(TABLE), "table_values": "error"}, "`table_values=error` is for CSV tables"),
         ({"evaluate": "retrain", "final": "--epocs 3"}, "unknown option --epocs, perhaps --epochs"),
     ],
 )

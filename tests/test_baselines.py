@@ -481,6 +481,8 @@ def test_pictures_of_any_cost(costs, known):
     assert {"optimum", *baselines.WAYS, *(record["method"] for record in records)} <= texts
     curves = [{"method": "st", "epoch": 1, "entropy": 1.0, "accuracy": known.accuracies.max()}]
     assert grid_plots.plot_anytime(curves, known, costs[0]).axes
+    curves += [{**curves[0], "epoch": 3}, {**curves[0], "method": "reinmax", "epoch": 2}]
+    assert grid_plots.plot_anytime(curves, known, costs[0]).axes[0].get_xlim() == (1, 3)
     perfect = replace(known, accuracies=np.full(125, 90.0))
     flat = [record | {"accuracy": 90.0} for record in records]
     assert baseline_plots.plot_cost(flat, perfect).axes

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, run_environment
@@ -181,6 +182,21 @@ def test_a_missing_package_is_named(executor, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"needs the package {package}.*reinmax-nas\[{executor}\]"):
         grid.run(replace(GRID, executor=executor, out=str(tmp_path / "grid")))
+
+
+def test_jobs_that_slurm_refuses_end_in_one_line(tmp_path, monkeypatch):
+    class RefusedError(Exception):
+        pass
+
+    def refuse(jobs):
+        raise RefusedError("sbatch: error: invalid partition specified: nowhere")
+
+    executor = SimpleNamespace(update_parameters=lambda **_: None, submit_array=refuse)
+    core = SimpleNamespace(utils=SimpleNamespace(UncompletedJobError=RefusedError))
+    package = SimpleNamespace(AutoExecutor=lambda *_, **__: executor, core=core)
+    monkeypatch.setattr(executors, "_import", lambda _: package)
+    with pytest.raises(InputError, match=r"Slurm refuses the jobs \(sbatch: .*nowhere\): check --partition"):
+        grid.run(replace(GRID, executor="slurm", partition="nowhere", out=str(tmp_path / "grid")))
 
 
 def test_a_folder_that_a_node_does_not_have_is_named(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import random
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -55,6 +57,26 @@ def test_runs_take_turns_and_the_fastest_count():
     times = timed([lambda: calls.append("a"), lambda: sum(range(40_000))], SETTINGS, False)
     assert times[1] > 20 * times[0] > 0
     assert len(calls) > 100  # short runs are repeated
+
+
+def test_every_network_is_compiled(monkeypatch):
+    """Networks share the code that torch.compile compiles at most eight times, unless told otherwise."""
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(nas.timing.device, "require_compiler", lambda *_: None)
+    space, settings = search_spaces.get("micro"), replace(SETTINGS, engine="compiled")
+    runs = [
+        runner(space.network(cell, channels=2, cells=1, in_channels=1), (1, 8, 8), settings)
+        for cell in list(space.all())[60:72]
+    ]
+    torch._dynamo.reset()
+    timed(runs, settings, False)
+    assert len(compiled) == 12
 
 
 def test_a_network_is_run_as_the_settings_say(monkeypatch):
@@ -143,7 +165,9 @@ def test_bad_words_end_in_one_line(capsys, tmp_path):
         (["--engine", "onnxruntime", "--precision", "bfloat16"], "computes in float32"),
         (["--rounds", "1"], "--rounds is 1"),
         (["--space", "micro", "--networks", "200"], "has only"),
-        (["--out", str(tmp_path / "no" / "file.json")], "no folder"),
+        (["--out", str(tmp_path / "no" / "file.json")], "expected a file in a folder that exists"),
+        (["--out", str(tmp_path)], "expected a file in a folder that exists"),
+        (["--space", "micro", "--planned-size", "64"], "means nothing to the space 'micro'"),
         (["--device", "cuda:77"], "not available"),
     ):
         assert nas.latency.main(words) == 2

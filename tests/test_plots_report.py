@@ -14,10 +14,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import search_spaces
-from nas.report import cell_picture, chain_picture, figures, labels, palette, plots
+from nas.report import budget_report, cell_picture, chain_picture, figures, labels, palette, plots
 from nas.report import run_report as report
 from nas.report.tensorboard import Board
 from search_spaces import CellGenotype, Edge, Genotype
+from search_spaces.nasbench201 import DenseCellSpace
 
 NASTY = "<script>alert('$x$ & \"y\"')</script>"
 
@@ -234,6 +235,49 @@ def test_dense_cells_have_no_crossings():
     for a in layout.sides:
         for b in layout.sides:
             assert layout.sides[a] != layout.sides[b] or not layout._cross(a, b)
+
+
+def test_cells_of_many_nodes_are_laid_out_at_once():
+    space = DenseCellSpace("many", nodes=9, channels=4, cells=1)
+    layout = cell_picture.CellLayout(space.random(random.Random(0)).cells[0])
+    assert len(layout.sides) == 28
+    assert set(layout.sides.values()) == {1, -1}
+
+
+def test_black_is_a_colour():
+    assert palette.readable("#000000") == "#000000"
+
+
+def test_an_undecided_candidate_by_itself_has_the_entropy_of_a_coin():
+    lines = [{"epoch": e, "entropy": math.log(2), "probabilities": [[0.5] * 8] * 3} for e in (1, 2)]
+    assert f">uniform {math.log(2):.2f}</text>" in figures.to_svg(plots.plot_entropy(lines))
+
+
+def test_the_front_is_joined_by_cost():
+    """Under a larger budget a rule may end with less."""
+    rows = [
+        {"limit": limit, "costs": {"macs": cost}, "derived_accuracy": accuracy, "pareto": True}
+        for limit, cost, accuracy in ((20e6, 19e6, 65.0), (40e6, 18e6, 60.0))
+    ]
+    axes = budget_report.plot_front({"kind": "macs", "rows": rows}).axes[0]
+    assert axes.lines[0].get_xydata().tolist() == [[18, 60], [19, 65]]
+
+
+def test_what_was_considered_is_the_best_of_it():
+    def shown(rows):
+        (table,) = report._considered({"considered": rows, "rule": "x"})
+        return [row[0] for row in table.rows]
+
+    scored = [{"genotype": f"g{i}", "synflow": 30.0 - i} for i in range(30)]
+    assert shown(scored) == [f"g{i}" for i in range(20)]
+    looks = [
+        {"genotype": f"without {k} in {d}", "accuracy": float((3 * k + d) % 5), "decision": d}
+        for d in range(1, 7)
+        for k in range(5)
+    ]
+    first = [min(looks[5 * d : 5 * d + 5], key=lambda row: row["accuracy"]) for d in range(6)]
+    assert shown(looks)[::3] == [row["genotype"] for row in first]
+    assert len(shown(looks)) == 18
 
 
 def test_rendering_is_deterministic():

@@ -10,8 +10,10 @@ from torch import nn
 
 import nas
 from nas.bilevel import Search
+from nas.bilevel.rules.rule import validation_images
 from nas.bilevel.shrinkings import untrained
 from nas.bilevel.shrinkings.untrained import ByZeroCost
+from nas.data.batches import EVALUATION_BATCH
 from nas.seeding import generator
 from recipes import SearchOptions
 from recipes.options import check
@@ -48,6 +50,19 @@ def test_within_a_budget_a_proposal_takes_the_next_best(monkeypatch):
     search = Search.of(check(SearchOptions(**options, budget=("parameters=22k",))))
     (cell,) = ByZeroCost(proposals=1)._proposal(search, 0, 0).cells
     assert {edge.operation for edge in cell.edges} == {"nor_conv_3x3", "nor_conv_1x1"}
+
+
+def test_a_score_sees_as_many_images_as_it_asks_for(monkeypatch):
+    """More than a batch has, where there are so many."""
+    search = job(shrink="zero_cost:by=naswot:images=40,proposals=1")
+    batch, seen = search.options.batch_size, []
+    assert batch < 40
+    monkeypatch.setattr(untrained, "value_of", lambda *given: seen.append(len(given[-1][1])) or 0.0)
+    list(search.shrinking.after(search, 0))
+    assert set(seen) == {min(-(-40 // batch), len(search.valid)) * batch}
+    images, labels = validation_images(search, 10**6)
+    assert len(images) == len(labels) == len(search.valid.images)
+    assert len(validation_images(search, 1)[1]) <= max(batch, EVALUATION_BATCH)
 
 
 def test_proposals_keep_what_the_score_is_lowest_without(monkeypatch):

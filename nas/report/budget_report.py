@@ -82,7 +82,7 @@ def plot_front(front: Mapping[str, Any]) -> Figure:
     size, unit = _unit(kind, max(row["costs"][kind] for row in rows))
     figure, grid = new_grid(1, 1, 2.8, left=0.6, right=0.6, top=0.25, bottom=0.5)
     axes = grid[0, 0]
-    best = [(row["costs"][kind] / size, row["derived_accuracy"]) for row in rows if row["pareto"]]
+    best = sorted((row["costs"][kind] / size, row["derived_accuracy"]) for row in rows if row["pareto"])
     axes.plot(*zip(*best, strict=True), color=_DERIVED, drawstyle="steps-post", linewidth=1.3)
     points: dict[tuple[float, float], list[str]] = {}
     for row in rows:  # several budgets may end in one architecture

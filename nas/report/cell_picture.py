@@ -27,6 +27,7 @@ _PORT = 0.16  # between two edges that meet on the same side of a node
 _HEAD = 0.10  # length of an arrow head
 _LABEL_SIZE = 8.0  # points
 _LABEL_HEIGHT = 0.24
+_FREE = 10  # arcs of which all ways to lie above and below are tried
 _LEVEL = 0.40  # between arcs that lie above each other
 
 
@@ -108,12 +109,17 @@ class CellLayout:
             for e in arcs
         ]
 
-        def cost(sides: Sequence[int]) -> tuple[int, int]:
+        def cost_of(arcs: Sequence[Edge], sides: Sequence[int]) -> tuple[int, int]:
             same = [(a, b) for (a, s), (b, t) in combinations(zip(arcs, sides, strict=True), 2) if s == t]
             return sum(self._cross(a, b) for a, b in same), sum(self._overlap(a, b) for a, b in same)
 
-        best = min(product(*options), key=cost)
-        return dict(zip(arcs, best, strict=True))
+        if sum(len(option) > 1 for option in options) <= _FREE:
+            best = min(product(*options), key=lambda sides: cost_of(arcs, sides))
+            return dict(zip(arcs, best, strict=True))
+        sides: list[int] = []  # too many to try all: one arc after another
+        for number, option in enumerate(options):
+            sides.append(min(option, key=lambda side, done=number: cost_of(arcs[: done + 1], [*sides, side])))  # type: ignore[misc]
+        return dict(zip(arcs, sides, strict=True))
 
     def _arcs(self, side: int) -> list[Edge]:
         return [edge for edge, s in self.sides.items() if s == side]

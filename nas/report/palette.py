@@ -133,5 +133,5 @@ def is_dark(colour: str) -> bool:
 def readable(colour: str) -> str:
     """The colour, darkened where text in it would be too faint on white."""
     r, g, b = _rgb(colour)
-    factor = min(1.0, 120 / (0.3 * r + 0.59 * g + 0.11 * b))
+    factor = min(1.0, 120 / max(1.0, 0.3 * r + 0.59 * g + 0.11 * b))
     return "#" + "".join(f"{round(part * factor):02x}" for part in (r, g, b))

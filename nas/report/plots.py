@@ -154,8 +154,9 @@ def plot_entropy(metrics: Metrics) -> Figure:
     grid[0, 0].set_title("mean entropy, nats")
     lines = [_read(metrics, "entropy", "entropy", "#7a4bb5")]
     if metrics and metrics[-1].get("probabilities"):
-        epochs = [line["epoch"] for line in metrics]
-        uniform = float(np.mean([math.log(len(row)) for row in metrics[-1]["probabilities"]]))
+        epochs, rows = [line["epoch"] for line in metrics], metrics[-1]["probabilities"]
+        exclusive = np.allclose([sum(row) for row in rows], 1, atol=1e-3)  # else each is by itself
+        uniform = float(np.mean([math.log(len(row) if exclusive else 2) for row in rows]))
         lines.append(Line("uniform", "#aab2bd", epochs, [uniform] * len(epochs), dashed=True))
     most = max((value for line in lines for value in line.values), default=1.0)
     plot_lines(grid[0, 0], metrics, lines, 2, limits=(0, 1.08 * most or None))

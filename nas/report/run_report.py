@@ -11,6 +11,7 @@ from nas.report import budget_report, cell_picture, classes, figures, page, plot
 from nas.report.page import Picture, Table, Tile
 from nas.runs.files import atomic_path, read_json, read_json_lines, write_text
 from recipes import FinalOptions
+from recipes.budget import split_cost
 from recipes.errors import with_flags
 from search_spaces import Genotype, SearchSpace, operations
 
@@ -139,7 +140,7 @@ def _search_tiles(result: dict[str, Any], metrics: list[dict[str, Any]], genotyp
         *budget_report.tiles(result),
         depth,
         Tile("Entropy", f"{metrics[-1]['entropy']:.2f}" if metrics else "–", "nats", "mean, last epoch"),
-        Tile("Supernet", *_count(result["parameters"]), "parameters"),
+        Tile("Supernet", *split_cost("parameters", result["parameters"]), "parameters"),
         Tile("Search time", *_duration(result["total_seconds"]), epochs),
     ]
 
@@ -154,8 +155,8 @@ def _final_tiles(result: dict[str, Any]) -> list[Tile]:
             tiles.append(Tile("Largest cell", *_percent(baseline["largest_accuracy"]), "without a search"))
     return [
         *tiles,
-        Tile("Network", *_count(result["parameters"]), "parameters"),
-        Tile("Cost", *_count(result["macs"]), "multiply-adds an image"),
+        Tile("Network", *split_cost("parameters", result["parameters"]), "parameters"),
+        Tile("Cost", *split_cost("macs", result["macs"]), "multiply-adds an image"),
         *budget_report.final_tiles(result),
         Tile("Training time", *_duration(result["total_seconds"])),
     ]
@@ -241,24 +242,24 @@ def _considered(result: dict[str, Any]) -> list[Table]:
     if not rows:
         return []
     measures = [name for name in rows[0] if name != "genotype"]
-    ordered = sorted(rows, key=lambda row: (row.get("epochs", 0), row.get("accuracy", 0)), reverse=True)
-    shown = ordered[:CONSIDERED]
+    if "decision" in rows[0]:  # by what is missed most, of every decision
+        last = max(row["decision"] for row in rows)
+        by_decision = [
+            sorted((row for row in rows if row["decision"] == number), key=lambda row: row["accuracy"])
+            for number in range(1, last + 1)
+        ]
+        shown = [row for few in by_decision for row in few[: max(1, CONSIDERED // last)]]
+    else:
+        ordered = sorted(rows, key=lambda row: (row.get("epochs", 0), row.get("accuracy", 0)), reverse=True)
+        shown = ordered[:CONSIDERED]
     cells = [[row["genotype"], *(f"{row[m]:.4g}" for m in measures)] for row in shown]
     count = len({row["genotype"] for row in rows})
-    note = f"{result['rule']}: {count} considered, the first {len(shown)} of {len(rows)} rows."
+    note = f"{result['rule']}: {count} considered, {len(shown)} of {len(rows)} rows."
     return [Table("Considered in the end", ["considered", *measures], cells, note)]
 
 
 def _percent(value: float | None) -> tuple[str, str]:
     return ("–", "") if value is None else (f"{value:.2f}", "%")
-
-
-def _count(value: int) -> tuple[str, str]:
-    """A large number and the letter of its magnitude, e.g. ("3.36", "M")."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}", letter
-    return str(value), ""
 
 
 def _duration(seconds: float) -> tuple[str, str]:

@@ -65,6 +65,10 @@ def _columns(
 ) -> tuple[str, dict[str, Callable[[], Truth]]]:
     """The column that is meant by default, and all columns, still to be read."""
     text = read_text(path)
+    if values != "auto" and text.lstrip()[:1] in ("{", "["):
+        raise InputError(
+            f"`table_values={values}` is for CSV tables, {path} says itself what it holds: drop it"
+        )
     if text.lstrip()[:1] not in ("{", "["):
         return "cifar10", csv_table.columns(path, space, text, values)
     try:

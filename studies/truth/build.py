@@ -64,8 +64,12 @@ def run(options: TruthOptions) -> None:
         done = tqdm(
             as_completed(futures), "training", len(chunks), initial=len(chunks) - len(missing), unit="chunk"
         )
-        for future in done:
-            future.result()
+        try:
+            for future in done:
+                future.result()
+        except BaseException:  # what is under way is finished and kept
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     table = assemble(folder, space, texts)
     try:
         write_table(path, table)

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from nas import device, distributed
-from nas.bilevel.rules.rule import MOST, Rule, pool
+from nas.bilevel.rules.rule import MOST, Rule, pool, validation_images
 from nas.bilevel.view import SearchView
 from nas.data import DataSet
 from nas.genotypes import cells_of, planned_size_of
@@ -95,7 +95,7 @@ class Halving(Rule):
 
     def _score(self, search: SearchView) -> Iterator[None]:
         """Score what has no score yet, each in a piece of work."""
-        batch = next(iter(search.valid))
+        batch = validation_images(search, 1 if self.score is None else self.score.images)
         for genotype in pool(search, self.draws)[len(self.scores) :]:
             if self.score is None:
                 value = -search.score(genotype)[0]
@@ -139,8 +139,8 @@ class Halving(Rule):
     def considered(self, search: SearchView) -> list[dict[str, Any]]:
         name, sign = ("shared_loss", -1) if self.by == SHARED else (self.by, 1)
         if not self.rounds:
-            finite = {text: score for text, score in self.scores.items() if math.isfinite(score)}
-            return [{"genotype": text, name: sign * score} for text, score in finite.items()]
+            best = (text for text in _best(self.scores, len(self.scores)) if math.isfinite(self.scores[text]))
+            return [{"genotype": text, name: sign * self.scores[text]} for text in best]
         return [
             {"genotype": text, "epochs": self._length(number), "accuracy": accuracy}
             | ({name: sign * self.scores[text]} if math.isfinite(self.scores[text]) else {})
