@@ -13,10 +13,12 @@ import nas
 import nas.latency
 import nas.timing
 import search_spaces
+from nas.latency import candidate_times
 from nas.latency_table import fit, quality, read
 from nas.timing import Settings, runner, timed
 from recipes import InputError
-from search_spaces.cost import CostTable
+from search_spaces.cost import CostTable, NetworkSize, frame
+from search_spaces.operations import Zero
 
 SETTINGS = Settings("eager", "cpu", 1, "float32", True, 1, 3)
 SMALL = {"channels": 4, "train_limit": 320, "batch_size": 32, "tensorboard": False, "progress": False}
@@ -59,8 +61,8 @@ def test_runs_take_turns_and_the_fastest_count():
     assert len(calls) > 100  # short runs are repeated
 
 
-def test_every_network_is_compiled(monkeypatch):
-    """Networks share the code that torch.compile compiles at most eight times, unless told otherwise."""
+def test_everything_is_compiled(monkeypatch):
+    """Candidates share the code that torch.compile compiles at most eight times, unless told otherwise."""
     compiled = []
 
     def backend(graph, inputs):
@@ -69,14 +71,13 @@ def test_every_network_is_compiled(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     monkeypatch.setattr(nas.timing.device, "require_compiler", lambda *_: None)
-    space, settings = search_spaces.get("micro"), replace(SETTINGS, engine="compiled")
-    runs = [
-        runner(space.network(cell, channels=2, cells=1, in_channels=1), (1, 8, 8), settings)
-        for cell in list(space.all())[60:72]
-    ]
+    space, size = search_spaces.get("nasbench201"), NetworkSize(4, 1, 10, 1, (8, 8))
     torch._dynamo.reset()
-    timed(runs, settings, False)
-    assert len(compiled) == 12
+    _, places = frame(space, size)
+    different = {candidate for place in places for candidate in place.candidates()}
+    work = [candidate for candidate in different if not isinstance(candidate.build(), Zero)]
+    candidate_times(space, places, replace(SETTINGS, engine="compiled"), False)
+    assert len(compiled) == len(work) == 12
 
 
 def test_a_network_is_run_as_the_settings_say(monkeypatch):
