@@ -54,6 +54,12 @@ def read_cell(text: str, space_name: str | None = None) -> Reading:
     if space_name is not None:
         one_of("search space", space_name, search_spaces.names())
     if (name := text.strip().lower().replace("-", "_")) in PUBLISHED:
+        if os.path.exists(text):
+            raise InputError(
+                f"`genotype` '{text}' is the name of a published cell, and of something that is here: give "
+                f"{os.path.join(os.curdir, text)} for that, or the notation, which `nas convert {name}` "
+                "says elsewhere"
+            )
         space, notation, _ = PUBLISHED[name]
         if space_name not in (None, space):
             raise InputError(
@@ -69,7 +75,10 @@ def read_cell(text: str, space_name: str | None = None) -> Reading:
         if text.endswith(".json"):
             raise InputError(f"the genotype file '{text}' does not exist: check the path")
         one_of("published cell or genotype file", text, PUBLISHED)
-    return _of_text(text, space_name)
+    try:
+        return _of_text(text, space_name)
+    except GenotypeError as error:
+        raise InputError(f"`genotype`: {error}") from None
 
 
 def _parse(text: str, space_name: str | None) -> Reading:

@@ -299,7 +299,7 @@ class NasnetSkeleton(Skeleton):
         channels, cells, norm = size.channels, size.cells, factory.frame_norm
         self.stem_1: nn.Sequential | None = None
         if large := size.planned_size >= LARGE:
-            stem, half = channels, channels // 2
+            stem, half = channels, max(1, channels // 2)
             self.stem = nn.Sequential(
                 *_halving(size.in_channels, half, norm), nn.ReLU(), *_halving(half, stem, norm)
             )

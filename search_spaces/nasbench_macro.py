@@ -47,7 +47,8 @@ class NasBenchMacro(ChainSpace, EnumerableSpace):
         return self.genotype([CANDIDATES[int(digit)] for digit in digits])
 
     def format(self, genotype: Genotype) -> str:
-        return "".join(str(CANDIDATES.index(e.operation)) for cell in genotype.cells for e in cell.edges)
+        operations = [edge.operation for cell in genotype.cells for edge in cell.edges]
+        return "".join(str(CANDIDATES.index(self._require_operation(o, CANDIDATES))) for o in operations)
 
     def all(self) -> Iterator[Genotype]:
         """Every network; the last block changes first."""

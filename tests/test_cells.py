@@ -6,6 +6,8 @@ import json
 import random
 import re
 import zlib
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -472,6 +474,31 @@ def test_errors_name_the_place_and_what_would_do(text, space, words, tmp_path):
         path = tmp_path / "cell.txt"
         path.write_text("# a cell\n" + text if text[0] not in "[({" else text)
         refused(str(path), "cell.txt", *[word for word in words if "character" not in word], space=space)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"space":"darts","cells":[]}', '{"cells":3}', '{"space":"darts","cells":3}']
+)
+def test_damaged_json_as_a_text_ends_in_one_line(text):
+    with pytest.raises(InputError, match="`genotype`: "):
+        read_cell(text)
+
+
+def test_operations_that_a_chain_has_not_are_named():
+    space = search_spaces.get("nasbench_macro")
+    genotype = space.parse("10212200")
+    first = genotype.cells[0]
+    edge = replace(first.edges[0], operation="magic")
+    odd = replace(genotype, cells=(replace(first, edges=(edge, *first.edges[1:])), *genotype.cells[1:]))
+    with pytest.raises(GenotypeError, match="unknown operation 'magic'"):
+        space.validate(odd)
+
+
+def test_a_published_name_that_is_here_too_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("snas").mkdir()
+    with pytest.raises(InputError, match=r"name of a published cell, and of something .* give \./snas"):
+        read_cell("snas")
 
 
 def test_pickled_files_are_not_read(tmp_path):

@@ -1,5 +1,7 @@
 """What pixels are worth: 8 and 16 bits, floating point, one channel and many."""
 
+import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +15,7 @@ import nas
 from nas import data
 from nas.data import Preprocessing
 from nas.data.sources import pictures
+from nas.runs.files import cache_folder
 from recipes import InputError
 
 RNG = np.random.default_rng(0)
@@ -128,6 +131,103 @@ def test_colours_of_16_bits_keep_both_bytes(root):
     assert found == {tuple(v.transpose(2, 0, 1).astype(int).ravel()) for v in values}
 
 
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("white", [65535, 1000])
+def test_colours_of_a_deep_netpbm_file(white, plain, root):
+    """Its white is 65535, as Pillow has it in a grey one."""
+    values = RNG.integers(0, white + 1, (10, 8, 8, 3))
+    count = iter(range(10))
+
+    def make(path, label):
+        found = values[next(count)]
+        body = " ".join(map(str, found.ravel())).encode() if plain else found.astype(">u2").tobytes()
+        path.write_bytes(b"P%d\n8 8\n%d\n" % (3 if plain else 6, white) + body)
+
+    dataset = load(fill(root, make, ending="ppm"), pixel_range="0:65535")
+    found = {tuple(np.round(x * 65535).astype(int).ravel()) for x in all_pixels(dataset).numpy()}
+    wanted = (values * 65535 + white // 2) // white
+    assert found == {tuple(v.transpose(2, 0, 1).ravel()) for v in wanted}
+
+
+def test_planes_of_16_bits_in_a_tiff_keep_both_bytes(root):
+    tifffile = pytest.importorskip("tifffile")
+    values = RNG.integers(0, 65536, (10, 3, 8, 8)).astype(np.uint16)
+    count = iter(range(10))
+
+    def make(path, label):
+        tifffile.imwrite(path, values[next(count)], photometric="rgb", planarconfig="separate")
+
+    dataset = load(fill(root, make, ending="tif"), pixel_range="0:65535")
+    found = {tuple(np.round(x * 65535).astype(int).ravel()) for x in all_pixels(dataset).numpy()}
+    assert found == {tuple(v.astype(int).ravel()) for v in values}
+
+
+def test_a_picture_of_5_and_6_bits_loses_nothing(root):
+    def make(path, label):
+        pixels = np.full((2, 2), 0xF800 if label else 0x07E0, "<u2").tobytes()
+        head = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+        masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+        start = 14 + len(head) + len(masks)
+        path.write_bytes(struct.pack("<2sIHHI", b"BM", start + 8, 0, 0, start) + head + masks + pixels)
+
+    dataset = load(fill(root, make, ending="bmp"))
+    assert "upper 8" not in str(dataset)
+    assert {tuple(x[:, 0, 0].tolist()) for x in all_pixels(dataset)} == {(255, 0, 0), (0, 255, 0)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "read"),
+    [
+        ((9, 9, 20), (20, 9, 9)),
+        ((9, 9, 2), (2, 9, 9)),
+        ((20, 9, 9), (20, 9, 9)),
+        ((16, 8, 8), (16, 8, 8)),
+        ((5, 7, 3), (3, 5, 7)),
+        ((3, 5, 7), (3, 5, 7)),
+        ((4, 4, 4), (4, 4, 4)),
+    ],
+)
+def test_a_square_image_says_which_side_is_the_channels(shape, read, tmp_path):
+    x = RNG.integers(0, 256, (20, *shape)).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", images=x, labels=np.arange(20) % 2)
+    dataset = data.load(f"arrays:{tmp_path / 'a.npz'}")
+    assert dataset.train.shape == read
+    assert ("last dimension" in str(dataset)) == (read != shape)
+    first = pictures.channels_first(shape)
+    assert np.moveaxis(x[0], 0 if first else 2, 0).shape == read
+
+
+def test_what_was_left_out_is_refused_again_and_looked_at_again(root):
+    fill(root, lambda path, label: Image.new("L", (8, 8), 7).save(path))
+    odd = root / "ant" / "odd.tif"
+    save(odd, np.full((8, 8), 0.5, np.float32))
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"odd.tif: floating-point .*or give `bad_images=leave_out`"):
+            load(root)
+        assert len(all_pixels(load(root, bad_images="leave_out"))) == 10
+    state = odd.stat()
+    odd.write_bytes(b"x" * state.st_size)
+    os.utime(odd, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert len(all_pixels(load(root, bad_images="leave_out"))) == 10
+    Image.new("L", (8, 8), 9).save(odd)
+    odd.write_bytes(odd.read_bytes().ljust(state.st_size, b"\0")[: state.st_size])
+    os.utime(odd, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert len(all_pixels(load(root, bad_images="leave_out"))) == 11
+    assert len(all_pixels(load(root))) == 11
+
+
+def test_what_a_killed_process_has_left_in_the_cache_is_removed(root):
+    fill(root, lambda path, label: Image.new("L", (8, 8), 7).save(path))
+    load(root)
+    old, new = (cache_folder() / f".{name}.npy.12345678.tmp" for name in ("old", "new"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (1e9, 1e9))
+    load(root, channels_in="3")
+    assert not old.exists()
+    assert new.exists()
+
+
 def test_a_loss_is_said(root):
     """Pillow reads the upper byte of 16 bits where there is transparency."""
     values = np.full((8, 8, 4), 65535, np.uint16)
@@ -232,6 +332,43 @@ def test_channels_of_other_data():
     two = (np.zeros((8, 2, 6, 6), np.uint8), np.arange(8) % 2)
     with pytest.raises(InputError, match="`channels_in` is 3, for images of 2 channels: leave it at auto"):
         data.load(two, channels_in="3")
+
+
+@pytest.mark.parametrize(
+    ("kind", "high", "ending", "pixel_range"),
+    [
+        (np.uint16, 255, "png", "auto"),
+        (np.int64, 255, "npy", "auto"),
+        (np.float32, 1, "tif", "auto"),
+        (np.float32, 255, "npy", "auto"),
+        (np.uint16, 4095, "png", "0:4095"),
+        (np.uint16, 4095, "png", "mixed"),
+    ],
+)
+def test_a_picture_is_prepared_as_in_training(kind, high, ending, pixel_range, root):
+    def make(path, label):
+        values = RNG.uniform(0, high, (8, 8))
+        values[0, :2] = 0, high  # all of the range
+        save(path, values.astype(kind))
+
+    fill(root, make, ending=ending)
+    if pixel_range == "mixed":
+        pixel_range = "0:4095"
+        Image.new("L", (8, 8), 9).save(root / "ant" / "plain.png")
+    dataset = load(root, pixel_range=pixel_range)
+    wanted = Preprocessing.of(json.loads(json.dumps(dataset.preprocessing.to_json())))
+    assert wanted == dataset.preprocessing
+    known = {pixels.numpy().tobytes() for pixels in all_pixels(dataset)}
+    for path in root.glob("*/*"):
+        assert pictures.prepared(path, wanted).tobytes() in known
+
+
+def test_a_picture_of_8_bits_is_none_of_more(root):
+    fill(root, lambda path, label: save(path, stripes(label, 4095)))
+    wanted = load(root).preprocessing
+    Image.new("L", (8, 8), 9).save(root.parent / "plain.png")
+    with pytest.raises(InputError, match=r"plain.png has 8 bits, .* values from 0 to 4095"):
+        pictures.prepared(root.parent / "plain.png", wanted)
 
 
 def test_predictions_of_12_bit_pictures_are_those_of_the_training(root):

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +149,17 @@ def test_a_list_in_another_unicode_form(tmp_path):
     text = (tmp_path / "list.csv").read_text(encoding="utf-8")
     (tmp_path / "list.csv").write_text(unicodedata.normalize("NFD", text), encoding="utf-8")
     dataset = data.load(name, image_size=8)
+    assert len(dataset.train) + len(dataset.test) == 8
+
+
+def test_a_list_of_whole_paths_and_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = ["path,label"]
+    for i in range(8):
+        Image.new("L", (8, 8), i).save(f"{i}.png")
+        rows.append(f"{tmp_path / f'{i}.png' if i % 2 else f'{i}.png'},{'ab'[i // 4]}")
+    Path("l.csv").write_text("\n".join(rows))
+    dataset = data.load("csv:l.csv", image_size=8)
     assert len(dataset.train) + len(dataset.test) == 8
 
 

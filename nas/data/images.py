@@ -93,6 +93,7 @@ class DataSet:
             None: a search divides the training images.
         scale: values in the files that count as 0 and 1; None: those of the pixels themselves.
         notes: what else was understood of the files, in a few words each: parts, what was left out.
+        deep, reduced: see Preprocessing; of image files.
     """
 
     name: str
@@ -103,6 +104,8 @@ class DataSet:
     valid: Images | None = None
     scale: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    deep: bool | None = None
+    reduced: tuple[float, float] | None = None
 
     @property
     def in_channels(self) -> int:
@@ -129,7 +132,7 @@ class DataSet:
         mean, std = self.statistics()
         c, h, w = self.train.shape
         low, high = self.scale or (0.0, 255.0 if self.train.pixels.dtype == torch.uint8 else 1.0)
-        return Preprocessing((h, w), c, tuple(mean), tuple(std), (low, high))
+        return Preprocessing((h, w), c, tuple(mean), tuple(std), (low, high), self.deep, self.reduced)
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel over the training images, in [0, 1]."""

@@ -23,13 +23,18 @@ class Preprocessing:
         in_chans: channels, 1: grey.
         mean, std: per channel, of values in [0, 1].
         range: low and high, the values that count as 0 and 1; 0 and 255 of 8-bit images.
+        deep: whether 8 bits do not hold the values of a picture; None: as `range` says.
+        reduced: low and high of pictures of more bits among those of 8, which become 0 and 255; None: 0 and
+            65535.
     """
 
     image_size: tuple[int, int]
     in_chans: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    range: tuple[float, float] = _PLAIN[0]  # older files have none
+    range: tuple[float, float] = _PLAIN[0]  # older files have none, nor what follows
+    deep: bool | None = None
+    reduced: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         sides = self.image_size
@@ -40,17 +45,21 @@ class Preprocessing:
                 raise ValueError(f"its {name} is {list(values)}, expected a number for each channel")
         if min(self.std, default=1.0) <= 0:
             raise ValueError(f"its std is {list(self.std)}, expected positive numbers")
-        if len(self.range) != 2 or not _numbers(self.range) or self.range[0] >= self.range[1]:
-            raise ValueError(f"its range is {list(self.range)}, expected two numbers, the lower one first")
+        for name, ends in (("range", self.range), ("reduced", self.reduced)):
+            if ends is not None and (len(ends) != 2 or not _numbers(ends) or ends[0] >= ends[1]):
+                raise ValueError(f"its {name} is {list(ends)}, expected two numbers, the lower one first")
+        if self.deep not in (None, True, False):
+            raise ValueError(f"its deep is {self.deep!r}, expected true or false")
 
     @property
     def is_deep(self) -> bool:
         """Whether 8 bits do not hold the values of a picture."""
-        return self.range not in _PLAIN
+        return self.range not in _PLAIN if self.deep is None else self.deep
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, with lists for tuples."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """The fields that say something, with lists for tuples."""
+        known = {k: v for k, v in asdict(self).items() if v is not None}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> Preprocessing | None:

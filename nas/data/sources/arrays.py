@@ -15,6 +15,7 @@ from nas.data.images import PART_NAMES, Augmentation, DataSet, Images
 from nas.data.names import part_of, quoted
 from nas.data.sources.decoded import IN_MEMORY, parse_range
 from nas.data.sources.folder import complete
+from nas.data.sources.pictures import channels_first
 from recipes import InputError, first_line
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -110,7 +111,7 @@ def _images(x: Array, y: Array, what: str) -> tuple[Array, Array, bool]:
         )
     if x.ndim == 3:
         return x[:, None], y, False
-    last = x.shape[3] < x.shape[1] or (x.shape[3] in (1, 3) and x.shape[1] not in (1, 3))
+    last = not channels_first(x.shape[1:])
     return (np.moveaxis(x, 3, 1) if last else x), y, last
 
 

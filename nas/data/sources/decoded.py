@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -29,7 +30,7 @@ from recipes import InputError
 READ_AHEAD = 1024  # files that wait to be decoded
 WRITE_AHEAD = 64_000_000  # bytes of pixels that wait to be written
 IN_MEMORY = 500_000_000  # bytes of pixels that are read at once; more are left in their file
-FORMAT = 2  # of the files in the cache
+FORMAT = 3  # of the files in the cache
 T = TypeVar("T")
 AUTO = "auto"
 
@@ -87,6 +88,7 @@ class Decoded:
         mapped: whether they are left in a file.
         bad: files that cannot be read, by index; their pixels mean nothing.
         scale: values of the files that count as 0 and 1; None: 0 and 255.
+        reduced: of files of more bits among those of 8, the values that became 0 and 255; None: 0 and 65535.
         notes: about them all.
     """
 
@@ -94,7 +96,13 @@ class Decoded:
     mapped: bool
     bad: tuple[int, ...]
     scale: tuple[float, float] | None
+    reduced: tuple[float, float] | None
     notes: tuple[str, ...]
+
+    @property
+    def deep(self) -> bool:
+        """Whether the files have more than 8 bits, or values of their own."""
+        return self.pixels.dtype != torch.uint8
 
     def images(self, start: int, labels: Tensor) -> Images:
         """Those that can be read of the images from index `start` on, with labels (n,)."""
@@ -121,13 +129,20 @@ def read(paths: Sequence[Path], title: str, reading: Reading) -> Decoded:
     span = reading.span
     place = cache_folder() / _fingerprint(paths, reading)
     found = _cached(place, len(paths), reading.size)
-    if found is None:
+    if found is None or (found.bad and (reading.bad_images == "refuse" or _is_mended(paths, found))):
         plan = _plan(paths, title, reading, span)
         found = _decode_all(paths, title, reading, plan, place)
-    if found.bad and reading.bad_images == "refuse":
-        with _refused():
-            decode(paths[found.bad[0]], reading.size, found.pixels.shape[1], True)  # says what is wrong
     return found
+
+
+def _is_mended(paths: Sequence[Path], found: Decoded) -> bool:
+    """Whether a file can be read that could not be when it was decoded."""
+    _, channels, size, _ = found.pixels.shape
+    for i in found.bad:
+        with contextlib.suppress(InputError):
+            decode(paths[i], size, channels, found.deep, found.reduced)
+            return True
+    return False
 
 
 @contextlib.contextmanager
@@ -143,7 +158,7 @@ def _fingerprint(paths: Sequence[Path], reading: Reading) -> str:
     """A name for the files as they are now, and how they are read."""
     asked = f"{FORMAT} {reading.size} {reading.channels_in} {reading.pixel_range}"
     known = hashlib.sha256(asked.encode())
-    root = Path(os.path.commonpath([path.parent for path in paths])).resolve()
+    root = Path(os.path.commonpath([path.parent.absolute() for path in paths])).resolve()
     known.update(os.fsencode(root))
     for path in paths:
         status = path.stat()
@@ -158,12 +173,15 @@ def _cached(place: Path, count: int, size: int) -> Decoded | None:
     """What was decoded before, or None where it was not, or is damaged."""
     try:
         said = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
-        scale = None if said["scale"] is None else tuple(map(float, said["scale"]))
+        scale, reduced = (
+            None if said[name] is None else (float(said[name][0]), float(said[name][1]))
+            for name in ("scale", "reduced")
+        )
         bad = tuple(map(int, said["bad"]))
         pixels, mapped = _pixels(place.with_suffix(".npy"))
         if pixels.shape[0] != count or pixels.shape[2:] != (size, size):
             return None
-        return Decoded(pixels, mapped, bad, scale, tuple(map(str, said["notes"])))  # type: ignore[arg-type]
+        return Decoded(pixels, mapped, bad, scale, reduced, tuple(map(str, said["notes"])))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # it is decoded and written again
 
@@ -194,12 +212,13 @@ def _plan(paths: Sequence[Path], title: str, reading: Reading, span: tuple[float
     """What the headers of all files agree on. Raises InputError."""
 
     def look(i: int) -> Header | None:
-        if reading.bad_images == "refuse":
+        try:
             with _refused():
                 return header(paths[i])
-        with contextlib.suppress(InputError):
-            return header(paths[i])
-        return None
+        except InputError:
+            if reading.bad_images == "refuse":
+                raise
+            return None
 
     looked = _each(len(paths), look, f"looking at {title}", READ_AHEAD)
     headers = [found for _, found in looked if found is not None]
@@ -261,6 +280,7 @@ def _decode_all(paths: Sequence[Path], title: str, reading: Reading, plan: _Plan
     """Decode and cache. Where no cache can be written, the pixels stay in memory."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(place.parent)
         with atomic_path(place.with_suffix(".npy")) as temporary:
             said = _written(temporary, paths, title, reading, plan)
         write_json(place.with_suffix(".json"), said)
@@ -282,9 +302,17 @@ def _decode_all(paths: Sequence[Path], title: str, reading: Reading, plan: _Plan
     print(f"note: the decoded images of {title} are not cached: {problem}", file=sys.stderr)
     pixels = np.empty((len(paths), reading.size, reading.size, plan.channels), _kind(plan))
     said = _filled(pixels, paths, title, reading, plan)
-    scale = None if said["scale"] is None else (said["scale"][0], said["scale"][1])
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    return Decoded(tensor, False, tuple(said["bad"]), scale, tuple(said["notes"]))
+    return Decoded(tensor, False, tuple(said["bad"]), said["scale"], said["reduced"], tuple(said["notes"]))
+
+
+def _remove_left(cache: Path) -> None:
+    """Delete what processes have left that were killed while they decoded: nobody has written to it for a
+    day."""
+    for path in cache.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 24 * 3600:
+                path.unlink()
 
 
 def _memory() -> int | None:
@@ -365,7 +393,8 @@ class _Summary:
 
         def one(i: int) -> tuple[float, float, int] | None:
             try:
-                pixels, low, high = decode(paths[i], size, plan.channels, plan.deep, plan.span)
+                with _refused():
+                    pixels, low, high = decode(paths[i], size, plan.channels, plan.deep, plan.span)
             except InputError:
                 if reading.bad_images == "refuse":
                     raise
@@ -411,4 +440,5 @@ class _Summary:
         if self.outside:
             share = f"{100 * self.outside / self.values:.3g} % of the pixels"
             notes.append(f"{share} are outside `pixel_range` and were cut off")
-        return {"scale": self.scale, "bad": self.bad, "notes": notes}
+        reduced = None if self.plan.deep else self.plan.span
+        return {"scale": self.scale, "reduced": reduced, "bad": self.bad, "notes": notes}

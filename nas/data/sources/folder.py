@@ -68,7 +68,8 @@ def of_files(
         if part in ("train", "all"):
             _require_classes(images[part].labels, classes, title)
     augmentation = Augmentation(crop_padding=max(1, reading.size // 8), flip=True)
-    return complete(name, images, classes, augmentation, test_fraction, title, pixels.scale, pixels.notes)
+    dataset = complete(name, images, classes, augmentation, test_fraction, title, pixels.scale, pixels.notes)
+    return replace(dataset, deep=pixels.deep, reduced=pixels.reduced)
 
 
 def complete(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,9 +91,16 @@ def _header(image: Image.Image) -> Header:
     if image.mode == "F":
         return Header(1, True, False)
     channels = 1 if image.mode in ("1", "L", "LA", "La") else 3
-    if raw in _OTHER_BYTE and not image.has_transparency_data:
+    if (raw in _OTHER_BYTE and not image.has_transparency_data) or _netpbm_white(image) > 255:
         return Header(3, True)
-    return Header(channels, lossy=";16" in raw)
+    return Header(channels, lossy=";16" in raw and not raw.startswith("BGR;"))
+
+
+def _netpbm_white(image: Image.Image) -> int:
+    """What white is in a PPM; 255 in other files."""
+    tile: Any = getattr(image, "tile", None)
+    arguments = tile[0][3] if image.format == "PPM" and image.mode == "RGB" and tile else ""
+    return int(arguments[1]) if isinstance(arguments, tuple) else 255
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -152,7 +160,13 @@ def prepared(path: Path, wanted: Preprocessing) -> Array:
         )
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is not a file: give picture files or folders")  # a pipe would wait for ever
-    pixels, _, _ = decode(path, rows, wanted.in_chans, wanted.is_deep)
+    low, high = wanted.range
+    if wanted.is_deep and high > 255 and not header(path).deep:
+        raise InputError(
+            f"the picture {path} has 8 bits, and the network was trained on pictures of more, with values "
+            f"from {low:g} to {high:g}: give one of that kind"
+        )
+    pixels, _, _ = decode(path, rows, wanted.in_chans, wanted.is_deep, wanted.reduced)
     if wanted.is_deep:
         pixels = scaled(pixels, wanted.range)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -176,6 +190,8 @@ def _values(path: Path) -> Image.Image | Array:
             raise ValueError(f"{opened.width} x {opened.height} pixels, expected at most {LARGEST_IMAGE}")
         known = _header(opened)
         if known.deep and known.channels == 3:
+            if opened.format == "PPM":
+                return _netpbm_colours(path, opened)
             return _sixteen_bit_colours(path, opened)
         image = ImageOps.exif_transpose(opened)
         if known.deep:
@@ -197,6 +213,22 @@ def _sixteen_bit_colours(path: Path, opened: Image.Image) -> Array:
     return both
 
 
+def _netpbm_colours(path: Path, opened: Image.Image) -> Array:
+    """(H, W, 3) uint16 of a PPM, with white at WHITE, as Pillow has it in a PGM."""
+    tiles: Any = getattr(opened, "tile", None)
+    codec, _, offset, (_, white) = tiles[0][:4]
+    shape = (opened.height, opened.width, 3)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        content = file.read()
+    if codec == "ppm_plain":
+        values = np.array(content.split()[: math.prod(shape)], np.int64)
+    else:
+        values = np.frombuffer(content, ">u2", math.prod(shape)).astype(np.int64)
+    scaled: Array = ((values * int(WHITE) + white // 2) // white).clip(0, int(WHITE)).astype(np.uint16)
+    return scaled.reshape(shape)
+
+
 def _swapped(arguments: Any) -> Any:
     """A decoder's arguments with the other byte order."""
     if isinstance(arguments, tuple):
@@ -212,7 +244,9 @@ def _bands(path: Path) -> Array | None:
         with Image.open(path, formats=FORMATS) as image:
             tags: Any = getattr(image, "tag_v2", {})
             extra, samples = tags.get(338, ()), tags.get(277, 1)
-            if samples in (1, 3) or (samples in (2, 4) and extra and set(extra) <= {1, 2}):
+            bits = tags.get(258, (8,))
+            planes = tags.get(284) == 2 and max(bits if isinstance(bits, tuple) else (bits,)) > 8
+            if (samples in (1, 3) and not planes) or (samples in (2, 4) and extra and set(extra) <= {1, 2}):
                 return None
             if tags.get(262) == 5:  # CMYK
                 return None
@@ -247,12 +281,21 @@ def _array(path: Path) -> Array:
 
 
 def _channels_last(array: Array, first: bool | None = None) -> Array:
-    """(H, W), (H, W, C) or (C, H, W) as (H, W, C); the smallest of its sides are the channels."""
+    """(H, W), (H, W, C) or (C, H, W) as (H, W, C); where one side differs from two equal ones beside each
+    other it is the channels, else the smallest."""
     if array.ndim == 2:
         return array[:, :, None]
     if first is None:
-        first = array.shape[0] < array.shape[2]
+        first = channels_first(array.shape)
     return np.moveaxis(array, 0, 2) if first else array
+
+
+def channels_first(shape: Sequence[int]) -> bool:
+    """Whether the first of three sides is the channels and not the last, as it seems."""
+    a, b, c = map(int, shape)
+    if (a == b) != (b == c):  # a square image
+        return b == c
+    return not (c < a or (c in (1, 3) and a not in (1, 3)))
 
 
 def _eight_bits(values: Array, span: tuple[float, float] | None) -> Array:
