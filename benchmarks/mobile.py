@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 
 from benchmarks import step, subjects, timing
 from benchmarks.timing import Action, BenchmarkOptions, Report, Row, ratio
+from nas import device as devices
 from nas.bilevel.search import Search
 from recipes import SearchOptions
 from recipes.options import option
@@ -38,9 +40,14 @@ class MobileOptions(BenchmarkOptions):
 
 def run(options: MobileOptions) -> Report:
     """All rows."""
-    search = build(options)
-    cuda = search.device.type == "cuda"
-    found, wait = actions(search), torch.cuda.synchronize if cuda else lambda: None
+    with devices.prepared(options.device) as place:
+        return measured(options, place)
+
+
+def measured(options: MobileOptions, place: torch.device) -> Report:
+    """All rows, as on a device that is prepared as for a run."""
+    search, cuda = build(options), place.type == "cuda"
+    found, wait = actions(search), partial(torch.cuda.synchronize, place) if cuda else lambda: None
     times = timing.alternate(found, options.repeats, wait)
     report = Report("mobile", options)
     for name in found:

@@ -11,6 +11,7 @@ from torch import nn
 from nas import device
 from nas.bilevel.search import Search
 from nas.data import Augmentation, DataSet, Images
+from nas.runs.loop import POLL
 from nas.training.final import Training
 from recipes import FinalOptions, SearchOptions
 from search_spaces import ABSENT, SearchSpace
@@ -40,8 +41,9 @@ def search(options: SearchOptions, dataset: DataSet) -> Search:
 
 def whole_epoch(search: Search, number: int) -> None:
     """An epoch, with what a run asks after each step and at the end; an evaluation only if it is due."""
-    for _ in search.epoch(number, 0):
-        search.skipped()
+    for step, _ in enumerate(search.epoch(number, 0), 1):
+        if search.device.type == "cpu" or step % POLL == 0:
+            search.skipped()
     search.describe(number)
 
 

@@ -134,6 +134,7 @@ class _Candidate:
         parameters, gradients: those that are trained, and where their gradients are left.
         reached: which of these there are: those of the parameters on the way to y.
         product: where <dL/dy, y> is left, if y may be random and cannot be had again; else None.
+        silent: whether the backward pass has nothing to do, as that of noise.
     """
 
     def __init__(self, places: _Places, number: int, split: Split, column: int | None, pool: Any) -> None:
@@ -151,6 +152,7 @@ class _Candidate:
         drawn = any(type(layer) not in certain for layer in split.body)
         wanted = drawn and places.learns and column is not None
         self.product = torch.zeros_like(places.zero) if wanted else None
+        self.silent = False
         self.forward = Piece(self._forward, places.device, pool)
         self.backward = Piece(self._backward, places.device, pool)
 
@@ -159,15 +161,15 @@ class _Candidate:
         if self.is_identity:  # one kernel is launched sooner than a graph
             self.places.values[self.edge.target].add_(self.places.values[self.edge.source])
             return
-        if self.backward.graph is None:  # what was recorded of a pass that had no backward is of no use
-            self.forward.forget()
+        if self.backward.graph is None and not self.silent:
+            self.forward.forget()  # what was recorded of a pass that had no backward is of no use
         self.forward.launch()
 
     def launch_backward(self) -> None:
         """The backward pass."""
         if self.is_identity:
             self.places.grads[self.edge.source].add_(self.places.grads[self.edge.target])
-        else:
+        elif not self.silent:  # a graph of nothing is a warning
             self.backward.launch()
 
     def _forward(self) -> None:
@@ -185,6 +187,7 @@ class _Candidate:
         y, grads = self.y, self.places.grads
         grad = grads[self.edge.target].to(y.dtype)
         wanted = [self.x, *self.leaves] if y.requires_grad else []  # noise has no gradient
+        self.silent = not wanted and self.product is None
         found: Sequence[Tensor | None] = [None] * (1 + len(self.leaves))
         if wanted:
             found = torch.autograd.grad(y, wanted, grad, allow_unused=True)
@@ -316,7 +319,7 @@ class Captured:
             chosen: the candidate of every slot.
         """
         learns = weights is not None and weights.requires_grad
-        shape = weights.shape if weights is not None else torch.Size((1, 1))
+        shape = weights.shape if weights is not None and learns else torch.Size((1, 1))
         kind = inputs[0].device.type
         trains = self.one is not None and self.one.requires_grad
         key = (

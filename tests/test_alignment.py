@@ -12,6 +12,7 @@ from small import rng
 import nas
 import search_spaces
 from estimators import Schedule
+from nas import device
 from nas.bilevel.measures.alignment import alignment, cell_gradients, directions, own_weights, repeated_cells
 from nas.bilevel.policies import POLICIES
 from nas.bilevel.terms import Alignment
@@ -100,6 +101,27 @@ def test_the_term_adds_the_gradient_of_the_alignment_to_that_of_the_loss(policy)
     assert bilevel.work.trained == 4 * 6
     bilevel.weight_step(small.batch(1, DTYPE), rng(3), 0, 0.0)  # of weight 0
     assert bilevel.work.trained == 5 * 6
+
+
+def test_the_term_is_that_of_float32_in_a_search_in_bfloat16():
+    """Its passes differ by less than bfloat16 can tell apart."""
+    low = device.autocast("bfloat16", torch.device("cpu"))
+
+    def gradient(dtype, terms, **options):
+        bilevel = small.bilevel("micro", "softmax", dtype, terms=terms, **options)
+        for term in terms:
+            term.cells = repeated_cells(bilevel.supernet)
+        own = bilevel.precision
+        bilevel.weight_step(small.batch(1, dtype), rng(3), 0, 0.5)
+        assert bilevel.precision is own
+        return torch.cat([p.grad.flatten() for p in bilevel.parameters if p.grad is not None]).double()
+
+    def term(dtype, **options):
+        added = gradient(dtype, [Alignment(Schedule(0.5, 0.5))], **options)
+        return added - gradient(dtype, [], **options)
+
+    exact, found = term(DTYPE), term(torch.float32, precision=low)
+    assert (found - exact).norm() < 0.05 * exact.norm()
 
 
 def test_the_term_aligns_the_cells():

@@ -66,6 +66,33 @@ def test_second_order_by_pieces():
     torch.testing.assert_close(found[0], found[1], rtol=1e-7, atol=1e-10)
 
 
+def test_training_passes_share_their_pieces_whatever_weighs_them(monkeypatch):
+    """Those of a path, and those at a draw without its gradient, as second order has them."""
+    made, make = [], captured._Places.__init__
+    monkeypatch.setattr(captured._Places, "__init__", lambda *given: made.append(given[3:]) or make(*given))
+    bilevel = setup(dtype=DTYPE, edge_gradient="captured")
+    parts = batch(1, DTYPE), batch(2, DTYPE)
+    unrolled_gradient(bilevel.supernet, F.cross_entropy, draws(bilevel, 1)[0], *parts, 0.3)
+    bilevel.weight_step(parts[0], rng(3))
+    assert [learns for _, learns in made].count(False) == 1
+    assert (torch.Size((3, 5)), True) in made
+
+
+def test_noise_has_no_backward_pass(monkeypatch):
+    """A graph of nothing would be a warning on a GPU."""
+    launched = []
+    launch = captured.Piece.launch
+    monkeypatch.setattr(captured.Piece, "launch", lambda self: launched.append(self) or launch(self))
+    bilevel = setup("s4", edge_gradient="captured")
+    noise = [slot.candidates.index("noise") for slot in bilevel.architecture.space.slots]
+    for step in range(2):
+        launched.clear()
+        loss, _ = bilevel.loss(noise, batch(1))
+        loss.backward()
+        backward = [piece for piece in launched if piece.function.__name__ == "_backward"]
+        assert bool(backward) == (step == 0)
+
+
 def test_in_bfloat16():
     low = {"precision": devices.autocast("bfloat16", torch.device("cpu"))}
     found = []

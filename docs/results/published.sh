@@ -41,7 +41,7 @@ case $part in
     for preset in "${presets[@]}"; do
       estimator=$("$python" -c "from recipes import presets; print(presets.SEARCH['nasbench201-$preset'].get('estimator', 'reinmax'))")
       "$python" ablate.py nas --space nasbench201 --dataset "${DATA:?folder:PATH of the images, or cifar10}" \
-        --table "${TABLE:?the accuracies of the benchmark}" --methods "$estimator" --seeds 4 --jobs 1 --measure 0 \
+        --table "${TABLE:?the accuracies of the benchmark}" --methods "$estimator" --seeds 4 --jobs 1 --measure 0 --zero-cost \
         --search "--preset nasbench201-$preset --device cuda" --out "$out/nasbench201-$preset" "${@:3}"
     done ;;
   table) exec "$python" -m studies.published "$out" ;;

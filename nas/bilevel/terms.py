@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from estimators import Schedule
-from nas import distributed
+from nas import device, distributed
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.measures.alignment import cell_gradients, directions, own_weights, repeated_cells
 from nas.bilevel.measures.operation_stopping import OperationStops
@@ -189,7 +189,8 @@ class Alignment(Term):
 
     Its gradient is that of Lambda-DARTS: with d_l the gradient of the alignment by g_l, and e = `epsilon`
     over the norm of all d_l together, [grad L(pi_l - e d_l) - grad L(pi_l + e d_l)] / (2 e). A step takes
-    three passes more. For cells of the kind that occurs most often, and policies that train a mixture.
+    three passes more, in float32 whatever the precision of the search, which could not tell apart what they
+    compare. For cells of the kind that occurs most often, and policies that train a mixture.
     """
 
     name = "alignment"
@@ -213,6 +214,15 @@ class Alignment(Term):
     def of_weights(self, step: WeightStep) -> None:
         if not (weight := self.weight(step.progress)):
             return
+        own = step.steps.precision
+        step.steps.precision = device.autocast("float32", step.batch[0].device)
+        try:
+            self._add(step, weight)
+        finally:
+            step.steps.precision = own
+
+    def _add(self, step: WeightStep, weight: float) -> None:
+        """Add the gradient of the term, `weight` times that of the alignment, to those of the parameters."""
         parameters, seed = list(step.parameters), int(torch.randint(2**62, ()))
 
         def loss_of(draw: Draw) -> Tensor:

@@ -112,7 +112,9 @@ def _failures(options: RunOptions, objects: Collection[str] = ()) -> Iterator[No
             f"{where} has ended: {first_line(error)}; what was saved is kept; {_go_on(options, objects)}"
         ) from None
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        if isinstance(error, torch.OutOfMemoryError) or any(
+            text in str(error) for text in ("can't allocate memory", "CUDA error: out of memory")
+        ):
             raise InputError(
                 "out of memory: lower `channels`, `cells`, `batch_size` or `image_size`"
             ) from None

@@ -27,7 +27,7 @@ from nas.runs.job import Outcome
 from nas.seeding import seed_everything
 from nas.steps import Mean, StepResult, evaluate
 from nas.task import Task
-from nas.timing import network_latency
+from nas.timing import network_latency, place_of
 from nas.training.model import LARGEST, save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
 from nas.training.weights import file_of, summary, take, timm_layers
@@ -132,7 +132,7 @@ class Training:
             self.description[k] for k in ("channels", "cells", "num_classes", "in_chans", "planned_size")
         )
         table.require_size(NetworkSize(channels, cells, classes, inputs, (height, width), planned))
-        device.select(table.settings.device)
+        device.select(place_of(table.settings))
         return table
 
     @classmethod

@@ -79,8 +79,8 @@ def test_out_of_memory_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_ranks_on_nccl(ranks, tmp_path):
-    """Both end, with the same cell; each rank on a device of its own."""
+def test_ranks_of_torchrun(ranks, tmp_path):
+    """One is a plain run; two have a device each, and speak to each other by nccl."""
     if torch.cuda.device_count() < ranks:
         pytest.skip(f"needs {ranks} CUDA devices")
     with socket.socket() as free:
@@ -101,3 +101,5 @@ def test_ranks_on_nccl(ranks, tmp_path):
         json.loads((f / "metrics.jsonl").read_text().splitlines()[0])["train_loss"] for f in (out, plain)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5 if ranks == 1 else 0.2)
+    if ranks == 1:
+        assert (out / "genotype.json").read_bytes() == (plain / "genotype.json").read_bytes()
