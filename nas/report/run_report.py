@@ -241,20 +241,19 @@ def _considered(result: dict[str, Any]) -> list[Table]:
     rows = result.get("considered", [])
     if not rows:
         return []
-    measures = [name for name in rows[0] if name != "genotype"]
+    measures, how = [name for name in rows[0] if name != "genotype"], ""
     if "decision" in rows[0]:  # by what is missed most, of every decision
-        last = max(row["decision"] for row in rows)
-        by_decision = [
-            sorted((row for row in rows if row["decision"] == number), key=lambda row: row["accuracy"])
-            for number in range(1, last + 1)
-        ]
-        shown = [row for few in by_decision for row in few[: max(1, CONSIDERED // last)]]
+        by_decision: dict[float, list[dict[str, Any]]] = {}
+        for row in sorted(rows, key=lambda row: (row["decision"], row["accuracy"])):
+            by_decision.setdefault(row["decision"], []).append(row)
+        each, how = max(1, CONSIDERED // len(by_decision)), ", of every decision those missed most"
+        shown = [row for few in by_decision.values() for row in few[:each]]
     else:
         ordered = sorted(rows, key=lambda row: (row.get("epochs", 0), row.get("accuracy", 0)), reverse=True)
         shown = ordered[:CONSIDERED]
     cells = [[row["genotype"], *(f"{row[m]:.4g}" for m in measures)] for row in shown]
     count = len({row["genotype"] for row in rows})
-    note = f"{result['rule']}: {count} considered, {len(shown)} of {len(rows)} rows."
+    note = f"{result['rule']}: {count} considered, the first {len(shown)} of {len(rows)} rows{how}."
     return [Table("Considered in the end", ["considered", *measures], cells, note)]
 
 
