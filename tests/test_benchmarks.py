@@ -14,6 +14,7 @@ from conftest import ROOT, run_environment
 import estimators as registry
 from benchmarks import data, estimators, final, gpu, gpu_step, mobile, price, search, step, subjects, timing
 from benchmarks.timing import BenchmarkOptions, Report, Row
+from recipes import InputError
 from search_spaces import batched_products
 
 QUICK = ["--repeats", "1", "--threads", "1"]
@@ -108,6 +109,11 @@ def test_price(capsys, tmp_path):
     assert ratios[1] > 1.2  # a gradient is not free
     assert ratios[2] > ratios[1] / 2
     assert ratios[3:] == [None, None]
+
+
+def test_price_of_a_space_that_has_no_size():
+    with pytest.raises(InputError, match="unknown search space 'nasnet'"):
+        price.run(price.PriceOptions(spaces=("nasnet",)))
 
 
 def test_final(capsys, tmp_path):

@@ -1,8 +1,11 @@
 """The command `nas`, and trainings that start from saved weights."""
 
+import itertools
 import json
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ import ablate
 import nas
 import train_final
 from nas.training import weights
-from recipes import InputError, commands, presets
+from recipes import FinalOptions, InputError, SearchOptions, command_line, commands, presets
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|"
 SMALL = {"train_limit": 160, "batch_size": 16, "tensorboard": False, "progress": False}
@@ -108,6 +111,23 @@ def test_presets_are_explained(capsys):
             more = f"    published: {presets.published(name)}\n" if published else ""
             assert f"nas {command} --preset {name}\n    {presets.ABOUT[name]}\n{more}" in printed.out
     assert "--epochs 600 --batch-size 96" in printed.out
+
+
+def test_the_options_of_a_preset_by_hand_are_the_preset(capsys):
+    """Also those that it sets to nothing."""
+    _, printed = call(["presets"], capsys)
+    lines, looked = printed.out.splitlines(), 0
+    for command, kind in (("search", SearchOptions), ("train", FinalOptions)):
+        cell = ["--genotype", CELL] if command == "train" else []
+        for i, line in enumerate(lines):
+            if line.startswith(f"nas {command} --preset "):
+                name = line.split()[-1]
+                rest = itertools.takewhile(lambda text: text.startswith("    "), lines[i + 1 :])
+                words = [word for text in rest if text.startswith("    --") for word in shlex.split(text)]
+                by_hand = command_line.parse(kind, [*cell, *words])
+                assert replace(by_hand, preset=name) == command_line.parse(kind, [*cell, "--preset", name])
+                looked += bool(words)
+    assert looked > 20
 
 
 def test_weights_bring_their_architecture_and_go_on(tmp_path):
