@@ -246,12 +246,11 @@ def test_an_interrupted_search_is_the_same_search(growth):
         torch.testing.assert_close(search.state(), whole.state(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("evaluate_every", [1, 3])
-def test_a_search_that_stops_after_the_last_step_of_an_epoch_writes_the_same_line(evaluate_every):
+def test_a_search_that_stops_after_the_last_step_of_an_epoch_writes_the_same_line():
     """The temperature, and the strengths of skips, are those of that step."""
     options = {
         "estimator": "st_gumbel", "auxiliary_skip": "1:0", "skip_dropout": "0.3:0", "epochs": 3,
-        "evaluate_every": evaluate_every, "measure_every": 1,
+        "evaluate_every": 2, "measure_every": 2,
     }  # fmt: skip
     whole = epochs(job(**options), 0, 1)
     search = job(**options)

@@ -300,7 +300,8 @@ def test_every_epoch_is_ranked_by_the_weights_that_it_had(kept_run, tmp_path):
 
 
 def test_what_was_found_after_an_epoch_minds_what_was_taken_out_until_then(tmp_path):
-    options = TOY | {"epochs": 3, "keep_weights_every": 1, "train_limit": 160, "shrink": "zero_cost"}
+    options = TOY | {"epochs": 3, "keep_weights_every": 1, "train_limit": 160}
+    options |= {"shrink": "zero_cost:proposals=1,batches=1"}
     result = nas.search(**options, out=tmp_path / "run", tensorboard=False, progress=False)
     for kept in (result, tmp_path / "run"):
         found = ranking.rank_epochs(kept, cells=3, progress=False)
