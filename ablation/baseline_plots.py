@@ -75,9 +75,8 @@ def plot_cost(records: Records, known: Truth, scores: CellScores = NO_SCORES) ->
         lines += list(zip(costs, found[:, 0].tolist(), strict=True))
     labels = _plot_searches(axes, records, names, low, lines)
     if len(names) > MANY:
-        labels = _name_below(
-            figure, labels, {name: estimate(values(records, name, "accuracy")).mean for name in names}
-        )
+        means = {name: float(np.mean(values(records, name, "accuracy"))) for name in names}
+        labels = _name_below(figure, labels, means)
     name_points(axes, labels, lines)
     name_ends(axes, ends)
     return figure
@@ -95,10 +94,10 @@ def _rows(names: list[str]) -> int:
 def _name_below(figure: Figure, labels: list[Label], accuracies: dict[str, float]) -> list[Label]:
     """Write the methods and their mean accuracies below, the best first; returns their numbers as labels."""
     order = sorted(labels, key=lambda label: -accuracies[label.text])
-    width, height = figure.get_size_inches()
+    rows, (width, height) = _rows(list(accuracies)), figure.get_size_inches()
     for i, label in enumerate(order):
-        column, row = divmod(i, _rows(list(accuracies)))
-        x, y = 0.54 + column * (width - 0.54) / 2, (_rows(list(accuracies)) - row) * _ROW - 0.07
+        column, row = divmod(i, rows)
+        x, y = 0.54 + column * (width - 0.54) / 2, (rows - row) * _ROW - 0.07
         shade = readable(label.colour)
         for right, text in ((0.12, f"{i + 1}"), (0.55, f"{accuracies[label.text]:.2f}")):
             figure.text(

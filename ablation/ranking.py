@@ -352,7 +352,7 @@ def _rank_folder(
     assert saved is not None
     if damage is not None:
         tqdm.write(f"note: {damage}; the checkpoint before it is taken")
-    rankings = []
+    rankings, lines = [], read_json_lines(folder / METRICS) if set(states) - {END} else []
     with device.prepared(options.device, threads or options.threads, options.deterministic) as place:
         search = Search.of(options, place=place)
         ranker = Ranker(search, field, scores, str(folder.resolve()), name, progress)
@@ -362,7 +362,6 @@ def _rank_folder(
                 rankings.append(ranker.rank(_found(folder, search), saved["epoch"], saved["step"]))
             else:
                 search.take(kept.load(folder, state), state)
-                lines = read_json_lines(folder / METRICS)
                 rankings.append(ranker.rank(_found_after(state, lines, search), state, 0))
     return rankings
 
@@ -375,8 +374,11 @@ def _found(folder: Path, search: Search) -> Genotype:
 
 
 def _found_after(epoch: int, lines: Sequence[Mapping[str, Any]], search: Search) -> Genotype:
-    """The cell that a search would have found after so many epochs, by its metrics."""
-    return search.space.parse(next(line["genotype"] for line in lines if line["epoch"] == epoch))
+    """The cell that a search would have found after so many epochs, by its metrics. Raises InputError."""
+    for line in lines:
+        if line["epoch"] == epoch:
+            return search.space.parse(line["genotype"])
+    raise InputError(f"{METRICS} has no line of epoch {epoch}, whose weights were kept: restore it")
 
 
 @contextmanager

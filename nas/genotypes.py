@@ -54,18 +54,15 @@ def read_cell(text: str, space_name: str | None = None) -> Reading:
     if space_name is not None:
         one_of("search space", space_name, search_spaces.names())
     if (name := text.strip().lower().replace("-", "_")) in PUBLISHED:
-        if os.path.exists(text):
-            raise InputError(
-                f"`genotype` '{text}' is the name of a published cell, and of something that is here: give "
-                f"{os.path.join(os.curdir, text)} for that, or the notation, which `nas convert {name}` "
-                "says elsewhere"
-            )
         space, notation, _ = PUBLISHED[name]
         if space_name not in (None, space):
             raise InputError(
                 f"the published cell '{name}' belongs to the space '{space}', but `space` is '{space_name}'"
             )
-        return Reading(search_spaces.get(space).parse(notation))
+        there = (
+            f"'{text}' is the published cell; what is here by that name is {os.path.join(os.curdir, text)}"
+        )
+        return Reading(search_spaces.get(space).parse(notation), (there,) if os.path.exists(text) else ())
     if os.path.isdir(text):
         return _read_folder(Path(text), space_name)
     if os.path.isfile(text):

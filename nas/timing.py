@@ -98,7 +98,7 @@ def timed(runs: Sequence[Run], settings: Settings, progress: bool | None = None)
     alone = settings.device == "cpu" and settings.threads == 1
     clock = time.thread_time_ns if alone else time.perf_counter_ns
     rounds = settings.rounds
-    with _compiling(len(runs)):
+    with _compiling(len(runs)) if settings.engine == "compiled" else contextlib.nullcontext():
         return _timed(runs, rounds, clock, progress)
 
 

@@ -494,11 +494,14 @@ def test_operations_that_a_chain_has_not_are_named():
         space.validate(odd)
 
 
-def test_a_published_name_that_is_here_too_is_refused(tmp_path, monkeypatch):
+def test_a_published_name_that_is_here_too_is_said(tmp_path, monkeypatch):
+    """Not refused: a run of it, in a folder of that name, has to go on."""
     monkeypatch.chdir(tmp_path)
+    assert read_cell("snas").notes == ()
     Path("snas").mkdir()
-    with pytest.raises(InputError, match=r"name of a published cell, and of something .* give \./snas"):
-        read_cell("snas")
+    genotype, notes = read_cell("snas")
+    assert genotype == search_spaces.get("darts").parse(PUBLISHED["snas"][1])
+    assert notes == ("'snas' is the published cell; what is here by that name is ./snas",)
 
 
 def test_pickled_files_are_not_read(tmp_path):

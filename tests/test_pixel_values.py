@@ -149,15 +149,16 @@ def test_colours_of_a_deep_netpbm_file(white, plain, root):
     assert found == {tuple(v.transpose(2, 0, 1).ravel()) for v in wanted}
 
 
-def test_planes_of_16_bits_in_a_tiff_keep_both_bytes(root):
+def tiffs(root, values, **how):
+    """A folder of TIFF files as tifffile writes them."""
     tifffile = pytest.importorskip("tifffile")
+    left = iter(values)
+    return fill(root, lambda path, label: tifffile.imwrite(path, next(left), **how), ending="tif")
+
+
+def test_planes_of_16_bits_in_a_tiff_keep_both_bytes(root):
     values = RNG.integers(0, 65536, (10, 3, 8, 8)).astype(np.uint16)
-    count = iter(range(10))
-
-    def make(path, label):
-        tifffile.imwrite(path, values[next(count)], photometric="rgb", planarconfig="separate")
-
-    dataset = load(fill(root, make, ending="tif"), pixel_range="0:65535")
+    dataset = load(tiffs(root, values, photometric="rgb", planarconfig="separate"), pixel_range="0:65535")
     found = {tuple(np.round(x * 65535).astype(int).ravel()) for x in all_pixels(dataset).numpy()}
     assert found == {tuple(v.astype(int).ravel()) for v in values}
 
@@ -302,14 +303,8 @@ def test_arrays_of_many_channels(order, root):
 
 
 def test_a_tiff_of_several_bands(root):
-    tifffile = pytest.importorskip("tifffile")
     bands = RNG.integers(0, 256, (10, 8, 8, 5)).astype(np.uint8)
-    count = iter(range(10))
-
-    def make(path, label):
-        tifffile.imwrite(path, bands[next(count)], photometric="minisblack", planarconfig="contig")
-
-    dataset = load(fill(root, make, ending="tif"))
+    dataset = load(tiffs(root, bands, photometric="minisblack", planarconfig="contig"))
     found = {x.tobytes() for x in all_pixels(dataset).contiguous().numpy()}
     assert found == {band.transpose(2, 0, 1).tobytes() for band in bands}
 

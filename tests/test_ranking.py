@@ -457,3 +457,11 @@ def test_a_space_of_ones_own_is_connected():
 
     own = Own("own", nodes=3, channels=4, cells=1)
     assert len(distinct(own)) == 60
+
+
+def test_an_epoch_without_its_line_of_metrics_is_named(kept_run):
+    shutil.copytree(kept_run, "run")
+    lines = Path("run/metrics.jsonl").read_text().splitlines(keepends=True)
+    Path("run/metrics.jsonl").write_text("".join(lines[1:]))
+    with pytest.raises(InputError, match=r"metrics\.jsonl has no line of epoch 1"):
+        ranking.rank("run", epoch=1, cells=3, progress=False)

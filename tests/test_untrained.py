@@ -10,7 +10,6 @@ from torch import nn
 
 import nas
 from nas.bilevel import Search
-from nas.bilevel.rules.rule import validation_images
 from nas.bilevel.shrinkings import untrained
 from nas.bilevel.shrinkings.untrained import ByZeroCost
 from nas.data.batches import EVALUATION_BATCH
@@ -60,9 +59,9 @@ def test_a_score_sees_as_many_images_as_it_asks_for(monkeypatch):
     monkeypatch.setattr(untrained, "value_of", lambda *given: seen.append(len(given[-1][1])) or 0.0)
     list(search.shrinking.after(search, 0))
     assert set(seen) == {min(-(-40 // batch), len(search.valid)) * batch}
-    images, labels = validation_images(search, 10**6)
+    images, labels = search.valid.first(10**6)
     assert len(images) == len(labels) == len(search.valid.images)
-    assert len(validation_images(search, 1)[1]) <= max(batch, EVALUATION_BATCH)
+    assert len(search.valid.first(1)[1]) <= max(batch, EVALUATION_BATCH)
 
 
 def test_proposals_keep_what_the_score_is_lowest_without(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -151,6 +152,18 @@ class Batches:
             yield from self.epoch(epoch, start)
             epoch, start = epoch + 1, 0
 
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first images of `__iter__`, and their labels: at least `count`, or all, in whole batches."""
+        return _together(iter(self), count)
+
+    def bundles(self, count: int, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `endless`, but several batches as one, which hold at least `count` images, or those of an epoch;
+        from bundle `number` on."""
+        each = min(-(-count // self.batch_size), len(self))
+        batches = self.endless(number * each)
+        while True:
+            yield _together(itertools.islice(batches, each), count)
+
     def _augmented(
         self, indices: Tensor, augmentation: Augmentation, rng: torch.Generator, position: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
@@ -226,6 +239,15 @@ class _Noise(NamedTuple):
         """(count, b, 1) from 0 to end - 1."""
         shape = (count, self.size, 1)
         return torch.randint(0, end, shape, generator=self.rng, device=self.rng.device)[:, self.part]
+
+
+def _together(batches: Iterator[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
+    """As many batches as hold `count` images, or all there are, as one."""
+    taken = [next(batches)]
+    while sum(len(labels) for _, labels in taken) < count and (batch := next(batches, None)) is not None:
+        taken.append(batch)
+    images, labels = (torch.cat(parts) for parts in zip(*taken, strict=True))
+    return images, labels
 
 
 def _crop_and_flip(pixels: Tensor, augmentation: Augmentation, noise: _Noise) -> Tensor:

@@ -48,7 +48,7 @@ class Preprocessing:
         for name, ends in (("range", self.range), ("reduced", self.reduced)):
             if ends is not None and (len(ends) != 2 or not _numbers(ends) or ends[0] >= ends[1]):
                 raise ValueError(f"its {name} is {list(ends)}, expected two numbers, the lower one first")
-        if self.deep not in (None, True, False):
+        if not isinstance(self.deep, bool | None):
             raise ValueError(f"its deep is {self.deep!r}, expected true or false")
 
     @property

@@ -5,7 +5,7 @@ Everything is laid out in inches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import combinations, product
 from typing import Any, NamedTuple
 
@@ -109,16 +109,15 @@ class CellLayout:
             for e in arcs
         ]
 
-        def cost_of(arcs: Sequence[Edge], sides: Sequence[int]) -> tuple[int, int]:
-            same = [(a, b) for (a, s), (b, t) in combinations(zip(arcs, sides, strict=True), 2) if s == t]
+        def cost(sides: Iterable[int]) -> tuple[int, int]:
+            same = [(a, b) for (a, s), (b, t) in combinations(zip(arcs, sides, strict=False), 2) if s == t]
             return sum(self._cross(a, b) for a, b in same), sum(self._overlap(a, b) for a, b in same)
 
         if sum(len(option) > 1 for option in options) <= _FREE:
-            best = min(product(*options), key=lambda sides: cost_of(arcs, sides))
-            return dict(zip(arcs, best, strict=True))
+            return dict(zip(arcs, min(product(*options), key=cost), strict=True))
         sides: list[int] = []  # too many to try all: one arc after another
-        for number, option in enumerate(options):
-            sides.append(min(option, key=lambda side, done=number: cost_of(arcs[: done + 1], [*sides, side])))  # type: ignore[misc]
+        for option in options:
+            sides.append(min(option, key=lambda side: cost([*sides, side])))
         return dict(zip(arcs, sides, strict=True))
 
     def _arcs(self, side: int) -> list[Edge]:

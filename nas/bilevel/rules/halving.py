@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from nas import device, distributed
-from nas.bilevel.rules.rule import MOST, Rule, pool, validation_images
+from nas.bilevel.rules.rule import MOST, Rule, pool
 from nas.bilevel.view import SearchView
 from nas.data import DataSet
 from nas.genotypes import cells_of, planned_size_of
@@ -95,7 +95,7 @@ class Halving(Rule):
 
     def _score(self, search: SearchView) -> Iterator[None]:
         """Score what has no score yet, each in a piece of work."""
-        batch = validation_images(search, 1 if self.score is None else self.score.images)
+        batch = search.valid.first(1 if self.score is None else self.score.images)
         for genotype in pool(search, self.draws)[len(self.scores) :]:
             if self.score is None:
                 value = -search.score(genotype)[0]

@@ -95,30 +95,6 @@ def start(search: SearchView) -> Tensor:
     return scores if search.space.discretise(scores) == first else search.budget.around(scores, first)
 
 
-def validation_images(search: SearchView, count: int) -> tuple[Tensor, Tensor]:
-    """The first images of the validation part, as they are evaluated, and their labels: `count` of them at
-    least, where there are so many."""
-    return _together(iter(search.valid), count)
-
-
-def validation_batches(search: SearchView, count: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented images of the validation part, again and again, from batch number `first` on: `count` of them
-    at least at a time, where there are so many."""
-    each = min(-(-count // search.options.batch_size), len(search.valid))
-    batches = search.valid.endless(first * each)
-    while True:
-        yield _together(itertools.islice(batches, each), count)
-
-
-def _together(batches: Iterator[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
-    """As many batches as hold `count` images, as one."""
-    taken = [next(batches)]
-    while sum(len(labels) for _, labels in taken) < count and (batch := next(batches, None)) is not None:
-        taken.append(batch)
-    images, labels = (torch.cat(parts) for parts in zip(*taken, strict=True))
-    return images, labels
-
-
 def within(search: SearchView, genotypes: Iterable[Genotype]) -> Iterator[Genotype]:
     """Those of the architectures that are within the budget."""
     fitted = (search.budget.fit(genotype) for genotype in genotypes)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import device, distributed
-from nas.bilevel.rules.rule import MOST, validation_images
+from nas.bilevel.rules.rule import MOST
 from nas.bilevel.shrinkings.shrinking import Pair, Shrinking, may_go, nones, require_all_edges
 from nas.bilevel.shrinkings.untrained import Mixture
 from nas.bilevel.view import SearchView
@@ -84,7 +84,7 @@ class ByTraining(Shrinking):
     ) -> tuple[list[float], list[float]]:
         """How much lower the condition number and the number of regions are without each of the pairs, as a
         share of what they are with all, in round `number`."""
-        images, _ = validation_images(search, self.images)
+        images, _ = search.valid.first(self.images)
         kernel_images, weights = images[: self.images], search.architecture.probabilities()
         totals = torch.zeros(2, len(pairs), dtype=torch.float64)
         with kept_generators():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nas import device, distributed
 from nas.bilevel.rules.halving import derived_network
-from nas.bilevel.rules.rule import MOST, validation_batches
+from nas.bilevel.rules.rule import MOST
 from nas.bilevel.shrinkings.shrinking import Pair, Shrinking, require_all_edges
 from nas.bilevel.view import SearchView
 from nas.seeding import generator, seed_everything
@@ -66,7 +66,7 @@ class ByZeroCost(Shrinking):
         scores = torch.zeros_like(weights)  # less one for every candidate of the slot that is better
         draws = generator(search.options.seed, "proposal", number)
         order = torch.randperm(len(weights), generator=draws).tolist()
-        for row, batch in zip(order, validation_batches(search, self.score.images, first), strict=False):
+        for row, batch in zip(order, search.valid.bundles(self.score.images, first), strict=False):
             without: dict[int, float] = {}
             for k in search.architecture.candidates(row):
                 tried = weights.clone()
@@ -84,7 +84,7 @@ class ByZeroCost(Shrinking):
         for cell in cells if len(cells) > 1 else ():
             seed_everything(search.options.seed, "zero-cost")
             network = device.place(derived_network(search, cell), search.device, search.options.channels_last)
-            batches = validation_batches(search, self.score.images, 0)
+            batches = search.valid.bundles(self.score.images, 0)
             sums[cell] = sum(
                 value_of(search, self.score, network, next(batches)) for _ in range(self.batches)
             )
