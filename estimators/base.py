@@ -41,6 +41,7 @@ class Estimator(ABC):
         default_schedule: temperature schedule a search uses unless told otherwise.
         default_draws, fewest_draws: independent draws per architecture step.
         inner_samples: samples of noise that one backward pass averages over.
+        keeps_tau: whether a temperature was asked for, which no schedule is to move.
     """
 
     name: ClassVar[str]
@@ -56,6 +57,7 @@ class Estimator(ABC):
     inner_samples: int = 1
 
     def __init__(self, tau: float | None = None) -> None:
+        self.keeps_tau = tau is not None
         self.tau = self.default_schedule.start if tau is None else tau
 
     @property
@@ -156,6 +158,25 @@ class Estimator(ABC):
             raise ValueError(f"the estimator '{self.name}' has no state, got {sorted(state)}")
 
 
+class ScoreEstimator(Estimator):
+    """D ~ Cat(softmax(logits)), and an estimate from the values of the loss at several draws, weights of the
+    scores D - pi. There is no temperature."""
+
+    signal: Literal["gradient", "loss", "both"] = "loss"
+    tau_range = (1.0, 1.0)
+    default_draws = 4
+    fewest_draws = 2
+
+    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        return categorical(widen(logits.detach()), generator).to(logits.dtype)
+
+    def require_draws(self, losses: Tensor) -> int:
+        """How many draws there are losses (N, *P) of. Raises ValueError where these are too few."""
+        if len(losses) < self.fewest_draws:
+            raise ValueError(f"'{self.name}' needs at least {self.fewest_draws} draws, got {len(losses)}")
+        return len(losses)
+
+
 class CategoricalEstimator(Estimator):
     """An estimator with D ~ Cat(softmax(logits)) and a backward formula that is given D.
 
@@ -243,10 +264,10 @@ def gumbel_given_argmax(
     return -torch.where(draw.bool(), top, torch.logaddexp(log_e - logits, top))
 
 
-def at_least_one(samples: int) -> int:
-    """Return a number of samples. Raises ValueError where there would be none."""
-    if samples < 1:
-        raise ValueError(f"samples is {samples}, expected an integer of at least 1")
+def sensible(samples: int) -> int:
+    """Return a number of samples. Raises ValueError where there would be none, or more than memory holds."""
+    if not 1 <= samples <= 100_000:
+        raise ValueError(f"samples is {samples}, expected an integer from 1 to 100000")
     return samples
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from estimators.base import Estimator, categorical, jacobian_product, per_row, widen
-from estimators.schedule import Schedule
+from estimators.base import ScoreEstimator, jacobian_product, per_row
 
 
 class _Memory(NamedTuple):
@@ -26,7 +25,7 @@ class _Memory(NamedTuple):
     steps: Tensor
 
 
-class ReinforceCritic(Estimator):
+class ReinforceCritic(ScoreEstimator):
     """reinforce_loo on f(D_i) - b(D_i), plus the gradient of E b(D), which is known.
 
     The critic b is fitted to past draws by kernel ridge regression, to their losses less the mean of their
@@ -56,12 +55,7 @@ class ReinforceCritic(Estimator):
     """
 
     name = "reinforce_critic"
-    signal: Literal["gradient", "loss", "both"] = "loss"
     learns = True
-    tau_range = (1.0, 1.0)
-    default_schedule = Schedule(1.0, 1.0)
-    default_draws = 4
-    fewest_draws = 2
 
     def __init__(
         self,
@@ -85,9 +79,6 @@ class ReinforceCritic(Estimator):
         self._past: _Memory | None = None
         self._beta: Tensor | None = None  # (*P, M), of the memory as it is
 
-    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        return categorical(widen(logits.detach()), generator).to(logits.dtype)
-
     def gradient(
         self,
         logits: Tensor,
@@ -96,9 +87,7 @@ class ReinforceCritic(Estimator):
         mean: Tensor | None = None,
         at_draws: Tensor | None = None,
     ) -> Tensor:
-        n, problems = len(losses), losses.dim() - 1
-        if n < self.fewest_draws:
-            raise ValueError(f"'{self.name}' needs at least {self.fewest_draws} draws, got {n}")
+        n, problems = self.require_draws(losses), losses.dim() - 1
         pi = logits.detach().double().softmax(-1)
         residuals = losses.detach().to(pi)
         scores = draws.detach().double() - pi
@@ -111,7 +100,8 @@ class ReinforceCritic(Estimator):
             past = _Memory(*(part.to(pi.device) for part in self._past))
             choices = pi.dim() - (draws.dim() - 2 - problems) - 1  # dimensions of pi before them
             flat = pi.reshape(*pi.shape[:choices], -1, pi.shape[-1])
-            known = known + self._gradient_of_mean(flat, past).view_as(known)
+            found = self._gradient_of_mean(flat, past)
+            known = known + found.reshape(*found.shape[:-2], *pi.shape[choices:])
             residuals = residuals - self._critic(_chosen(draws, problems), past, pi.shape[-1]).movedim(-1, 0)
         weights = (residuals - residuals.mean(0)) * (n / (n - 1))
         estimate = (per_row(weights, scores) * scores).mean(0) + jacobian_product(pi, known)

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.distributions import Dirichlet
 
 from estimators.base import Estimator, widen
-from estimators.schedule import Schedule
 
 _SMALLEST = 1e-3  # a concentration of 0, which very negative logits would reach, has no distribution
 
@@ -27,7 +26,6 @@ class DirichletRelaxation(Estimator):
     name = "dirichlet"
     discrete = False
     tau_range = (1.0, 1.0)
-    default_schedule = Schedule(1.0, 1.0)
 
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         concentration = _concentration(widen(logits))

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from estimators.base import Estimator, categorical, jacobian_product, per_row, widen
-from estimators.schedule import Schedule
+from estimators.base import ScoreEstimator, jacobian_product, per_row
 
 
-class DoubleCV(Estimator):
+class DoubleCV(ScoreEstimator):
     """N draws; reinforce_loo on d_i = f_i + alpha <mean of the other g_j, s_i>, less what that adds.
 
     With s = D - pi and g_i the gradient at D_i the estimate is mean over i of (d_i - mean of the other d_j)
@@ -31,10 +30,6 @@ class DoubleCV(Estimator):
     name = "double_cv"
     signal = "both"
     learns = True
-    tau_range = (1.0, 1.0)
-    default_schedule = Schedule(1.0, 1.0)
-    default_draws = 4
-    fewest_draws = 2
 
     def __init__(self, tau: float | None = None, decay: float = 0.99) -> None:
         super().__init__(tau)
@@ -42,9 +37,6 @@ class DoubleCV(Estimator):
             raise ValueError(f"decay is {decay:g}, expected a number from 0 to below 1")
         self.decay = decay
         self.moments: Tensor | None = None  # (2, *P), of <A, B> and <B, B>
-
-    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        return categorical(widen(logits.detach()), generator).to(logits.dtype)
 
     def gradient(
         self,
@@ -75,9 +67,7 @@ class DoubleCV(Estimator):
         self, logits: Tensor, draws: Tensor, losses: Tensor, at_draws: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """A and B (..., K) of the estimate A + alpha B."""
-        n = len(losses)
-        if n < self.fewest_draws:
-            raise ValueError(f"'{self.name}' needs at least {self.fewest_draws} draws, got {n}")
+        n = self.require_draws(losses)
         if at_draws is None:
             raise ValueError(f"'{self.name}' needs the gradients at the draws")
         pi = logits.detach().double().softmax(-1)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from estimators.base import CategoricalEstimator, draw_with_gradient, jacobian_product, widen
-from estimators.schedule import Schedule
 
 
 class GappedStraightThrough(CategoricalEstimator):
@@ -24,7 +23,6 @@ class GappedStraightThrough(CategoricalEstimator):
     """
 
     name = "gst"
-    default_schedule = Schedule(1.0, 1.0)
 
     def __init__(self, tau: float | None = None, gap: float = 1.0) -> None:
         super().__init__(tau)

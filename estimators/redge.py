@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from estimators.base import Estimator, categorical, draw_with_gradient, jacobian_product, widen
-from estimators.schedule import Schedule
 
 _CLEAN = 1e-4  # the share of the signal in the noise that the chain begins with
 
@@ -27,19 +26,18 @@ class ReDGE(Estimator):
 
     Args:
         steps: N, at least 2.
-        noise: 1 - a_1, between 0 and 1.
+        noise: 1 - a_1, from 0.001 to 0.9999.
     """
 
     name = "redge"
     tau_range = (1.0, 1.0)
-    default_schedule = Schedule(1.0, 1.0)
 
     def __init__(self, tau: float | None = None, steps: int = 3, noise: float = 0.5) -> None:
         super().__init__(tau)
         if not 2 <= steps <= 1000:
             raise ValueError(f"steps is {steps}, expected an integer from 2 to 1000")
-        if not 0 < noise < 1:
-            raise ValueError(f"noise is {noise:g}, expected a number above 0 and below 1")
+        if not 1e-3 <= noise <= 1 - _CLEAN:
+            raise ValueError(f"noise is {noise:g}, expected a number from 0.001 to {1 - _CLEAN:g}")
         self.steps, self.noise = steps, noise
 
     def chain(self, theta: Tensor, x: Tensor) -> Tensor:
@@ -88,7 +86,7 @@ class ReinDGE(ReDGE):
 
     Args:
         steps: N, at least 2.
-        noise: 1 - a_1, between 0 and 1.
+        noise: 1 - a_1, from 0.001 to 0.9999.
     """
 
     name = "reindge"

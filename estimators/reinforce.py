@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from estimators.base import Estimator, categorical, widen
-from estimators.schedule import Schedule
+from estimators.base import ScoreEstimator
 
 
-class Reinforce(Estimator):
+class Reinforce(ScoreEstimator):
     """D ~ Cat(pi); estimate (f(D) - b)(D - pi), b a moving average of past losses.
 
     Unbiased for every f, since b does not depend on D; the first call only sets b.
@@ -23,9 +22,7 @@ class Reinforce(Estimator):
     """
 
     name = "reinforce"
-    signal = "loss"
-    tau_range = (1.0, 1.0)
-    default_schedule = Schedule(1.0, 1.0)
+    default_draws = fewest_draws = 1
 
     def __init__(self, tau: float | None = None, decay: float = 0.9) -> None:
         super().__init__(tau)
@@ -33,9 +30,6 @@ class Reinforce(Estimator):
             raise ValueError(f"decay is {decay:g}, expected a number from 0 to below 1")
         self.decay = decay
         self.baseline: float | None = None
-
-    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        return categorical(widen(logits.detach()), generator).to(logits.dtype)
 
     def advantages(self, losses: Tensor, mean: Tensor | None = None) -> Tensor:
         losses = losses.detach()
@@ -55,10 +49,12 @@ class Reinforce(Estimator):
         return {} if self.baseline is None else {"baseline": self.baseline}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        if set(state) - {"baseline"}:
+            raise ValueError(f"the estimator '{self.name}' has no state {sorted(state)}, expected baseline")
         self.baseline = state.get("baseline")
 
 
-class ReinforceLeaveOneOut(Estimator):
+class ReinforceLeaveOneOut(ScoreEstimator):
     """N draws; estimate mean over i of (f(D_i) - mean of the other losses)(D_i - pi).
 
     Unbiased for every f, since the baseline of a draw does not depend on it. Needs N >= 2.
@@ -67,17 +63,7 @@ class ReinforceLeaveOneOut(Estimator):
     """
 
     name = "reinforce_loo"
-    signal = "loss"
-    tau_range = (1.0, 1.0)
-    default_schedule = Schedule(1.0, 1.0)
-    default_draws = 4
-    fewest_draws = 2
-
-    def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        return categorical(widen(logits.detach()), generator).to(logits.dtype)
 
     def advantages(self, losses: Tensor, mean: Tensor | None = None) -> Tensor:
-        n, losses = len(losses), losses.detach()
-        if n < self.fewest_draws:
-            raise ValueError(f"'{self.name}' needs at least {self.fewest_draws} draws, got {n}")
+        n, losses = self.require_draws(losses), losses.detach()
         return (losses - losses.mean(0)) * (n / (n - 1))

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from estimators.base import CategoricalEstimator, draw_with_gradient, jacobian_product, widen
-from estimators.schedule import Schedule
 
 
 class ReinMax(CategoricalEstimator):
@@ -21,7 +20,6 @@ class ReinMax(CategoricalEstimator):
 
     name = "reinmax"
     tau_range = (1.0, 1e3)
-    default_schedule = Schedule(1.0, 1.0)
 
     def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau = widen(logits.detach()), self.tau
@@ -50,7 +48,6 @@ class ReinMaxBeta(CategoricalEstimator):
 
     name = "reinmax_beta"
     tau_range = (1.0, 1e3)
-    default_schedule = Schedule(1.0, 1.0)
 
     def __init__(self, tau: float | None = None, beta: float = 0.25) -> None:
         super().__init__(tau)

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from estimators.base import (
     CategoricalEstimator,
-    at_least_one,
     draw_with_gradient,
     gumbel_given_argmax,
     jacobian_product,
+    sensible,
     widen,
 )
-from estimators.schedule import Schedule
 
 
 class ReinMaxCV(CategoricalEstimator):
@@ -34,13 +33,12 @@ class ReinMaxCV(CategoricalEstimator):
     """
 
     name = "reinmax_cv"
-    default_schedule = Schedule(1.0, 1.0)
 
     def __init__(self, tau: float | None = None, eta: float = 1.5, samples: int = 100) -> None:
         super().__init__(tau)
         if not math.isfinite(eta):
             raise ValueError(f"eta is {eta:g}, expected a number")
-        self.eta, self.inner_samples = eta, at_least_one(samples)
+        self.eta, self.inner_samples = eta, sensible(samples)
 
     def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau, eta = widen(logits.detach()), self.tau, self.eta

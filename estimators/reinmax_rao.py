@@ -7,13 +7,12 @@ from torch import Tensor
 
 from estimators.base import (
     CategoricalEstimator,
-    at_least_one,
     draw_with_gradient,
     gumbel_given_argmax,
     jacobian_product,
+    sensible,
     widen,
 )
-from estimators.schedule import Schedule
 
 
 class ReinMaxRao(CategoricalEstimator):
@@ -29,11 +28,10 @@ class ReinMaxRao(CategoricalEstimator):
     """
 
     name = "reinmax_rao"
-    default_schedule = Schedule(1.0, 1.0)
 
     def __init__(self, tau: float | None = None, samples: int = 100) -> None:
         super().__init__(tau)
-        self.inner_samples = at_least_one(samples)
+        self.inner_samples = sensible(samples)
 
     def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau = widen(logits.detach()), self.tau

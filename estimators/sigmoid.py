@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from estimators.base import Estimator, widen
-from estimators.schedule import Schedule
 
 
 class Sigmoid(Estimator):
@@ -24,7 +23,6 @@ class Sigmoid(Estimator):
     stochastic = False
     exclusive = False
     tau_range = (1.0, 1.0)
-    default_schedule = Schedule(1.0, 1.0)
 
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         return widen(logits).sigmoid().to(logits.dtype)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from estimators.base import Estimator, widen
-from estimators.schedule import Schedule
 
 
 class Softmax(Estimator):
@@ -18,7 +17,6 @@ class Softmax(Estimator):
     name = "softmax"
     discrete = False
     stochastic = False
-    default_schedule = Schedule(1.0, 1.0)
 
     def sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         return (widen(logits) / self.tau).softmax(-1).to(logits.dtype)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from estimators.base import CategoricalEstimator, draw_with_gradient, jacobian_product, widen
-from estimators.schedule import Schedule
 
 
 class StraightThrough(CategoricalEstimator):
@@ -19,7 +18,6 @@ class StraightThrough(CategoricalEstimator):
     """
 
     name = "st"
-    default_schedule = Schedule(1.0, 1.0)
 
     def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau = widen(logits.detach()), self.tau

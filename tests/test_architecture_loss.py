@@ -177,6 +177,7 @@ def test_through_a_checkpoint_on_the_disk():
         ({"estimator": "double_cv", "draw_per": "image"}, "which differentiates each draw"),
         ({"estimator": "reinforce_critic", "order": 2}, "`order=2` needs an estimator that differentiates"),
         ({"estimator": "reinforce_critic", "draws": 1}, "needs at least 2"),
+        ({"estimator": "softmax", "draws": 4}, "'softmax' draws nothing"),
         ({"estimator": "reinforce_critic", "edge_gradient": "compiled"}, "needs an estimator that diff"),
     ],
 )

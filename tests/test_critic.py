@@ -199,6 +199,17 @@ def test_many_problems_at_once_are_each_its_own():
     assert together.step == 5
 
 
+def test_problems_may_share_their_logits():
+    """Losses (N, P) for logits that are broadcast to P, with a memory as without."""
+    shared, repeated = (estimators.get("reinforce_critic:memory=10") for _ in range(2))
+    logits = torch.randn(L, K, generator=rng(0), **DOUBLE)
+    for seed in range(3):
+        draws = shared(logits.expand(4, 3, L, K), rng(seed))
+        losses = torch.randn(4, 3, generator=rng(seed), **DOUBLE)
+        found = shared.gradient(logits, draws, losses)
+        torch.testing.assert_close(found, repeated.gradient(logits.expand(3, L, K), draws, losses))
+
+
 def test_the_offset_of_a_batch_does_not_count():
     """A constant added to all losses of a step, now or in the past, changes nothing."""
     logits, every, values = problem(1)

@@ -431,6 +431,12 @@ def test_an_object_cannot_take_the_place_of_a_name_on_resume(tmp_path):
         nas.search(terms=[Entropy()], out=out, resume=True)
 
 
+@pytest.mark.parametrize(("tau", "last"), [(None, 0.1), (10.0, 10), (3.0, 3)])
+def test_a_temperature_that_was_asked_for_is_kept(tau, last):
+    found = nas.search(space="micro", epochs=2, estimator=estimators.get("st_gumbel", tau), **SMALL)
+    assert found.history[-1]["tau"] == last
+
+
 def test_what_an_object_remembers_of_one_search_is_not_for_the_next():
     given = {"estimator": estimators.get("st_gumbel"), "derive": Sample(3), "terms": [Entropy()]}
     runs = [nas.search(space="micro", epochs=3, seed=seed, **given, **SMALL) for seed in (0, 1, 0)]

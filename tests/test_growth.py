@@ -178,6 +178,19 @@ def test_deeper_supernets_have_new_weights_and_all_see_them():
     assert not seen[0].stem[0].weight.equal(seen[2].stem[0].weight)
 
 
+@pytest.mark.parametrize("name", ["reinforce_critic", "reinforce", "double_cv"])
+def test_what_an_estimator_remembers_is_of_weights_that_are_still_there(name):
+    for sizes, kept in ((DEEPER, False), (WIDER, True)):
+        search = job(**sizes, estimator=name)
+        for epoch in (0, 1):
+            for _ in search.epoch(epoch, 0):
+                pass
+        before = dict(search.architecture.estimator.state())
+        assert before
+        search._grow(1)
+        assert bool(search.architecture.estimator.state()) == kept
+
+
 # Logits and candidates
 
 

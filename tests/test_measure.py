@@ -196,6 +196,28 @@ def test_what_learns_is_measured_with_what_it_remembers(name, monkeypatch):
     assert state
 
 
+def test_the_estimator_of_a_search_is_measured_as_it_is(monkeypatch):
+    """With its settings and temperature, and with as many draws as a step has."""
+    monkeypatch.setattr(measure, "ESTIMATES", 3)
+    search = Search.of(SearchOptions(**TOY, estimator="reinmax_beta:beta=0.9", tau="4"))
+    found = search.measure(0)["estimators"]
+    own = GradientMeasure(search.bilevel, next(iter(search.valid)), 0, 0)
+    assert found["reinmax_beta"]["tau"] == 4
+    assert found["reinmax"]["tau"] == 1
+    assert not own.estimates(search.architecture.estimator).equal(
+        own.estimates(estimators.get("reinmax_beta", 4))
+    )
+    search = Search.of(SearchOptions(**TOY, estimator="reinforce_loo", draws=2))
+    own, estimator = (
+        GradientMeasure(search.bilevel, next(iter(search.valid)), 0, 0),
+        search.architecture.estimator,
+    )
+    draws = estimator(own.logits.repeat(6, 1, 1), generator(0, "measured draw", 0))
+    losses = torch.tensor([own._loss(draw) for draw in draws], dtype=torch.float64)
+    expected = estimator.gradient(own.logits.double(), draws[:2].double(), losses[:2])
+    torch.testing.assert_close(own.estimates(estimator)[0], expected)
+
+
 def test_double_cv_is_measured_with_the_gradients_of_the_supernet(measured, monkeypatch):
     monkeypatch.setattr(measure, "ESTIMATES", 3)
     estimator = estimators.get("double_cv")

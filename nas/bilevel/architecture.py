@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from estimators import Estimator
+from estimators.base import gumbel
 from search_spaces import SearchSpace
 from search_spaces.mixed_edge import Draw
 
@@ -166,8 +167,3 @@ class Architecture:
         """Standard Gumbel noise (E, K), far below all others where there is no candidate: its arg-max is any
         candidate of a slot with equal probability."""
         return self.among(gumbel(self.logits.detach(), generator))
-
-
-def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise of a shape."""
-    return -torch.empty_like(like).exponential_(generator=generator).log()

@@ -161,7 +161,7 @@ def temperature(options: SearchOptions, estimator: Estimator) -> Schedule:
             schedule = Schedule.parse(str(options.tau))
         except ValueError:
             raise InputError(f"`tau` is '{options.tau}', expected a number or START:END") from None
-    elif estimator.tau != schedule.start:  # an object with a temperature of its own
+    elif estimator.keeps_tau or estimator.tau != schedule.start:  # an object with a temperature of its own
         schedule = Schedule(estimator.tau, estimator.tau)
     try:
         for tau in (schedule.start, schedule.end):
@@ -261,3 +261,7 @@ def check(options: SearchOptions, estimator: Estimator) -> None:
         )
     if options.draws is not None and options.draws < estimator.fewest_draws:
         raise InputError(f"`draws` is {options.draws}, '{name}' needs at least {estimator.fewest_draws}")
+    if (options.draws or 1) > 1 and not estimator.stochastic:
+        raise InputError(
+            f"`draws={options.draws}` averages over draws, and '{name}' draws nothing: drop one of the two"
+        )

@@ -194,7 +194,9 @@ class Search:
         """Go on in the next stage."""
         supernet, optimizer = self.supernet, self.weight_optimizer
         self._enter(stage)
-        if not self.growth.renews:
+        if self.growth.renews:
+            self.architecture.estimator.load_state({})  # what it remembers is of other weights
+        else:
             widen(supernet, self.supernet, optimizer, self.weight_optimizer)
         del supernet, optimizer
         gc.collect()  # captured cells refer to themselves

@@ -50,13 +50,15 @@ class GradientMeasure:
         """What a metrics line tells of this moment.
 
         Args:
-            progress: of the search, in [0, 1]; it sets every estimator's temperature by its schedule.
+            progress: of the search, in [0, 1]; it sets the temperature of every other estimator than that of
+                the search by its schedule.
 
         Returns:
             `loss`, its mean over the architectures; `norm` of the gradient; `reference`, "enumeration"
             or "reinforce_loo", with its relative standard error `reference_error`; and `estimators`: by
             name tau, bias, std, rmse, cosine, length and draw_cosine as in `estimators.compare`, in units
-            of the norm. An estimator that learns is that of the search, with what it remembers, or left out.
+            of the norm. The estimator of the search is as it is, with its settings, temperature, draws and
+            what it remembers; another one that learns is left out.
             Where the reference is too noisy there are no estimators.
         """
         square = float(self.gradient.square().sum() - self.noise)
@@ -66,10 +68,10 @@ class GradientMeasure:
         own = self.bilevel.architecture.estimator
         for name in estimators.names() if usable else ():
             family = estimators.family(name)
-            if not family.learns:
-                found[name] = self.compare(family(family.default_schedule(progress)))
-            elif name == own.name:
+            if name == own.name:
                 found[name] = self.compare(own)
+            elif not family.learns:
+                found[name] = self.compare(family(family.default_schedule(progress)))
         return {
             "loss": float(self.mean),
             "norm": max(square, 0.0) ** 0.5,
@@ -91,8 +93,9 @@ class GradientMeasure:
         rng = generator(self.seed, "measured draw", self.position)
         count = ESTIMATES if self.enumerated else DRAWS
         if not estimator.discrete:
-            count = DENSE_DRAWS
-        n = estimator.default_draws
+            count = DENSE_DRAWS if estimator.stochastic else 2
+        own = estimator is self.bilevel.architecture.estimator and estimator.signal != "gradient"
+        n = self.bilevel.draws if own else estimator.default_draws
         leaf = self.logits.repeat(count * n, 1, 1).requires_grad_()
         draws = estimator(leaf, rng)
         if estimator.signal == "loss":

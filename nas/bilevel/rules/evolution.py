@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.bilevel.architecture import gumbel
+from estimators.base import gumbel
 from nas.bilevel.rules.rule import MOST, Rule, start, within
 from nas.bilevel.view import SearchView
 from nas.seeding import generator

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nas.bilevel.architecture import gumbel
+from estimators.base import gumbel
 from nas.bilevel.view import SearchView
 from nas.seeding import generator
 from search_spaces import Genotype, SearchSpace
