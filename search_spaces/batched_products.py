@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.split import Cache, Split
+from search_spaces.split import Cache, Split, has_its_weight
 
 Edge = tuple[int, int, Sequence[Split]]  # source, target, candidates
 Place = tuple[int, int]  # number of an edge, and of a candidate of it
@@ -88,7 +88,8 @@ def _convolution(split: Split) -> nn.Conv2d | None:
     layer = layers[0] if len(layers) == 1 else None
     if type(layer) is not nn.Conv2d or layer.groups > 1 or layer.bias is not None:
         return None
-    return layer if layer.padding_mode == "zeros" and not isinstance(layer.padding, str) else None
+    plain = layer.padding_mode == "zeros" and not isinstance(layer.padding, str) and has_its_weight(layer)
+    return layer if plain else None
 
 
 def batched_products(batches: Sequence[Batch], values: Sequence[Tensor], grads: Sequence[Tensor]) -> Tensor:

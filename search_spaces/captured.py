@@ -232,7 +232,7 @@ class _Places:
             if edge.auxiliary is not None:
                 self.candidates[i, None] = _Candidate(self, i, edge.auxiliary, None, _pool(self.device))
         self.cells = _Products.of(cells, self) if learns else []
-        self.shape = shape
+        self.shape, self.number = shape, 0  # of the pass whose values are here
         self.selection = _selection(self.cells, shape).to(self.zero, non_blocking=True)
 
     def autocast(self) -> torch.autocast:
@@ -298,9 +298,9 @@ class Captured:
         self.cells = [sorted(cell, key=lambda edge: edge.target) for cell in cells]
         self.edges = [edge for cell in self.cells for edge in cell]
         self.outputs = tuple(outputs)
-        splits = (s for edge in self.edges for s in (*edge.candidates, edge.auxiliary) if s is not None)
-        found = (p for split in splits for p in _parameters(split))
-        self.one = next(found, None)  # parameters are frozen together
+        splits = [s for edge in self.edges for s in (*edge.candidates, edge.auxiliary) if s is not None]
+        self.modules = [module for split in splits for module in _Operation(split).modules()]
+        self.parameters: list[nn.Parameter] = []
         self.places: dict[Key, _Places] = {}
 
     def __deepcopy__(self, memo: Any) -> None:
@@ -321,9 +321,12 @@ class Captured:
         learns = weights is not None and weights.requires_grad
         shape = weights.shape if weights is not None and learns else torch.Size((1, 1))
         kind = inputs[0].device.type
-        trains = self.one is not None and self.one.requires_grad
+        parameters = [p for module in self.modules for p in module._parameters.values() if p is not None]
+        if list(map(id, parameters)) != list(map(id, self.parameters)):  # others in their place
+            self.parameters, self.places = parameters, {}
         key = (
-            learns, shape, trains, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind),
+            learns, shape, *(p.requires_grad for p in parameters), *(m.training for m in self.modules),
+            torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind),
             *((x.shape, x.dtype, x.device, _order(x)) for x in inputs),
         )  # fmt: skip
         if key not in self.places:
@@ -353,6 +356,8 @@ class _Pass(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.places, ctx.run, ctx.outputs, ctx.count = places, run, outputs, count
+        places.number += 1
+        ctx.number = places.number
         torch._foreach_copy_(places.values[:count], list(tensors[:count]))
         torch._foreach_zero_([*places.values[count:], *places.grads])
         for candidate in run:
@@ -363,6 +368,12 @@ class _Pass(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         places: _Places = ctx.places
+        if places.number != ctx.number:
+            raise RuntimeError(
+                "the backward pass of cells that run by pieces came after another pass, whose values are in "
+                "their place: run it once, before the next forward pass"
+            )
+        places.number += 1
         known = {node: grad for node, grad in zip(ctx.outputs, grads, strict=True) if grad is not None}
         if not known:  # the loss depends on other cells only
             return None, None, None, None, None, *(None for _ in ctx.needs_input_grad[5:])
@@ -407,10 +418,6 @@ def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     if made:
         torch._foreach_copy_(made, list(tensors))
     return made
-
-
-def _parameters(split: Split) -> list[nn.Parameter]:
-    return list(_Operation(split).parameters())
 
 
 def _order(x: Tensor) -> torch.memory_format:

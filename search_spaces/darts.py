@@ -159,6 +159,16 @@ class DartsSpace(SearchSpace):
                 edge.at,
             )
 
+    def choice(self, genotype: Genotype) -> list[int]:
+        """As of any space. Raises GenotypeError for a cell without all nodes in its output."""
+        for cell in genotype.cells:
+            if cell.concat != self.concat:
+                raise GenotypeError(
+                    f"the cell '{cell.name}' concatenates nodes {list(cell.concat)}, and that of a supernet "
+                    f"{list(self.concat)}"
+                )
+        return super().choice(genotype)
+
     def _wrong_concat(self, cell: WrittenCell, nodes: Sequence[int]) -> Iterator[GenotypeError]:
         concat = nodes if cell.concat is None else cell.concat
         if not concat or not set(concat) <= set(nodes) or len(set(concat)) < len(concat):

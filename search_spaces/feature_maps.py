@@ -51,7 +51,7 @@ def chosen(count: int, indices: int | Sequence[int] | None) -> list[int]:
     if indices is None:
         return list(range(count))
     if isinstance(indices, int):
-        indices = range(count - indices, count)
+        indices = range(count - indices, count) if indices <= count else [indices]
     found = sorted({i if i >= 0 else count + i for i in indices})
     if not found or found[0] < 0 or found[-1] >= count:
         raise ValueError(f"feature maps {list(indices)} of a network with {count}: expected 0 to {count - 1}")

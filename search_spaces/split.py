@@ -19,8 +19,8 @@ class Split:
     it is residual.
 
     Attributes:
-        shared: the first layer if it has no weights, so that operations on the same input need it once;
-            `key` is equal for layers that compute the same.
+        shared: the first layer if it has no weights, so that operations on the same input need it once, and
+            the next one leaves its output as it is; `key` is equal for layers that compute the same.
         pointwise: a 1x1 convolution right before `norm`.
         norm: the last layer if it only normalises, with the batch at hand.
         is_zero: whether this is the operation `none`.
@@ -40,7 +40,7 @@ class Split:
         """The parts of a candidate operation."""
         residual = type(operation) is Residual
         branch = operation.branch if type(operation) is Residual else operation
-        layers = list(branch) if type(branch) is nn.Sequential else [branch]
+        layers = list(branch) if type(branch) is nn.Sequential and len(branch) else [branch]
         shared, norm, last = None, None, layers[-1]
         pointwise: nn.Conv2d | None = None
         if type(last) is nn.BatchNorm2d and not last.affine and last.running_mean is None:
@@ -49,7 +49,8 @@ class Split:
             if layers and type(layers[-1]) is nn.Conv2d and _is_pointwise(layers[-1]):
                 pointwise = layers[-1]
                 layers.pop()
-        if layers and type(layers[0]) in _SHARED:
+        overwrites = len(layers) > 1 and getattr(layers[1], "inplace", False)
+        if layers and type(layers[0]) in _SHARED and not overwrites:
             shared = layers.pop(0)
         zero = isinstance(operation, Zero)
         return Split(shared, layer_key(shared), tuple(layers), pointwise, norm, zero, residual)
@@ -90,4 +91,10 @@ def layer_key(layer: nn.Module | None) -> tuple[object, ...]:
 
 def _is_pointwise(conv: nn.Conv2d) -> bool:
     plain = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)
-    return plain and conv.groups == 1 and conv.bias is None
+    return plain and conv.groups == 1 and conv.bias is None and has_its_weight(conv)
+
+
+def has_its_weight(conv: nn.Conv2d) -> bool:
+    """Whether the weight of a convolution is what a call of it would use: a hook may compute it, as that of
+    `torch.nn.utils.weight_norm` does."""
+    return not (conv._forward_pre_hooks or conv._forward_hooks)

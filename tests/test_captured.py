@@ -114,14 +114,37 @@ def test_steps_by_pieces_are_the_same_steps():
     torch.testing.assert_close(*states, rtol=1e-9, atol=1e-11)
 
 
-def test_a_second_pass_before_the_backward_of_the_first_is_an_error():
+@pytest.mark.parametrize("space", ["nasbench201", "darts"])
+def test_a_second_pass_before_the_backward_of_the_first_is_an_error(space):
     """Its nodes would be those of the second, without a word."""
-    bilevel = setup("nasbench201", edge_gradient="captured")
-    path = [3] * 6
+    bilevel = setup(space, edge_gradient="captured")
+    path = [3] * bilevel.architecture.space.num_slots
     loss, _ = bilevel.loss(path, batch(1))
     bilevel.loss(path, batch(2))
-    with pytest.raises(RuntimeError, match=r"modified by an inplace operation|backward"):
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation|came after another pass"):
         loss.backward()
+    loss, _ = bilevel.loss(path, batch(1))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation|came after another pass"):
+        loss.backward()
+
+
+def test_weights_that_are_frozen_or_exchanged_in_between_are_seen():
+    path, losses = [3] * 6, []
+    for mode in ("captured", "lean"):
+        bilevel = setup("nasbench201", edge_gradient=mode)
+        bilevel.loss(path, batch(1))[0].backward()
+        one = bilevel.supernet.get_parameter(
+            next(name for name, p in bilevel.supernet.named_parameters() if "nor_conv_3x3" in name)
+        )
+        for fixed in (True, False):
+            one.requires_grad_(not fixed).grad = None
+            bilevel.loss(path, batch(1))[0].backward()
+            assert (one.grad is None) == fixed
+        state = {name: 1.5 * tensor for name, tensor in bilevel.supernet.state_dict().items()}
+        bilevel.supernet.load_state_dict(state, assign=True)
+        losses.append(bilevel.loss(path, batch(1))[0].detach())
+    torch.testing.assert_close(*losses)
 
 
 def test_a_copy_has_pieces_of_its_own():

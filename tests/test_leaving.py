@@ -119,8 +119,9 @@ def test_feature_maps_are_those_of_the_blocks(name, quiet):
     stopped, two = model.forward_intermediates(x, [0, -2], stop_early=True)
     assert stopped is two[1]
     assert [torch.equal(a, b) for a, b in zip(two, maps[:2], strict=True)] == [True, True]
-    with pytest.raises(ValueError, match="expected 0 to 2"):
-        model.forward_intermediates(x, [3])
+    for missing in ([3], 4, 5):
+        with pytest.raises(ValueError, match="expected 0 to 2"):
+            model.forward_intermediates(x, missing)
     with pytest.raises(ValueError, match="NCHW"):
         model.forward_intermediates(x, output_fmt="NHWC")
 

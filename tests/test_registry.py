@@ -247,6 +247,22 @@ class Soft(estimators.family("reinmax")):
         return logits.softmax(-1)
 
 
+class Rounded(estimators.family("reinmax")):
+    """Adds and takes away, which leaves one-hot vectors nearly so."""
+
+    def __call__(self, logits, generator=None):
+        p = logits.softmax(-1)
+        return super().__call__(logits, generator).detach() + p - p.detach()
+
+
+class Late(estimators.family("reinmax")):
+    """Mixes once the logits have moved."""
+
+    def __call__(self, logits, generator=None):
+        draw = super().__call__(logits, generator)
+        return draw if logits.requires_grad is False else draw * 0.5
+
+
 class Idle(Rule):
     """Forgets to yield."""
 
@@ -270,6 +286,8 @@ class Still(Shrinking):
     ("parts", "says"),
     [
         ({"estimator": Soft()}, "draws .* expected a one-hot vector"),
+        ({"estimator": Rounded()}, "draws .* expected a one-hot vector"),
+        ({"estimator": Late()}, "draws .* expected a one-hot vector"),
         ({"derive": Idle()}, "`select` of the rule 'Idle' returns no iterator, expected one"),
         ({"shrink": Still()}, "`after` of the shrinking 'still' returns no iterator, expected one"),
     ],

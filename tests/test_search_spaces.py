@@ -192,6 +192,16 @@ def test_darts_derivation_keeps_two_edges_and_never_none():
         assert [e.target for e in cell.edges] == [2, 2, 3, 3, 4, 4, 5, 5]
 
 
+@pytest.mark.parametrize("name", ["darts", "nasnet"])
+def test_a_supernet_has_no_cell_of_another_output(name):
+    space = search_spaces.get(name)
+    found = space.random(random.Random(0))
+    space.choice(found)
+    other = replace(found, cells=tuple(replace(cell, concat=cell.concat[-1:]) for cell in found.cells))
+    with pytest.raises(GenotypeError, match=r"concatenates nodes|no other"):
+        space.path(other)
+
+
 def test_choice_is_the_inverse_of_derivation():
     for space in SPACES:
         genotype = space.random(random.Random(3))

@@ -45,7 +45,23 @@ class Standardised(nn.Conv2d):
         return self._conv_forward(x, weight, self.bias)
 
 
+def hooked(channels_in, channels_out, size):
+    """A convolution whose weight a hook computes, as that of the older `weight_norm`."""
+    conv = nn.Conv2d(channels_in, channels_out, size, 1, size // 2, bias=False)
+    conv.own = nn.Parameter(conv.weight.detach().clone())
+    del conv._parameters["weight"]
+    conv.weight = torch.zeros(())
+    conv.register_forward_pre_hook(lambda module, _: setattr(module, "weight", module.own.flip(0)))
+    return conv
+
+
 BUILD = {
+    "inplace_pool": lambda i, o, s, norm: nn.Sequential(
+        nn.MaxPool2d(3, s, 1), nn.Hardswish(inplace=True), nn.Conv2d(i, o, 1, bias=False), norm(o)
+    ),
+    "hooked_1x1": lambda i, o, s, norm: nn.Sequential(nn.ReLU(), hooked(i, o, 1), norm(o)),
+    "hooked_3x3": lambda i, o, s, norm: nn.Sequential(nn.ReLU(), hooked(i, o, 3), norm(o)),
+    "empty": lambda i, o, s, norm: nn.Sequential(),
     "dropped_conv": lambda i, o, s, norm: nn.Sequential(
         nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(i, o, 3, s, 1, bias=False), norm(o)
     ),
@@ -93,6 +109,10 @@ def passes(space, edge_gradient, chosen, images):
         (("none", "nor_conv_1x1", "unused_conv"), [2, 1, 2]),
         (("none", "nor_conv_1x1", "listed_pool"), [2, 1, 2]),
         (("none", "pool_by_2", "pool_by_5"), [1, 2, 1]),
+        (("none", "max_pool_3x3", "inplace_pool"), [2, 1, 1]),
+        (("none", "max_pool_3x3", "inplace_pool"), [1, 2, 2]),
+        (("none", "skip_connect", "hooked_1x1", "hooked_3x3"), [1, 1, 3]),
+        (("none", "nor_conv_1x1", "empty"), [2, 1, 2]),
         (("none", "skip_connect", "standardised_1x1", "standardised_3x3"), [1, 1, 3]),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",

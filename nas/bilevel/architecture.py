@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from estimators import Estimator
 from estimators.base import gumbel
+from recipes import InputError
+from recipes.registry import name_of
 from search_spaces import SearchSpace
-from search_spaces.mixed_edge import Draw
+from search_spaces.mixed_edge import Draw, chosen_in
 
 _NEVER = -1e6  # score of what is not there: below all log-probabilities, with Gumbel noise, too
 
@@ -167,3 +169,19 @@ class Architecture:
         """Standard Gumbel noise (E, K), far below all others where there is no candidate: its arg-max is any
         candidate of a slot with equal probability."""
         return self.among(gumbel(self.logits.detach(), generator))
+
+
+def chosen_by(estimator: Estimator, draws: Tensor) -> list[list[int] | None]:
+    """The candidate of every slot in each of some draws (N, E, K) on the CPU, None for a mixture.
+
+    Raises InputError where an estimator makes a mixture whose draws are said to be one-hot: every candidate
+    would be run.
+    """
+    chosen = [chosen_in(draw) for draw in draws.detach()]
+    if estimator.discrete and estimator.exclusive and None in chosen:
+        raise InputError(
+            f"the estimator '{name_of(estimator)}' draws {draws[chosen.index(None), 0].tolist()}, expected a "
+            "one-hot vector for each slot: correct it (d + p - p.detach() is rounded), or set `discrete = "
+            "False`"
+        )
+    return chosen

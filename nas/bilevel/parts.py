@@ -12,6 +12,7 @@ import torch
 import estimators
 import search_spaces
 from estimators import CategoricalEstimator, Estimator, Schedule
+from nas.bilevel.architecture import chosen_by
 from nas.bilevel.growth import Growth
 from nas.bilevel.policies import POLICIES, Policy
 from nas.bilevel.rules.names import RULES
@@ -117,17 +118,16 @@ def without_data(
 
 
 def _require_draws(estimator: Estimator, space: SearchSpace) -> None:
-    """Raise InputError where an estimator whose draws are said to be one-hot draws something else."""
-    if not (estimator.discrete and estimator.exclusive):
-        return
-    logits = torch.zeros(space.num_slots, space.width)
-    draw = estimator(logits, torch.Generator().manual_seed(0)).detach()
-    ones = torch.ones(space.num_slots)
-    if draw.shape != logits.shape or not (draw.amax(-1).equal(ones) and draw.abs().sum(-1).equal(ones)):
+    """Raise InputError where draws do not have the shape of the logits, or are not one-hot but said to be."""
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(100, space.num_slots, space.width, generator=rng)  # rounding shows at some of them
+    draw = estimator(logits, rng).detach()
+    if draw.shape != logits.shape:
         raise InputError(
-            f"the estimator '{name_of(estimator)}' draws {draw[0].tolist()}, expected a one-hot vector for "
-            "each slot: correct it, or set `discrete = False`"
+            f"the estimator '{name_of(estimator)}' makes a draw of shape {tuple(draw.shape)} of logits "
+            f"{tuple(logits.shape)}, expected an equal one"
         )
+    chosen_by(estimator, draw)
 
 
 def _named(option: str, thing: Any) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from estimators import CategoricalEstimator
 from nas import distributed
-from nas.bilevel.architecture import Architecture
+from nas.bilevel.architecture import Architecture, chosen_by
 from nas.bilevel.policies import DrawPolicy, Policy
 from nas.bilevel.terms import Term, WeightStep, gradient_of_draw, gradient_of_logits, value_of_draw
 from nas.bilevel.unroll import Batch, Unroll, frozen, unrolled_gradient
@@ -26,7 +26,7 @@ from nas.task import Task
 from recipes import InputError
 from recipes.registry import name_of
 from search_spaces import ABSENT
-from search_spaces.mixed_edge import Choice, Draw, chosen_in, with_leaf
+from search_spaces.mixed_edge import Choice, Draw, with_leaf
 from search_spaces.skeleton import Skeleton
 
 
@@ -201,7 +201,7 @@ class Bilevel:
         there = None if edges is None else edges.detach().to(device, non_blocking=True)
         if self.draw_per == "image":
             return [Choice(weights, None, there)]
-        chosen = map(chosen_in, draws.detach())
+        chosen = chosen_by(self.architecture.estimator, draws)
         return [Choice(*pair, there) for pair in zip(weights.unbind(), chosen, strict=True)]
 
     def _fetch(self, passes: Sequence[_Evaluated], draws: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
