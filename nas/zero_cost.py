@@ -82,7 +82,8 @@ class Synflow(ZeroCost):
 
 class Naswot(ZeroCost):
     """log of the determinant of the matrix (B, B) that counts the ReLUs which two images agree on, by both
-    switching them on or both leaving them off: large where the network tells all images apart.
+    switching them on or both leaving them off: large where the network tells all images apart. ReLU6,
+    Hardswish, SiLU and GELU count as ReLUs.
 
     Args:
         images: B.
@@ -99,7 +100,7 @@ class Naswot(ZeroCost):
 
     def score(self, network: nn.Module, images: Tensor, labels: Tensor, task: Task) -> float:
         agreeing = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
-        for on in relu_codes(network, images):
+        for on in relu_codes(network, images, (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU)):
             sign = 2.0 * on.float() - 1.0
             agreeing += (sign @ sign.T).double().add_(sign.shape[1]) / 2
         return float(torch.linalg.slogdet(agreeing)[1])
@@ -149,26 +150,32 @@ SCORES: Registry[type[ZeroCost]] = Registry(
 )
 
 
-def relu_codes(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """Which outputs of every ReLU are above 0, (B, n) bool, in one pass with the statistics of the batch.
+def relu_codes(
+    network: nn.Module, images: Tensor, kinds: tuple[type[nn.Module], ...] = (nn.ReLU,)
+) -> list[Tensor]:
+    """Which inputs of every ReLU are above 0, (B, n) bool, in one pass with the statistics of the batch.
+
+    Args:
+        kinds: of modules that are taken for a ReLU.
 
     Raises:
-        InputError: the network has no `nn.ReLU`.
+        InputError: the network has none.
     """
     found: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found.append((output > 0).flatten(1))
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append((inputs[0] > 0).flatten(1))
 
     _use_batch_statistics(network)
-    relus = [module for module in network.modules() if isinstance(module, nn.ReLU)]
-    handles = [module.register_forward_hook(keep) for module in relus]
+    relus = [module for module in network.modules() if isinstance(module, kinds)]
+    handles = [module.register_forward_pre_hook(keep) for module in relus]
     with torch.no_grad():
         network(images)
     for handle in handles:
         handle.remove()
     if not found:
-        raise InputError("the network has no nn.ReLU, which `naswot` looks at: take another score")
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"the network has no {names}, whose signs are looked at: take another score")
     return found
 
 

@@ -210,7 +210,8 @@ class SearchOptions(RunOptions):
     nesterov: bool = True
     """Nesterov momentum for the weights."""
     warmup_epochs: int | None = option(None, at_least=0)
-    """Epochs at the start with weight steps only (default: half of --epochs)."""
+    """Epochs at the start with weight steps only; all of them where a rule alone is to decide (default: half
+    of --epochs)."""
     stop_entropy: float = option(0.0, at_least=0)
     """End the search, and select, after an epoch in which the mean entropy of the decisions falls below so
     many nats; 0: do all epochs."""
@@ -363,8 +364,11 @@ def check(options: Options) -> Options:
     """Return `options` if they are in their ranges and go together; raises InputError."""
     check_numbers(options)
     warmup = getattr(options, "warmup_epochs", None)
-    if warmup is not None and warmup >= options.epochs:
-        raise InputError(f"`warmup_epochs` is {warmup}, expected fewer than `epochs`, {options.epochs}")
+    most = options.epochs if isinstance(options, SearchOptions) else options.epochs - 1
+    if warmup is not None and warmup > most:
+        raise InputError(
+            f"`warmup_epochs` is {warmup}, expected at most {most}, as `epochs` is {options.epochs}"
+        )
     if isinstance(options, SearchOptions):
         _check_budgets(options)
         check_growth(options)

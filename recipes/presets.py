@@ -33,7 +33,7 @@ _DENSE_201: dict[str, Any] = _DARTS_SEARCH | {"space": "nasbench201", "epochs": 
 _PATHS_201: dict[str, Any] = {
     "space": "nasbench201",
     "epochs": 250,
-    "warmup_epochs": 249,
+    "warmup_epochs": 250,
     "batch_size": 256,
     "channels": 16,
     "cells": 5,
@@ -46,7 +46,7 @@ _PATHS_201: dict[str, Any] = {
 
 SEARCH: dict[str, dict[str, Any]] = {
     "quick": _QUICK,
-    "nasbench201-darts": _DENSE_201 | {"epochs": 50},
+    "nasbench201-darts": _DENSE_201 | {"epochs": 50, "weight_decay": 5e-4, "nesterov": True},
     "nasbench201-drnas": _DENSE_201 | {"estimator": "dirichlet"},
     "nasbench201-drnas-progressive": _DENSE_201
     | {
@@ -110,7 +110,7 @@ SEARCH: dict[str, dict[str, Any]] = {
         "derive": "halving:6,draws=200,by=synflow,epochs=1",
     },
     "darts-first-order": _DARTS_SEARCH,
-    "darts-second-order": _DARTS_SEARCH | {"order": 2, "arch_clip": 1.0},
+    "darts-second-order": _DARTS_SEARCH | {"order": 2},
     "darts-darts-minus": _DARTS_SEARCH | {"auxiliary_skip": "1:0"},
     "darts-fairdarts": _DARTS_SEARCH
     | {

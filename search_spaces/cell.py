@@ -268,12 +268,14 @@ class Cell(nn.Module):
         wanted = torch.is_grad_enabled() and choice.weights.requires_grad
         if not wanted or edges[0].edge_gradient not in RECORDED:
             return None
-        recorded = [
-            RecordedEdge(plan.source, plan.target, plan.row, edge.splits, choice.chosen[plan.row])
-            for plan, edge in zip(self.plan.edges, edges, strict=True)
-        ]
+        compiled = edges[0].edge_gradient == "compiled"  # for all candidates, once
+        recorded = []
+        for plan, edge in zip(self.plan.edges, edges, strict=True):
+            chosen = choice.chosen[plan.row]
+            splits = edge.splits if compiled else edge.with_products(chosen)
+            recorded.append(RecordedEdge(plan.source, plan.target, plan.row, splits, chosen))
         weights = None if choice.edges is None else choice.edges.detach()
-        return Recorder(choice.weights, recorded, inputs, edges[0].edge_gradient == "compiled", weights)
+        return Recorder(choice.weights, recorded, inputs, compiled, weights)
 
 
 class Chain:
@@ -339,6 +341,17 @@ def candidates_in(supernet: nn.Module) -> Iterator[tuple[int, int, nn.Module]]:
             for edge, planned in zip(cell.edges, cell.plan.edges, strict=True):
                 assert isinstance(edge, MixedEdge)
                 yield from ((planned.row, k, operation) for k, operation in enumerate(edge.operations))
+
+
+def leave_out(supernet: nn.Module, mask: Tensor | None) -> None:
+    """Let a supernet spare candidates where `mask` (E, K) is False, to which no draw gives a weight from now
+    on; None: no candidate."""
+    for cell in supernet.modules():
+        if isinstance(cell, Cell):
+            for edge, planned in zip(cell.edges, cell.plan.edges, strict=True):
+                assert isinstance(edge, MixedEdge)
+                there = [True] * len(edge.operations) if mask is None else mask[planned.row].tolist()
+                edge.absent = frozenset(k for k in range(len(edge.operations)) if not there[k])
 
 
 def candidate_parameters(supernet: nn.Module, rows: int, width: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from search_spaces.operations import Zero
 from search_spaces.skips import AuxiliarySkip
 from search_spaces.slot import ABSENT
-from search_spaces.split import Split
+from search_spaces.split import NOTHING, Split
 
 EDGE_GRADIENTS = ("lean", "compiled", "captured", "dense", "surrogate")
 RECORDED = EDGE_GRADIENTS[:3]  # added by the cell, not by its edges
@@ -109,6 +109,7 @@ class MixedEdge(nn.Module):
             others (see `partial_channels`).
 
     Attributes:
+        absent: candidates that no draw gives a weight to: they are not run in a mixture, and have no product.
         auxiliary: what the cell adds to the value of the edge, whatever is drawn; None: nothing.
         edge_gradient: where the gradient of one-hot weights comes from: `lean`, the cell adds it (see
             `exact_gradient`); `compiled`, likewise, by a compiled function; `captured`, likewise, and all
@@ -124,11 +125,17 @@ class MixedEdge(nn.Module):
         self.operations = list(self.candidates.values())
         self.nothing, self.partial = nothing, partial
         self.auxiliary: AuxiliarySkip | None = None
+        self.absent: frozenset[int] = frozenset()
 
     @cached_property
     def splits(self) -> list[Split]:
         """The candidates taken apart."""
         return [Split.of(operation) for operation in self.operations]
+
+    def with_products(self, chosen: int) -> list[Split]:
+        """The candidates taken apart, NOTHING in the place of those that are absent, unless one is chosen."""
+        gone = self.absent - {chosen}
+        return [NOTHING if k in gone else split for k, split in enumerate(self.splits)]
 
     def mixes(self, choice: Choice) -> bool:
         """Whether the value of the edge is more than that of the chosen candidate."""
@@ -142,9 +149,10 @@ class MixedEdge(nn.Module):
             chosen = choice.chosen[row]
             others = weights.sum() - weights[chosen]
             return weights[chosen] * self.operations[chosen](x) + others  # type: ignore[no-any-return]
+        gone = self.absent if choice.chosen is None else self.absent - {choice.chosen[row]}
         terms: list[Tensor] = []
-        for operation, weight in zip(self.operations, weights.unbind(-1), strict=True):
-            if not isinstance(operation, Zero):
+        for k, (operation, weight) in enumerate(zip(self.operations, weights.unbind(-1), strict=True)):
+            if k not in gone and not isinstance(operation, Zero):
                 y = operation(x)
                 terms.append(weight.view(-1, 1, 1, 1).to(y.dtype) * y)
-        return sum(terms[1:], start=terms[0])
+        return sum(terms[1:], start=terms[0]) if terms else self.nothing(x)

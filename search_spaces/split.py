@@ -82,6 +82,10 @@ class Split:
         return x + y if self.residual else y
 
 
+NOTHING = Split(None, (), (), None, None, is_zero=True)
+"""In the place of a candidate whose product is not wanted."""
+
+
 def layer_key(layer: nn.Module | None) -> tuple[object, ...]:
     """The type of a layer without weights and all its settings."""
     settings = {} if layer is None else vars(layer)

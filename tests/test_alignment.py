@@ -17,6 +17,8 @@ from nas.bilevel.measures.alignment import alignment, cell_gradients, directions
 from nas.bilevel.policies import POLICIES
 from nas.bilevel.terms import Alignment
 from recipes import InputError
+from search_spaces.cell import leave_out
+from search_spaces.mixed_edge import Choice
 
 DTYPE = torch.float64
 TOY = {"data": "digits", "train_limit": 80, "batch_size": 16, "channels": 4, "progress": False}
@@ -101,6 +103,27 @@ def test_the_term_adds_the_gradient_of_the_alignment_to_that_of_the_loss(policy)
     assert bilevel.work.trained == 4 * 6
     bilevel.weight_step(small.batch(1, DTYPE), rng(3), 0, 0.0)  # of weight 0
     assert bilevel.work.trained == 5 * 6
+
+
+def test_cells_of_their_own_weights_are_in_the_same_network():
+    """Where edges are weighed; and what was taken out is no direction."""
+    space = search_spaces.get("micro")
+    torch.manual_seed(0)
+    supernet = space.supernet(channels=4, cells=2, num_classes=3, in_channels=1).to(DTYPE)
+    images, labels = small.batch(1, DTYPE)
+    weights = torch.rand(3, 5, generator=rng(), dtype=DTYPE)
+    weights[1, 3] = 0
+    supernet.weigh_edges(torch.tensor([1.0, 0.3, 0.7], dtype=DTYPE))
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    mask[1, 3] = False
+    leave_out(supernet, mask)
+    cells = repeated_cells(supernet)
+    with own_weights(cells, [weights] * len(cells)):
+        inside = supernet(images, Choice(weights, None))
+    torch.testing.assert_close(inside, supernet(images, weights))
+    found = cell_gradients(lambda draw: F.cross_entropy(supernet(images, draw), labels), cells, weights)
+    assert not torch.stack(found)[:, 1, 3].any()
+    assert torch.stack(found)[:, 1, 4].all()
 
 
 def test_the_term_is_that_of_float32_in_a_search_in_bfloat16():

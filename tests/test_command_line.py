@@ -63,7 +63,7 @@ def fails(main, arguments, *words, out=None, capsys=None):
         (["--lr", "-1"], ["--lr is -1"]),
         (["--momentum", "1"], ["--momentum is 1"]),
         (["--val-fraction", "1"], ["--val-fraction is 1"]),
-        (["--warmup-epochs", "5", "--epochs", "5"], ["--warmup-epochs is 5", "fewer than --epochs"]),
+        (["--warmup-epochs", "6", "--epochs", "5"], ["--warmup-epochs is 6", "at most 5, as --epochs is 5"]),
         (["--derive", "sample:0"], ["--derive: rule of selection 'sample:0': count is 0, expected 1 to"]),
         (
             ["--derive", "best"],

@@ -21,8 +21,8 @@ from nas.bilevel.rules.halving import Halving
 from nas.bilevel.rules.perturbation import Perturbation
 from nas.bilevel.rules.rule import pool
 from nas.seeding import generator
-from nas.zero_cost import Synflow
-from recipes import SearchOptions
+from nas.zero_cost import Synflow, ZeroCost
+from recipes import InputError, SearchOptions
 from recipes.options import check
 from search_spaces.cell import candidate_parameters
 
@@ -224,6 +224,27 @@ def test_halving_trains_with_the_momentum_of_the_search():
         search = nas.search("micro", epochs=1, nesterov=nesterov, **SMALL).search
         training = Halving(2)._training(search, search.space.format(search.would_find()), 1)
         assert training.optimizer.param_groups[0]["nesterov"] is nesterov
+
+
+def test_halving_without_momentum():
+    found = nas.search("micro", epochs=1, derive="halving:2,draws=0,epochs=1", momentum=0.0, **SMALL)
+    assert len(found.summary["considered"]) == 2
+
+
+def test_what_cannot_score_is_named_before_the_first_step():
+    """Not after the last, where the rule of a run can no longer be changed."""
+
+    class Picky(ZeroCost):
+        name = "picky"
+
+        def score(self, network, images, labels, task):
+            raise InputError("the network is too plain")
+
+    seen, rule = [], Halving(2, 0)
+    rule.score = Picky()
+    with pytest.raises(InputError, match="too plain"):
+        nas.search("micro", epochs=1, derive=rule, callback=seen.append, **SMALL)
+    assert not seen
 
 
 def test_what_halving_trains_is_what_final_training_gives(searched):

@@ -165,6 +165,16 @@ def test_normalisations_take_the_statistics_of_the_batch():
     assert 0.2 < on.float().mean() < 0.8
 
 
+def test_other_activations_count_as_relus():
+    images, labels = data(16)
+    layers = [nn.Flatten(), nn.Linear(4, 10)]
+    values = {
+        type(act): Naswot()(nn.Sequential(*layers, act), images, labels, TASK)
+        for act in (nn.ReLU(), nn.Hardswish(inplace=True), nn.SiLU(), nn.GELU())
+    }
+    assert len(set(values.values())) == 1
+
+
 def test_more_images_than_asked_for_are_left_out(net):
     images, labels = data(40)
     for score in (Naswot(8), Zico(8)):
@@ -212,9 +222,10 @@ def test_bad_settings(text):
         SCORES.build(text)
 
 
-def test_a_network_without_relus(net):
-    with pytest.raises(InputError, match=r"no nn\.ReLU"):
-        Naswot()(flat(nn.Linear(4, 3), nn.GELU()), *data(), TASK)
+def test_a_network_without_relus():
+    for kinds, says in (((nn.ReLU,), "no ReLU, whose"), ((nn.ReLU, nn.SiLU), "no ReLU or SiLU, whose")):
+        with pytest.raises(InputError, match=says):
+            relu_codes(flat(nn.Linear(4, 3), nn.GELU()), data()[0], kinds)
 
 
 def test_a_score_of_ones_own():

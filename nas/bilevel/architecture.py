@@ -85,7 +85,7 @@ class Architecture:
         return list(range(count)) if self.mask is None else self.mask[row].nonzero().flatten().tolist()
 
     def take_out(self, row: int, candidate: int) -> None:
-        """Leave a candidate out of all that is drawn from now on. Its weights and its logit stay."""
+        """Leave a candidate out of all that is drawn and trained from now on."""
         if self.mask is None:
             self.mask = torch.ones(self.logits.shape, dtype=torch.bool)
         self.mask[row, candidate] = False

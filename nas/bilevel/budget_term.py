@@ -60,7 +60,7 @@ class BudgetTerm(Term):
 
     def aim(self, progress: float) -> Tensor:
         """(J,) float64, the expected cost that the search is to have by now."""
-        way = min(1.0, max(0.0, 2 * (progress - self.begin) / (1 - self.begin)))
+        way = min(1.0, max(0.0, 2 * (progress - self.begin) / max(1 - self.begin, 1e-9)))
         return torch.maximum(self.limits, self._first + way * (self.limits - self._first))
 
     def expected(self, logits: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
 from recipes.registry import name_of
 from search_spaces import Genotype
-from search_spaces.cell import candidate_parameters
+from search_spaces.cell import candidate_parameters, leave_out
 from search_spaces.mixed_edge import Draw
 from search_spaces.skeleton import Skeleton
 
@@ -133,6 +133,7 @@ class Search:
         for term in terms:
             term.prepare(self)
         self.shrinking.prepare(self)
+        self.rule.prepare(self)
 
     @classmethod
     def of(
@@ -214,6 +215,7 @@ class Search:
         first, total = epoch * self.steps + start, self.options.epochs * self.steps
         if epoch == start == 0:
             self.shrinking.work(self, 0)
+        leave_out(self.supernet, self.architecture.mask)
         learns = epoch >= warmup and not self.shrinking.rests(self, epoch)
         valid_batches = self.valid.endless(max(0, first - warmup * self.steps))
         for step, train_batch in enumerate(self.train.epoch(epoch, start), first):
@@ -374,6 +376,7 @@ class Search:
         """What the rule of selection does after the last epoch, piece by piece."""
         self._move_skips(1.0)
         self.watch.rewind()
+        leave_out(self.supernet, self.architecture.mask)
         work = self.rule.select(self)
         if not isinstance(work, Iterable):
             raise InputError(

@@ -35,7 +35,7 @@ def own_weights(cells: Sequence[Cell], weights: Sequence[Tensor]) -> Iterator[No
     """Let each cell combine its candidates by weights (E, K) of its own, on the device."""
 
     def hook(own: Tensor) -> Callable[[nn.Module, Any], Any]:
-        return lambda _, args: (args[0], Choice(own, None))
+        return lambda _, args: (args[0], args[1]._replace(weights=own, chosen=None))
 
     handles = [cell.register_forward_pre_hook(hook(own)) for cell, own in zip(cells, weights, strict=True)]
     try:

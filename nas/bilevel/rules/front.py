@@ -34,6 +34,9 @@ class Front(Rule):
         # One for each budget, or one alone, whose work is done under the first.
         self.rules = [copy.deepcopy(rule) for _ in (budgets if rule.minds_budget else budgets[:1])]
 
+    def prepare(self, search: SearchView) -> None:
+        self.rules[0].prepare(search)
+
     def pieces(self, search: SearchView) -> int:
         return sum(
             _under(search, budget, lambda rule=rule: rule.pieces(search))  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -12,7 +13,7 @@ from nas.bilevel.rules.rule import MOST, Rule, pool
 from nas.bilevel.view import SearchView
 from nas.data import DataSet
 from nas.genotypes import cells_of, planned_size_of
-from nas.seeding import seed_everything
+from nas.seeding import kept_generators, seed_everything
 from nas.training.final import Training
 from nas.zero_cost import SCORES, ZeroCost
 from recipes import FinalOptions, RunOptions
@@ -56,6 +57,12 @@ class Halving(Rule):
         self._under_way: tuple[Training, int, int] | None = None  # with epochs and steps done
         self._restored: dict[str, Any] | None = None
         self._dataset: DataSet | None = None  # of all trainings, which need its statistics once
+
+    def prepare(self, search: SearchView) -> None:
+        if self.score is not None:
+            with kept_generators():
+                network = derived_network(search, search.space.random(random.Random(0))).to(search.device)
+                self.score(network, *search.valid.first(self.score.images), search.task)
 
     def pieces(self, search: SearchView) -> int:
         entrants = len(pool(search, self.draws))
@@ -115,7 +122,8 @@ class Halving(Rule):
                 search.dataset, train=search.train.images, test=search.valid.images, valid=None, notes=()
             )
         shared = {entry.name: getattr(search.options, entry.name) for entry in fields(RunOptions)}
-        optimizer = "sgd" if search.options.nesterov else "momentum"  # timm's names
+        nesterov = search.options.nesterov and search.options.momentum > 0
+        optimizer = "sgd" if nesterov else "momentum"  # timm's names
         options = FinalOptions(**shared | {"epochs": epochs, "optimizer": optimizer, "latency_table": None})
         return Training(search.space.parse(text), self._dataset, search.task, options, search.device)
 

@@ -33,6 +33,9 @@ class Rule(ABC):
     name: ClassVar[str]
     minds_budget: ClassVar[bool] = True
 
+    def prepare(self, search: SearchView) -> None:  # noqa: B027  (few need it)
+        """Raise InputError, before the first step, where the work of `select` cannot be done."""
+
     @abstractmethod
     def select(self, search: SearchView) -> Iterator[None]:
         """Do the pieces of work that are not done yet, and yield after each of them."""

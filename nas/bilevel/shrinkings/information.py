@@ -31,7 +31,7 @@ class ByInformation(Shrinking):
     are left, and is a mean over the cells that share a slot.
 
     Args:
-        every: epochs between two rounds, and from the last one to the end of the search.
+        every: epochs between two rounds, the last of which is one epoch before the end of the search.
 
     Source: He et al., 2024, "IS-DARTS: stabilizing DARTS through precise measurement on candidate
     importance", arXiv 2312.12648; 30 epochs there.
@@ -54,15 +54,16 @@ class ByInformation(Shrinking):
                 "`channels`"
             )
         rounds = search.space.width - 1
-        if self.every * rounds >= search.options.epochs:
+        least = self.every * (rounds - 1) + 2
+        if search.options.epochs < least:
             raise InputError(
                 f"`shrink={self.name}` takes {rounds} rounds, {self.every} epochs apart, and `epochs` is "
-                f"{search.options.epochs}: give at least {self.every * rounds + 1}, or lower every"
+                f"{search.options.epochs}: give at least {least}, or lower every"
             )
 
     def after(self, search: SearchView, epoch: int) -> Iterator[Pair]:
-        left, rest = divmod(search.options.epochs - epoch, self.every)  # rounds after this one, and one
-        if rest or not 1 <= left < search.space.width:
+        left, rest = divmod(search.options.epochs - 1 - epoch, self.every)  # rounds after this one
+        if rest or not 0 <= left < search.space.width - 1:
             return
         seed_everything(search.options.seed, "information", epoch)
         found = information(search)
