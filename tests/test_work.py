@@ -11,7 +11,6 @@ import nas
 from ablation import grid
 from nas import tables
 from nas.bilevel import Policy, Rule
-from nas.bilevel.search import Search
 from recipes import SearchOptions
 
 # 60 images to train on and 20 to choose by: 3 steps an epoch.
@@ -95,19 +94,6 @@ def test_a_resumed_search_has_counted_all():
     resumed = nas.search(out="parts", resume=True, progress=False)
     for key in ("images_trained", "images_evaluated"):
         assert resumed.summary[key] == whole.summary[key] > 0
-
-
-def test_a_search_of_an_older_version_goes_on_without_a_count():
-    options = SearchOptions(space="micro", dataset="digits", train_limit=80, batch_size=16, channels=4)
-    first, second = Search.of(options), Search.of(options)
-    state = first.state()
-    del state["work"]
-    second.restore(state)
-    assert "images_trained" not in second.describe(0)
-    assert "work" not in second.state()
-    third = Search.of(options)
-    third.restore(second.state())
-    assert not third.counted
 
 
 def test_the_cost_is_what_was_run(tmp_path):

@@ -26,7 +26,7 @@ methods=(
   reinmax,policy=uniform,derive=evolution:EVALUATIONS reinmax,policy=fair,derive=evolution:EVALUATIONS
   sigmoid,warmup_epochs=0,terms=zero_one
 )
-long=("$dense,policy=dense,shrink=information")  # takes nine epochs at least
+long=("$dense,policy=dense,shrink=information")  # takes eight epochs at least
 
 case $part in
   digits)

@@ -74,8 +74,6 @@ def metrics(search: Search, epoch: int) -> dict[str, Any]:
 def images(search: Search) -> dict[str, int]:
     """Images of all passes so far, with and without a backward; see `nas.steps.Work`."""
     work = search.bilevel.work
-    if not search.counted:
-        return {}
     return {"images_trained": work.trained, "images_evaluated": work.evaluated}
 
 

@@ -61,14 +61,12 @@ class Search:
         bilevel: the two steps.
         train, valid: batches of the two parts of the training images.
         announcement: what its user should know before it starts.
-        counted: whether the images of all passes are known, which a version that began the search may not
-            have counted.
     """
 
     def __init__(self, parts: SearchParts, options: SearchOptions, place: torch.device) -> None:
         self.options, self.device = options, place
         self.space, self.dataset, self.task, self.rule = parts.space, parts.dataset, parts.task, parts.rule
-        self.schedule, self.counted, self.shrinking = parts.schedule, True, parts.shrinking
+        self.schedule, self.shrinking = parts.schedule, parts.shrinking
         dataset, batches = parts.dataset, TwoParts.of(parts.dataset, options, place)
         self.train, self.valid, self.concerns = batches.train, batches.valid, batches.concerns
         self.steps, self.labels = len(self.train), batches.labels
@@ -334,35 +332,31 @@ class Search:
             "shrinking": self.shrinking.state(),
             "terms": [term.state() for term in self.bilevel.terms],
             "watch": self.watch.state(),
-        } | ({"work": asdict(self.bilevel.work)} if self.counted else {})
+            "work": asdict(self.bilevel.work),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state."""
-        if (stage := state.get("stage", 0)) != self.stage:  # not in checkpoints of older versions
-            self._enter(stage)
+        if state["stage"] != self.stage:
+            self._enter(state["stage"])
         for name in ("supernet", "weight_optimizer", "architecture_optimizer"):
             getattr(self, name).load_state_dict(state[name])
         with torch.no_grad():
             for name, tensor in self.architecture.state().items():
                 tensor.copy_(state[name])
         self.architecture.estimator.load_state(state["estimator"])
-        if "tau" in state:  # not in checkpoints of older versions
-            self.architecture.estimator.tau = state["tau"]
-            self._move_skips(state["progress"])
+        self.architecture.estimator.tau = state["tau"]
+        self._move_skips(state["progress"])
         self.train_mean, self.valid_mean = (Mean.restored(state[m]) for m in ("train_mean", "valid_mean"))
-        self.counted = "work" in state
-        self.bilevel.work = Work(**state.get("work", {}))
+        self.bilevel.work = Work(**state["work"])
         if state.get("rule"):
             self.rule.restore(state["rule"])
-        if "watch" in state:  # this and terms are not in checkpoints of older versions
-            self.watch.restore(state["watch"])
-        if "shrinking" in state:  # not in checkpoints of older versions
-            self.shrinking.restore(state["shrinking"])
-            for _, row, candidate in self.shrinking.taken:
-                self.architecture.take_out(row, candidate)
-        if "terms" in state:
-            for term, known in zip(self.bilevel.terms, state["terms"], strict=True):
-                term.restore(known)
+        self.watch.restore(state["watch"])
+        self.shrinking.restore(state["shrinking"])
+        for _, row, candidate in self.shrinking.taken:
+            self.architecture.take_out(row, candidate)
+        for term, known in zip(self.bilevel.terms, state["terms"], strict=True):
+            term.restore(known)
 
     def summary(self, metrics: dict[str, Any]) -> str:
         """The current cell, for the progress bar."""

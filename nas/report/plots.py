@@ -269,21 +269,18 @@ def plot_lines(
 
 
 @styled
-def plot_baseline(
-    accuracy: float, random_accuracies: Sequence[float], largest: float | None = None
-) -> Figure:
+def plot_baseline(accuracy: float, random_accuracies: Sequence[float], largest: float) -> Figure:
     """Test accuracy (%) of an architecture beside those of random ones and of the largest, trained alike."""
     values = np.asarray(random_accuracies, float)
     mean, deviation = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
     figure = new_figure(WIDTH, 1.7)
     axes = figure.add_axes((0.14, 0.32, 0.83, 0.6))
-    rows = [f"{len(values)} random", *(["largest cell"] if largest is not None else []), "this cell"]
+    rows = [f"{len(values)} random", "largest cell", "this cell"]
     axes.axvspan(mean - deviation, mean + deviation, 0, 1.25 / (len(rows) + 0.3), color="#edf0f4")
     axes.plot([mean, mean], [-0.55, 0.55], color="#9aa3b0", linewidth=1.2)
     axes.plot(values, np.zeros(len(values)), "o", color=QUIET, alpha=0.6, markersize=7, markeredgewidth=0)
-    if largest is not None:
-        axes.plot([largest], [1], "s", color=QUIET, markersize=7)
-    axes.plot([accuracy], [len(rows) - 1], "D", color=_SERIES["test"][1], markersize=8)
+    axes.plot([largest], [1], "s", color=QUIET, markersize=7)
+    axes.plot([accuracy], [2], "D", color=_SERIES["test"][1], markersize=8)
     axes.set(ylim=(-0.7, len(rows) - 0.4), xlabel="test accuracy, %")
     axes.margins(x=0.06)
     axes.set_yticks(range(len(rows)), rows, size=9, color=INK)

@@ -55,9 +55,11 @@ def render_report(folder: Path, space: SearchSpace | None = None) -> None:
     if skipped := result.get("skipped_steps", 0):
         tiles.append(Tile("Skipped steps", str(skipped), "", "loss or gradient not finite"))
     tiles[1:1] = classes.tiles(result)
-    texts = {"Genotype": text, "Retrain it": retrain_command(config, result, text)}
-    if "data" in result:  # not in runs of older versions
-        texts["Data, as they were understood"] = with_flags(result["data"])
+    texts = {
+        "Genotype": text,
+        "Retrain it": retrain_command(config, result, text),
+        "Data, as they were understood": with_flags(result["data"]),
+    }
     html = page.render(
         "Architecture search" if search else "Final training",
         f"{subject} on {result['dataset']}",
@@ -151,8 +153,7 @@ def _final_tiles(result: dict[str, Any]) -> list[Tile]:
         mean, deviation = baseline["random_mean"], baseline["random_std"]
         note = f"± {deviation:.2f} (std of {len(baseline['random_accuracies'])} cells)"
         tiles.append(Tile("Random cells", *_percent(mean), note))
-        if "largest_accuracy" in baseline:  # not in runs of older versions
-            tiles.append(Tile("Largest cell", *_percent(baseline["largest_accuracy"]), "without a search"))
+        tiles.append(Tile("Largest cell", *_percent(baseline["largest_accuracy"]), "without a search"))
     return [
         *tiles,
         Tile("Network", *split_cost("parameters", result["parameters"]), "parameters"),
@@ -173,7 +174,7 @@ def _pictures(
     pictures = []
     if baseline := result.get("baseline"):
         figure = plots.plot_baseline(
-            result["test_accuracy"], baseline["random_accuracies"], baseline.get("largest_accuracy")
+            result["test_accuracy"], baseline["random_accuracies"], baseline["largest_accuracy"]
         )
         caption = (
             "Architectures drawn at random, and the one with most parameters, trained in the same way; the "

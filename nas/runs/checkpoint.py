@@ -18,7 +18,7 @@ import torch
 from nas.runs.files import atomic_path, sync_folder
 from recipes import InputError, first_line
 
-FORMAT = 2
+FORMAT = 3
 NEWEST, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint-previous.pt", "checkpoint-damaged.pt"
 # Epochs done, steps done in the next one, seconds spent in that, bytes of the logs, and what Job.state gives.
 PARTS = {"epoch": int, "step": int, "seconds": float, "logs": dict, "state": dict}
@@ -128,7 +128,9 @@ def _payload(path: Path) -> bytes:
     except (ValueError, LookupError, TypeError, RecursionError):
         raise DamageError("is damaged (truncated, or written by an old version: no checksum)") from None
     if found != FORMAT:
-        raise DamageError(f"has format {str(found)[:20]}, expected {FORMAT}")
+        raise DamageError(
+            f"is of another version of the package (format {str(found)[:20]}, expected {FORMAT})"
+        )
     payload = content[: -len(line) - 2]
     if content[len(payload) :] != _seal(payload):
         raise DamageError("is damaged (its checksum does not match)")
