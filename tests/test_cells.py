@@ -672,7 +672,7 @@ def test_files_of_a_training(name, runs):
 
 def test_damaged_files(tmp_path):
     for name, content, words in (
-        ("model.safetensors", b"\x00" * 20, "not a model.safetensors written by train_final.py"),
+        ("model.safetensors", b"\x00" * 20, "no file of safetensors"),
         (
             "config.json",
             b'{"kind": "final", "genotype": "config.json", "space": null}',
