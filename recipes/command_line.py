@@ -133,15 +133,16 @@ def _help_may_be_cut() -> Iterator[None]:
 def parse(
     options_class: type[Options], argv: Sequence[str], recipe: Mapping[str, Any] | None = None
 ) -> Options:
-    """Options from defaults < preset < configuration file < command line. Raises InputError.
+    """Options from what `starting_options` finds < command line. Raises InputError.
 
     Args:
         recipe: takes the place of the default preset.
     """
     _require_once(options_class, argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--preset", "--config", "--out"):
-        first.add_argument(name)
+    for name in ("preset", "config", "out", "weights", "genotype"):
+        if name in options_class.__dataclass_fields__:
+            first.add_argument(f"--{name}")
     first.add_argument("--resume", action="store_true")
     first.add_argument("--plugins", nargs="*", default=[])
     try:

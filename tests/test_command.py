@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import run_environment
+from PIL import Image
 
 import ablate
 import nas
@@ -149,6 +150,32 @@ def test_weights_bring_their_architecture_and_go_on(tmp_path):
     parts = nas.train(out=tmp_path / "parts", resume=True, progress=False)
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_weights_bring_the_size_of_their_network_and_images(tmp_path, capsys):
+    for i in range(16):
+        (tmp_path / "p" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (i, 90 * (i % 2), 0)).save(tmp_path / "p" / "ab"[i % 2] / f"{i}.png")
+    pictures, first = f"folder:{tmp_path / 'p'}", str(tmp_path / "first")
+    small = {"epochs": 1, "batch_size": 8, "train_limit": None}
+    train(data=pictures, channels=4, image_size=12, out=first, **small)
+    said = []
+    again = train(None, pictures, weights=first, announce=said.append, **small)
+    assert again.options.image_size == 12
+    assert again.model.description["image_size"] == [12, 12]
+    assert not any("was trained on images" in line for line in said)
+    for name, value in (("channels", 16), ("space", "darts")):  # the first is the usual value, too
+        with pytest.raises(InputError, match=f"`{name}` is {value}, but the network in"):
+            train(None, pictures, weights=first, **small, **{name: value})
+    words = ["--weights", first, "--dataset", pictures]
+    assert command_line.parse(FinalOptions, words).image_size == 12
+    assert train_final.main([*words, "--channels", "16", "--out", str(tmp_path / "second")]) == 2
+    assert "--channels is 16, but the network in" in capsys.readouterr().err
+    config = tmp_path / "own.json"
+    config.write_text(json.dumps({"weights": first, "image_size": 8}))
+    assert command_line.parse(FinalOptions, ["--config", str(config)]).image_size == 8
+    train(None, pictures, weights=first, image_size=8, announce=said.append, **small)
+    assert "was trained on images of [12, 12] pixels, these have [8, 8]" in said[-1]
 
 
 def test_weights_of_another_network_are_taken_where_they_fit(tmp_path, capsys):

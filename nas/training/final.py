@@ -30,7 +30,7 @@ from nas.task import Task
 from nas.timing import network_latency, place_of
 from nas.training.model import LARGEST, save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
-from nas.training.weights import file_of, summary, take, timm_layers
+from nas.training.weights import described, file_of, summary, take, timm_layers
 from recipes import FinalOptions, InputError
 from recipes.budget import format_cost
 from search_spaces import Genotype
@@ -182,6 +182,12 @@ class Training:
         if self.options.out and Path(self.options.out).resolve() in path.resolve().parents:
             raise InputError(
                 f"`weights` lies in the folder of this run, {self.options.out}: give another `out`"
+            )
+        theirs, mine = (described(path) or {}).get("image_size"), self.description["image_size"]
+        if theirs not in (None, mine):
+            self.announcement.append(
+                f"warning: the network in {path} was trained on images of {theirs} pixels, these have "
+                f"{mine}: `image_size` says what files are resized to"
             )
         taken = take(self.model, path, timm_layers(self.description))
         self.documents["weights.json"] = taken

@@ -13,6 +13,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 import search_spaces
+from nas.data.preprocessing import Preprocessing
 from nas.timm_string import arch_of, timm_names
 from nas.training.model import size_of
 from recipes import FinalOptions, InputError, first_line
@@ -70,16 +71,14 @@ def described(path: Path) -> dict[str, Any] | None:
     return description if isinstance(description, dict) and "genotype" in description else None
 
 
-def with_architecture(options: FinalOptions) -> FinalOptions:
-    """The options with the architecture and size of the network that `weights` names, where they name no
-    genotype.
+def options_of(weights: str) -> dict[str, Any]:
+    """Architecture and size of the network that `weights` names, as options, with the side of its images
+    where these were square.
 
     Raises:
-        InputError: the file does not say its architecture, or options contradict it.
+        InputError: the file does not say its architecture.
     """
-    if options.weights is None or options.genotype is not None:
-        return options
-    path = file_of(options.weights)
+    path = file_of(weights)
     description = described(path)
     if description is None:
         raise InputError(f"{path} does not say which architecture its weights are of: give `genotype`, too")
@@ -88,20 +87,33 @@ def with_architecture(options: FinalOptions) -> FinalOptions:
         size = size_of(description)
         space = search_spaces.get(genotype.space)
         text = space.format(genotype)
+        preprocessing = Preprocessing.of(description)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the description in {path} is damaged: {first_line(error)}; restore it, or give other `weights`"
         ) from None
-    usual = FinalOptions()
     sizes = ("channels", "cells", *(("planned_size",) if space.plans_size else ()))
-    taken: dict[str, Any] = {"space": genotype.space, **{k: size[k] for k in sizes}}
-    for name, value in taken.items():
-        if getattr(options, name) not in (value, getattr(usual, name)):
+    rows, columns = preprocessing.image_size if preprocessing else (0, 0)
+    images = {"image_size": rows} if rows == columns and 4 <= rows <= 4096 else {}  # what the option takes
+    return {"genotype": text, "space": genotype.space, **{k: size[k] for k in sizes}, **images}
+
+
+def with_architecture(options: FinalOptions) -> FinalOptions:
+    """The options with the architecture of the network that `weights` names, where they name no genotype.
+
+    Raises:
+        InputError: the file does not say its architecture, or options contradict it.
+    """
+    if options.weights is None or options.genotype is not None:
+        return options
+    taken = options_of(options.weights)
+    for name in taken.keys() - {"genotype", "image_size"}:
+        if getattr(options, name) != taken[name]:
             raise InputError(
-                f"`{name}` is {getattr(options, name)}, but the network in {path} has {value}: drop it, or "
-                "give `genotype`, too, for a network that takes what fits"
+                f"`{name}` is {getattr(options, name)}, but the network in {file_of(options.weights)} has "
+                f"{taken[name]}: drop it, or give `genotype`, too, for a network that takes what fits"
             )
-    return replace(options, genotype=text, **taken)
+    return replace(options, genotype=taken["genotype"])
 
 
 def take(model: nn.Module, path: Path, names: Mapping[str, str] | None = None) -> dict[str, Any]:
