@@ -6,13 +6,10 @@ networks; an additive model is fitted to them, and tested on others.
 
 from __future__ import annotations
 
-import os
-import platform
 import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +20,7 @@ from nas import device
 from nas.genotypes import cells_of
 from nas.latency_table import LatencyTable, fit, quality
 from nas.runs.files import write_json
-from nas.timing import Settings, runner, timed
+from nas.timing import Settings, machine, runner, timed
 from recipes import InputError, command_line
 from recipes.budget import format_cost
 from recipes.latency import LatencyOptions
@@ -126,29 +123,6 @@ def measure(
         space.name, size, settings, costs, candidates, factors, rows,
         quality(measured[networks:], predicted[networks:]), machine(settings),
     )  # fmt: skip
-
-
-def machine(settings: Settings) -> dict[str, Any]:
-    """What latencies were measured on."""
-    gpu = torch.cuda.get_device_name(torch.device(settings.device)) if "cuda" in settings.device else None
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "gpu": gpu,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # not on Windows
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
-    )
 
 
 def settings_of(options: LatencyOptions) -> Settings:

@@ -100,7 +100,7 @@ def starting_options(
     return found, stored
 
 
-def check_types(options_class: type[RunOptions], values: Mapping[str, Any]) -> None:
+def check_types(options_class: type[Any], values: Mapping[str, Any]) -> None:
     """Raise InputError if a value by the name of an option is not of its type."""
     hints = typing.get_type_hints(options_class)
     for name, value in values.items():

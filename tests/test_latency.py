@@ -152,12 +152,42 @@ def test_tables_that_do_not_fit_are_refused(file, tmp_path):
         {"kind": "search"}, {"fixed": -1}, {"fixed": 1.5}, {"table": data["table"][:-1]}, {"size": {}},
         {"table": [dict.fromkeys(row, "x") for row in data["table"]]}, {"settings": {"engine": "eager"}},
         {"table": [{**row, "more": 1} for row in data["table"]]}, {"quality": 3},
+        *({"settings": data["settings"] | wrong} for wrong in (
+            {"rounds": "x"}, {"rounds": 0}, {"engine": "tflite"}, {"precision": "float16"}, {"threads": None},
+        )),
     ):  # fmt: skip
         bad.write_text(json.dumps(data | change))
         with pytest.raises(InputError, match="cannot be read"):
             read(bad, search_spaces.get("micro"))
     with pytest.raises(InputError, match="cannot be read"):
         read(tmp_path / "missing.json", search_spaces.get("micro"))
+
+
+def test_what_a_table_cannot_measure_is_said_before_the_first_step(file, tmp_path, monkeypatch):
+    data, other = json.loads(file.read_text()), tmp_path / "other.json"
+    cell = search_spaces.get("micro").format(search_spaces.get("micro").random(random.Random(0)))
+    options = SMALL | {"latency_table": str(other), "epochs": 1}
+    other.write_text(json.dumps(data | {"machine": data["machine"] | {"processor": "another"}}))
+    said = []
+    trained = nas.train(cell, out=tmp_path / "run", announce=said.append, **options)
+    assert any(
+        "no latency will be measured: the table is of another machine, processor another" in s for s in said
+    )
+    assert trained.summary["latency"].keys() == {"predicted"}
+    assert "predicted, not measured" in (tmp_path / "run" / "report.html").read_text()
+    other.write_text(json.dumps(data | {"settings": data["settings"] | {"engine": "onnxruntime"}}))
+    util, find = nas.timing.importlib.util, nas.timing.importlib.util.find_spec
+    there = []
+    monkeypatch.setattr(
+        util, "find_spec", lambda name: (name in there or None) if "onnx" in name else find(name)
+    )
+    with pytest.raises(InputError, match="needs onnx and onnxscript"):
+        nas.train(cell, callback=lambda metrics: pytest.fail("trained"), **options)
+    there += ["onnx", "onnxscript", "onnxruntime"]
+    monkeypatch.setattr(nas.timing, "_onnx_runner", lambda *_: 1 / 0)
+    trained = nas.train(cell, out=tmp_path / "failed", **options)
+    assert any("not measured: division by zero" in message for message in trained.messages)
+    assert (tmp_path / "failed" / "model.safetensors").exists()
 
 
 def test_bad_words_end_in_one_line(capsys, tmp_path):

@@ -27,7 +27,7 @@ from nas.runs.job import Outcome
 from nas.seeding import seed_everything
 from nas.steps import Mean, StepResult, evaluate
 from nas.task import Task
-from nas.timing import network_latency, place_of
+from nas.timing import machine, network_latency, place_of, require_engine
 from nas.training.model import LARGEST, save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
 from nas.training.weights import described, file_of, summary, take, timm_layers
@@ -91,12 +91,15 @@ class Training:
             "dataset": dataset.name,
             **dataset.preprocessing.to_json(),
         }
+        self.unmeasured = ""  # why the latency cannot be measured
         self.latencies = self._latencies()
         self.concerns = data.concerns(
             dataset.classes,
             {name: part.labels for name, part in dataset.parts.items()},
             balanced or options.class_weights == "balanced",
         )
+        if self.unmeasured:
+            self.concerns.append(f"no latency will be measured: {self.unmeasured}")
         self.announcement = [f"data: {dataset}", *(f"warning: {text}" for text in self.concerns)]
         self.mixup = build_mixup(options, task.outputs)
 
@@ -122,8 +125,8 @@ class Training:
         self.rates = build_scheduler(self.optimizer, options)
 
     def _latencies(self) -> LatencyTable | None:
-        """The table that the options name. Raises InputError where it is not of this network, or not of this
-        machine."""
+        """The table that the options name. Raises InputError where it is not of this network, or where its
+        device or its engine is missing."""
         if self.options.latency_table is None:
             return None
         table = latency_table.read(self.options.latency_table, self.space)
@@ -132,7 +135,13 @@ class Training:
             self.description[k] for k in ("channels", "cells", "num_classes", "in_chans", "planned_size")
         )
         table.require_size(NetworkSize(channels, cells, classes, inputs, (height, width), planned))
-        device.select(place_of(table.settings))
+        settings = replace(table.settings, device=str(device.select(place_of(table.settings))))
+        here, there = machine(settings), table.machine
+        others = [f"{n} {there.get(n)}" for n in ("processor", "gpu") if there.get(n) != here[n]]
+        if others := distributed.broadcast(others):
+            self.unmeasured = f"the table is of another machine, {', '.join(others)}"
+        else:
+            require_engine(settings)
         return table
 
     @classmethod
@@ -348,10 +357,16 @@ class Training:
         messages += balanced_message(result)
         if self.latencies is not None:
             predicted = self.latencies.costs.of(self.space.choice(self.genotype))
-            measured = network_latency(copy.deepcopy(network), shape, self.latencies.settings)
-            result["latency"] = {"measured": measured, "predicted": predicted}
-            texts = (format_cost("latency", value) for value in (measured, predicted))
-            messages.append("latency {} measured, {} predicted".format(*texts))
+            measured = self.unmeasured or network_latency(
+                copy.deepcopy(network), shape, self.latencies.settings
+            )
+            said = f"{format_cost('latency', predicted)} predicted"
+            if isinstance(measured, int):
+                result["latency"] = {"measured": measured, "predicted": predicted}
+                messages.append(f"latency {format_cost('latency', measured)} measured, {said}")
+            else:
+                result["latency"] = {"predicted": predicted}
+                messages.append(f"warning: latency {said}, not measured: {measured}")
         return Outcome(self.genotype, result, messages)
 
     def save(self, folder: Path, outcome: Outcome) -> None:
