@@ -146,10 +146,12 @@ def timm_model(arch: TimmArch) -> EfficientNet:
 
 
 def timm_code(arch: TimmArch, weights: str = "weights.safetensors") -> str:
-    """A program that builds the network and loads weights, a file with those of `timm_weights`; it needs
-    timm and safetensors only."""
+    """A program that builds the network and loads weights, a file beside it with those of `timm_weights`; it
+    needs timm and safetensors only."""
     stages = "\n".join(f"    {json.dumps(stage)}," for stage in arch.arch_def)
     lines = f"""\
+from pathlib import Path
+
 from safetensors.torch import load_file
 from timm.layers import get_act_layer
 from timm.models._efficientnet_builder import decode_arch_def
@@ -174,7 +176,8 @@ model.conv_stem.stride = (1, 1)
 for info in model.feature_info:
     info["reduction"] //= 2
 """
-    return lines + f"model.load_state_dict(load_file({json.dumps(weights)}))\nmodel.eval()\n"
+    file = f"Path(__file__).parent / {json.dumps(weights)}"
+    return lines + f"model.load_state_dict(load_file({file}))\nmodel.eval()\n"
 
 
 def timm_names(arch: TimmArch) -> dict[str, str]:
