@@ -18,6 +18,8 @@ import nas
 import search_spaces
 from nas import data
 from nas.data.preprocessing import Preprocessing
+from nas.data.sources import layout
+from nas.data.sources import pictures as picture_file
 from recipes import InputError, deploy
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|skip_connect~1|nor_conv_1x1~2|"
@@ -231,6 +233,15 @@ def test_grey_pictures_for_a_network_of_grey_images(tmp_path):
     found = nas.predict(result, tmp_path / "test")
     correct = sum(Path(one.image).parent.name == one.label for one in found)
     assert 100 * correct / len(found) == result.accuracy
+
+
+def test_pictures_that_cannot_be_read_here_are_named(trained, tmp_path, monkeypatch):
+    ending, advice = ".heic", "pip install pillow-heif"
+    for module in (layout, picture_file):
+        monkeypatch.setattr(module, "NOT_HERE", {ending: advice})
+    (tmp_path / f"x{ending}").write_text("x")
+    with pytest.raises(InputError, match=f"x{ending}: cannot identify .*; {advice}"):
+        nas.predict(trained[1] / "run", tmp_path)
 
 
 def test_bad_pictures_are_named_and_the_others_predicted(trained, tmp_path, capsys):
