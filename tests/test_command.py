@@ -14,6 +14,7 @@ from PIL import Image
 
 import ablate
 import nas
+import search_spaces
 import train_final
 from nas.training import weights
 from recipes import FinalOptions, InputError, SearchOptions, command_line, commands, presets
@@ -147,6 +148,7 @@ def test_weights_bring_their_architecture_and_go_on(tmp_path):
     options = {"epochs": 2, "weights": tmp_path / "first", "lr": 0.01}
     whole = train(None, out=tmp_path / "whole", **options)
     train(None, out=tmp_path / "parts", callback=lambda m: True, **options)
+    (tmp_path / "first" / "model.safetensors").unlink()  # the checkpoint has all that was in it
     parts = nas.train(out=tmp_path / "parts", resume=True, progress=False)
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -197,6 +199,22 @@ def test_weights_of_another_network_are_taken_where_they_fit(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("note: weights ")
 
 
+def test_a_head_is_arranged_by_class(tmp_path):
+    about = {"genotype": search_spaces.get("micro").parse(CELL).to_json(), "channels": 4, "cells": 1}
+    about |= {"num_classes": 3, "in_chans": 1, "classes": ["ant", "bee", "cow"]}
+    first, own = (nas.nas_net(genotype=CELL, channels=4, cells=1, num_classes=3, in_chans=1) for _ in "ab")
+    nas.save(tmp_path / "m.safetensors", first, about)
+    before = own.classifier.weight.clone()
+    taken = weights.take(own, tmp_path / "m.safetensors", classes=["bee", "dog", "ant"])
+    assert taken["new_classes"] == ["dog"]
+    assert weights.summary(taken).endswith("; head arranged by class, new: 'dog'")
+    rows = first.classifier.weight[1], before[1], first.classifier.weight[0]
+    assert torch.equal(own.classifier.weight, torch.stack(rows))
+    for classes in ("012", ["ant", "bee", "cow"]):  # the first are no names
+        assert "new_classes" not in weights.take(own, tmp_path / "m.safetensors", classes=classes)
+        assert torch.equal(own.classifier.weight, first.classifier.weight)
+
+
 def test_weights_of_a_state_dict(tmp_path):
     """As timm leaves them: with a name in front, or in the checkpoint of a training."""
     state = train(epochs=1, channels=4).model.state_dict()
@@ -205,6 +223,9 @@ def test_weights_of_a_state_dict(tmp_path):
         model = nas.nas_net(genotype=CELL, channels=4, cells=1, in_chans=1)
         assert weights.take(model, tmp_path / "state.pth")["new"] == []
         assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    torch.save(state | {"classifier.bias": torch.full((10,), torch.nan)}, tmp_path / "state.pth")
+    with pytest.raises(InputError, match=r"classifier.bias in .* is infinite or not a number"):
+        weights.take(model, tmp_path / "state.pth")
     torch.save({"classifier.weight": "no tensor", "x": torch.zeros(2)}, tmp_path / "state.pth")
     with pytest.raises(InputError, match=r"no weight in .* x \(2,\): the network has stem\.0\.weight"):
         weights.take(model, tmp_path / "state.pth")

@@ -23,6 +23,8 @@ from nas.given import build_task, load_data
 from nas.guard import KeptBuffers, guarded_step
 from nas.large_images import warn_of_large_images
 from nas.latency_table import LatencyTable
+from nas.runs import checkpoint
+from nas.runs.files import read_json
 from nas.runs.job import Outcome
 from nas.seeding import seed_everything
 from nas.steps import Mean, StepResult, evaluate
@@ -36,6 +38,8 @@ from recipes.budget import format_cost
 from search_spaces import Genotype
 from search_spaces.cost import NetworkSize, count_macs, count_parameters
 from search_spaces.skeleton import Skeleton
+
+WEIGHTS = "weights.json"  # what was taken from a file
 
 
 class Training:
@@ -110,7 +114,7 @@ class Training:
             self.announcement += [f"warning: {text}" for text in warned]
         self.taken: str | None = None  # what weights were taken from a file
         if options.weights is not None:
-            self.taken = self._start_from(file_of(options.weights))
+            self.taken = self._start_from(options.weights)
         self.ema = ModelEmaV3(self.model, options.ema_decay) if options.ema_decay else None
         self.forward: nn.Module = self.model
         if options.compile:
@@ -186,9 +190,19 @@ class Training:
             distributed.synchronise(model)
         return device.place(model, self.device, options.channels_last)
 
-    def _start_from(self, path: Path) -> str:
-        """Take the weights in a file, and say so. Raises InputError."""
-        if self.options.out and Path(self.options.out).resolve() in path.resolve().parents:
+    def _start_from(self, weights: str) -> str:
+        """Take weights from a file, unless those of a checkpoint take their place, and say so. Raises
+        InputError."""
+        out = Path(self.options.out or "")
+        saved = any((out / name).exists() for name in (checkpoint.NEWEST, checkpoint.PREVIOUS))
+        if self.options.resume and saved and (out / WEIGHTS).exists():
+            taken = self.documents[WEIGHTS] = read_json(out / WEIGHTS)
+            try:
+                return summary(taken)
+            except (LookupError, TypeError):
+                raise InputError(f"{out / WEIGHTS} is damaged: delete it, and resume again") from None
+        path = file_of(weights)
+        if self.options.out and out.resolve() in path.resolve().parents:
             raise InputError(
                 f"`weights` lies in the folder of this run, {self.options.out}: give another `out`"
             )
@@ -198,9 +212,9 @@ class Training:
                 f"warning: the network in {path} was trained on images of {theirs} pixels, these have "
                 f"{mine}: `image_size` says what files are resized to"
             )
-        taken = take(self.model, path, timm_layers(self.description))
-        self.documents["weights.json"] = taken
-        if distributed.rank() == 0 and not self.options.resume and (taken["new"] or taken["unused"]):
+        taken = take(self.model, path, timm_layers(self.description), self.dataset.classes)
+        self.documents[WEIGHTS] = taken
+        if distributed.rank() == 0 and (taken["new"] or taken["unused"] or "new_classes" in taken):
             print(f"note: {summary(taken)}", file=sys.stderr)
         return summary(taken)
 

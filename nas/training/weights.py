@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 import search_spaces
+from nas.data.names import quoted
 from nas.data.preprocessing import Preprocessing
 from nas.timm_string import arch_of, timm_names
 from nas.training.model import size_of
@@ -116,28 +117,37 @@ def with_architecture(options: FinalOptions) -> FinalOptions:
     return replace(options, genotype=taken["genotype"])
 
 
-def take(model: nn.Module, path: Path, names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Give a network the weights in a file that fit: those of the same name and shape.
+def take(
+    model: nn.Module, path: Path, names: Mapping[str, str] | None = None, classes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Give a network the weights in a file that fit: those of the same name and shape, in the head those of
+    the same class.
 
     Args:
         names: the network's names of layers that the file calls otherwise.
         path: a safetensors file, or what torch.save has written of tensors alone, such as timm's checkpoints.
+        classes: the network's.
 
     Returns:
-        JSON-ready: `file`, its `sha256`, the number of tensors `taken`, and those of the network that are
-        `new` and those of the file that are `unused`, with their shapes.
+        JSON-ready: `file`, its `sha256`, the number of tensors `taken`, those of the network that are `new`
+        and those of the file that are `unused`, with their shapes, and, where the classes of both differ,
+        the `new_classes`.
 
     Raises:
-        InputError: the file cannot be read, or nothing in it fits.
+        InputError: the file cannot be read, nothing in it fits, or it holds what is not finite.
     """
     own = model.state_dict()
     found = {_renamed(name, names or {}): tensor for name, tensor in read(path).items()}
+    theirs = (described(path) or {}).get("classes")
+    moved = _by_class(found, own, theirs, list(classes)) if isinstance(theirs, list) else {}
     fitting = {name: t for name, t in found.items() if name in own and own[name].shape == t.shape}
     if not any(name in fitting for name, _ in model.named_parameters()):
         raise InputError(
             f"no weight in {path} has the name and shape of one of this network, e.g. {_some(found)}: the "
             f"network has {_some(own)}"
         )
+    if wrong := [name for name, t in fitting.items() if not t.isfinite().all()]:
+        raise InputError(f"{wrong[0]} in {path} is infinite or not a number: give other `weights`")
     model.load_state_dict(fitting, strict=False)
     return {
         "file": str(path),
@@ -145,7 +155,26 @@ def take(model: nn.Module, path: Path, names: Mapping[str, str] | None = None) -
         "taken": len(fitting),
         "new": [_shaped(name, t) for name, t in own.items() if name not in fitting],
         "unused": [_shaped(name, t) for name, t in found.items() if name not in fitting],
+        **moved,
     }
+
+
+def _by_class(
+    found: dict[str, Tensor], own: Mapping[str, Tensor], theirs: list[str], ours: list[str]
+) -> dict[str, list[str]]:
+    """Arrange the head in `found` by the names of as many other classes, and say which are new; nothing where
+    the names are numbers, which stand for none."""
+    numbers = [str(i) for i in range(len(ours))]
+    if theirs == ours or len(theirs) != len(ours) or numbers in (theirs, ours):
+        return {}
+    rows = {str(name): row for row, name in enumerate(theirs)}
+    for key in ("classifier.weight", "classifier.bias"):
+        if key in found and key in own and found[key].shape == own[key].shape and len(own[key]) == len(ours):
+            old, found[key] = found[key], own[key].clone()
+            for row, name in enumerate(ours):
+                if name in rows:
+                    found[key][row] = old[rows[name]]
+    return {"new_classes": [name for name in ours if name not in rows]}
 
 
 def timm_layers(description: Mapping[str, Any]) -> dict[str, str]:
@@ -180,6 +209,8 @@ def summary(taken: Mapping[str, Any]) -> str:
         if names := taken[name]:
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             line += f"; {what}: {', '.join(names[:4])}{more}"
+    if "new_classes" in taken:
+        line += f"; head arranged by class, new: {quoted(taken['new_classes']) or 'none'}"
     return line
 
 
