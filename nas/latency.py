@@ -154,6 +154,8 @@ def run(options: LatencyOptions) -> None:
     path = Path(options.out)
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"`out` is {path}, expected a file in a folder that exists: give another")
+    if path.exists() and not options.overwrite:
+        raise InputError(f"`out` {path} is there already: give `overwrite` to replace it, or another `out`")
     settings = settings_of(options)
     table = measure(space, size, settings, networks=options.networks, check=options.check, seed=options.seed)
     try:

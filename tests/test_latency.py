@@ -191,7 +191,10 @@ def test_what_a_table_cannot_measure_is_said_before_the_first_step(file, tmp_pat
 
 
 def test_bad_words_end_in_one_line(capsys, tmp_path):
+    (tmp_path / "notes.txt").write_text("precious")
     for words, said in (
+        (["--out", str(tmp_path / "notes.txt")], "is there already: give --overwrite to replace it"),
+        (["--overwrite", "--device", "cuda:77", "--out", str(tmp_path / "notes.txt")], "not available"),
         (["--space", "nowhere"], "unknown search space"),
         (["--engine", "onnxruntime", "--precision", "bfloat16"], "computes in float32"),
         (["--rounds", "1"], "--rounds is 1"),
