@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from nas import data
 from nas.data.preprocessing import Preprocessing
 from nas.data.sources import layout
 from nas.data.sources import pictures as picture_file
+from nas.deploy import predict
 from recipes import InputError, deploy
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|skip_connect~1|nor_conv_1x1~2|"
@@ -286,6 +288,17 @@ def test_bad_input_of_predict(arguments, words, trained, tmp_path, capsys):
     assert message.count("\n") == 1
 
 
+def test_predictions_that_nobody_reads_end_as_any_command(trained, monkeypatch):
+    def lines(*_):
+        raise BrokenPipeError
+        yield
+
+    monkeypatch.setattr(predict, "table", lines)
+    options = deploy.PredictOptions(model=str(trained[1] / "run"), images=(str(trained[1] / "pictures"),))
+    with pytest.raises(BrokenPipeError):  # which the command line makes 141 of
+        predict.run(options)
+
+
 def test_an_export_without_the_network_of_this_package_says_so(tmp_path, capsys):
     (tmp_path / "model.json").write_text("{}")
     assert deploy.predict([str(tmp_path), "x.png"]) == 2
@@ -396,6 +409,22 @@ def test_bad_input_of_export(arguments, words, trained, tmp_path, capsys):
     assert words in message
     assert message.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", []),
+        ("result.json", "x"),
+        ("result.json", {"latency": 3}),
+        ("result.json", {"latency": {"measured": "fast"}}),
+    ],
+)
+def test_damage_beside_a_network_is_named(name, content, trained, tmp_path, capsys):
+    run = shutil.copytree(trained[1] / "run", tmp_path / "run")
+    (run / name).write_text(json.dumps(content))
+    assert deploy.export([str(run), "--out", str(tmp_path / "out")]) == 2
+    assert f"{run / name} is damaged" in capsys.readouterr().err
 
 
 def test_an_export_is_replaced_where_that_is_asked_for(trained, tmp_path):
