@@ -175,7 +175,7 @@ def prepared(path: Path, wanted: Preprocessing) -> Array:
     if numbers and deep and not (low >= 0 and high <= 1):
         raise InputError(
             f"the picture {path} has values from {low:g} to {high:g}, and the network was trained on values "
-            "from 0 to 1: scale them so"
+            "from 0 to 1: rescale it"
         )
     if numbers or deep:
         pixels = scaled(pixels, wanted.range if deep else (0.0, 255.0))
