@@ -119,7 +119,12 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 
 def decode(
-    path: Path, size: int, channels: int, deep: bool, span: tuple[float, float] | None = None
+    path: Path,
+    size: int,
+    channels: int,
+    deep: bool,
+    span: tuple[float, float] | None = None,
+    floats: bool = False,
 ) -> tuple[Array, float, float]:
     """The image in a file, upright, on white, as (size, size, channels), and its smallest and largest value
     before it was resized.
@@ -127,13 +132,14 @@ def decode(
     Args:
         deep: the values of the file as float32; otherwise uint8, and of a file that has more bits those
             from `span[0]` to `span[1]`, or to WHITE where that is None, from black to white.
+        floats: whether values of floating point are float32 in any case.
 
     Raises:
         InputError: it is damaged, or has values that no range is known for.
     """
     try:
         values = _values(path)
-        if deep:
+        if deep or (floats and np.asarray(values).dtype.kind == "f"):
             return _deep(values, size, channels)
         if isinstance(values, Image.Image):
             if channels not in (1, 3):
@@ -170,8 +176,8 @@ def prepared(path: Path, wanted: Preprocessing) -> Array:
             f"from {low:g} to {high:g}: give one of that kind"
         )
     numbers = wanted.deep is None and wanted.range == (0.0, 1.0)  # it was trained on arrays of floats
-    deep = wanted.is_deep or (numbers and (known := header(path)).deep and not known.bounded)
-    pixels, low, high = decode(path, rows, wanted.in_chans, deep, wanted.reduced)
+    pixels, low, high = decode(path, rows, wanted.in_chans, wanted.is_deep, wanted.reduced, numbers)
+    deep = pixels.dtype != np.uint8
     if numbers and deep and not (low >= 0 and high <= 1):
         raise InputError(
             f"the picture {path} has values from {low:g} to {high:g}, and the network was trained on values "
