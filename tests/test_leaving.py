@@ -23,6 +23,7 @@ from nas.data.sources import layout
 from nas.data.sources import pictures as picture_file
 from nas.deploy import predict
 from recipes import InputError, deploy
+from recipes.deploy import PredictOptions
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|skip_connect~1|nor_conv_1x1~2|"
 MICRO = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|"
@@ -294,7 +295,7 @@ def test_predictions_that_nobody_reads_end_as_any_command(trained, monkeypatch):
         yield
 
     monkeypatch.setattr(predict, "table", lines)
-    options = deploy.PredictOptions(model=str(trained[1] / "run"), images=(str(trained[1] / "pictures"),))
+    options = PredictOptions(model=str(trained[1] / "run"), images=(str(trained[1] / "pictures"),))
     with pytest.raises(BrokenPipeError):  # which the command line makes 141 of
         predict.run(options)
 
@@ -420,11 +421,11 @@ def test_bad_input_of_export(arguments, words, trained, tmp_path, capsys):
         ("result.json", {"latency": {"measured": "fast"}}),
     ],
 )
-def test_damage_beside_a_network_is_named(name, content, trained, tmp_path, capsys):
+def test_damage_beside_a_network_is_named(name, content, trained, tmp_path):
     run = shutil.copytree(trained[1] / "run", tmp_path / "run")
     (run / name).write_text(json.dumps(content))
-    assert deploy.export([str(run), "--out", str(tmp_path / "out")]) == 2
-    assert f"{run / name} is damaged" in capsys.readouterr().err
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        nas.export(run, out=tmp_path / "out")
 
 
 def test_an_export_is_replaced_where_that_is_asked_for(trained, tmp_path):
