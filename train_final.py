@@ -5,19 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from recipes import FinalOptions, command_line
+from recipes import commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return command_line.main(FinalOptions, train, argv)
-
-
-def train(options: FinalOptions) -> None:
-    """Run the training. Imported late, so that --help and bad options answer at once."""
-    from nas import entry
-
-    entry.train(options)
+    return commands.TRAIN.main(argv)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ablation.parameter_count import counter
 from ablation.zero_cost import NO_SCORES, CellScores
 from nas.tables import Truth
 from nas.tables.lookup import enumerable
+from search_spaces.cost import NetworkSize
 from search_spaces.space import EnumerableSpace
 
 RANDOM, LARGEST, TOP = "random search", "largest cell", "top by parameters"
@@ -298,7 +299,7 @@ def layout(space: EnumerableSpace) -> Layout:
     """Parameters and neighbours of all cells of a space."""
     cells = list(space.all())
     choices = np.array([space.choice(cell) for cell in cells])
-    count = counter(space, cells=space.fewest_cells)
+    count = counter(space, NetworkSize(space.channels, space.fewest_cells, 10, 3, (32, 32)))
     return Layout(np.array([count(cell) for cell in cells]), *_neighbours(choices))
 
 

@@ -37,7 +37,6 @@ SUITES: dict[int, tuple[str, ...]] = {  # number of choices: objectives
 }
 CANDIDATES = 5
 SWEEP, SWEPT = (2, 4, 8, 16, 32, 64), ("quadratic", "tanh")
-METRICS = ("bias", "std", "rmse", "mse", "cosine", "length", "draw_cosine", "standard_error")
 FEWEST_DRAWS = 20
 PAST = 256  # as many draws as a search makes in 64 steps of four
 

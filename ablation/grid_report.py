@@ -54,7 +54,7 @@ def write(
         folder,
         kind="Estimator ablation",
         title=f"Gradient estimators in searches: {options.space} on {options.dataset}",
-        lead=_lead(records, known, options),
+        lead=_lead(known, options),
         pictures=_pictures(records, curves, gradients, known, names, pairs, scores, randoms),
         tables=grid_tables.all_tables(records, gradients, known, names, pairs, scores, randoms),
         records=records,
@@ -73,7 +73,7 @@ def compare(records: Records) -> dict[tuple[str, str], Paired]:
     }
 
 
-def _lead(records: Records, known: Truth | None, options: GridOptions) -> str:
+def _lead(known: Truth | None, options: GridOptions) -> str:
     how = (
         "each cell that was found trained from scratch"
         if known is None

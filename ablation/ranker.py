@@ -18,6 +18,7 @@ from nas.tables import Truth
 from nas.tables.agreement import top
 from nas.tables.lookup import distinct, enumerable
 from search_spaces import Genotype
+from search_spaces.cost import NetworkSize
 from search_spaces.space import EnumerableSpace
 
 CELLS = 1_000  # scored unless told otherwise
@@ -79,13 +80,10 @@ class Ranker:
     ) -> None:
         self.search, self.field, self.scores, self.run = search, field, scores, run
         self.name, self.progress = name, progress
-        self._count = counter(
-            field.space,
-            channels=search.options.channels,
-            cells=cells_of(field.space, search.options.cells),
-            num_classes=search.task.outputs,
-            in_channels=search.dataset.in_channels,
-        )
+        channels, height, width = search.dataset.train.shape
+        cells = cells_of(field.space, search.options.cells)
+        size = NetworkSize(search.options.channels, cells, search.task.outputs, channels, (height, width))
+        self._count = counter(field.space, size)
         self._sizes = np.array([self._count(cell) for cell in field.everyone])
 
     def rank(self, found: Genotype, epoch: int | None, step: int | None) -> Ranking:

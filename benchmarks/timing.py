@@ -133,7 +133,7 @@ def main(
         report.write()
         print(report.table())
 
-    return command_line.main_alone(f"python -m benchmarks.{name}", options_class, run, argv)
+    return command_line.main(options_class, run, argv, f"python -m benchmarks.{name}")
 
 
 def alternate(

@@ -41,7 +41,7 @@ class Measured(NamedTuple):
     draws: int
 
     def metrics(self) -> dict[str, Tensor]:
-        """METRICS, (P,) each."""
+        """All of them by name, (P,) each."""
         return {
             "bias": self.bias2.clamp_min(0).sqrt(),
             "std": self.variance.sqrt(),

@@ -1,13 +1,15 @@
-"""Cells from one notation to another."""
+"""Cells from one notation to another: in Python, and `nas convert`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import search_spaces
 from nas.api import Result
 from nas.genotypes import read_cell
 from recipes import InputError
+from recipes.convert import ConvertOptions
 from search_spaces import Genotype, GenotypeError
 from search_spaces.notations.writers import WRITERS, write
 
@@ -42,3 +44,15 @@ def converted(
         return write(search_spaces.get(cell.space).validate(cell), to), notes
     except GenotypeError as error:
         raise InputError(f"{error}") from None
+
+
+def run(options: ConvertOptions) -> None:
+    """What `nas convert` does: print the cell. Raises InputError."""
+    if not options.cell:
+        raise InputError(
+            "no cell is given: expected a notation, the name of a published cell, a file or a run folder"
+        )
+    text, notes = converted(options.cell, options.to, options.space)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(text)

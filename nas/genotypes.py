@@ -159,7 +159,9 @@ def _place(text: str, at: int | None) -> str:
 def _read_file(path: Path, space_name: str | None, nested: bool = False) -> Reading:
     try:
         if path.suffix.lower() == ".safetensors":
-            return _of_json(_metadata(path)["genotype"], space_name)
+            if (data := description_in(path)) is None:
+                raise ValueError("not a model.safetensors written by train_final.py")
+            return _of_json(data["genotype"], space_name)
         if path.suffix.lower() in _PICKLED:
             raise ValueError("such a file could run code and is not read: print its genotype, give that")
         content = read_text(path)
@@ -233,16 +235,19 @@ def _of_metrics(content: str, space_name: str | None) -> Reading:
     raise InputError("no line has a genotype: expected the metrics.jsonl of a search")
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    """What `nas.save` says of a network."""
+def description_in(path: Path) -> dict[str, Any] | None:
+    """What `nas.save` wrote about the network in a file; None where something else has written it.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or is damaged.
+    """
     try:
         with safe_open(path, framework="np") as file:
-            data = parse_json((file.metadata() or {})["nas"])
-        if not isinstance(data, dict) or "genotype" not in data:
-            raise ValueError("it names no genotype")
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"not a model.safetensors written by train_final.py ({first_line(error)})") from None
-    return data
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"no file of safetensors ({first_line(error)})") from None
+    data = parse_json(metadata["nas"]) if "nas" in metadata else None
+    return data if isinstance(data, dict) and "genotype" in data else None
 
 
 def _space_of(folder: Path) -> str | None:

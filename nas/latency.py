@@ -7,7 +7,6 @@ networks; an additive model is fitted to them, and tested on others.
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,10 +20,9 @@ from nas.genotypes import cells_of
 from nas.latency_table import LatencyTable, fit, quality
 from nas.runs.files import write_json
 from nas.timing import Settings, machine, runner, timed
-from recipes import InputError, command_line
+from recipes import InputError
 from recipes.budget import format_cost
 from recipes.latency import LatencyOptions
-from recipes.plugins import import_plugins
 from search_spaces import Genotype, SearchSpace
 from search_spaces.cost import Candidate, CostTable, NetworkSize, Place, added_up, frame
 from search_spaces.derivation import is_connected
@@ -143,7 +141,6 @@ def settings_of(options: LatencyOptions) -> Settings:
 
 def run(options: LatencyOptions) -> None:
     """Measure, write the table, and say how good the model is. Raises InputError."""
-    import_plugins(options.plugins)
     space = search_spaces.get(options.space)
     size = NetworkSize(
         options.channels, cells_of(space, options.cells), options.classes, options.in_channels,
@@ -178,12 +175,3 @@ def summary(table: LatencyTable) -> list[str]:
         f"{100 * found['within_10_percent']:.0f} %, median error {100 * found['median_error']:.1f} %, worst "
         f"{100 * found['worst_error']:.1f} %, R² {found['r2']:.3f}",
     ]
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    return command_line.main_alone("nas latency", LatencyOptions, run, words)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -106,6 +107,17 @@ class Mean:
         return mean
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode; afterwards in the mode that it was in."""
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -120,17 +132,15 @@ def evaluate(
     Args:
         confusion: gets what the images are taken for, if the task has predictions.
     """
-    was_training = model.training
-    model.eval()
     mean = Mean()
-    for images, target in batches.evaluation(distributed.rank(), distributed.world()):
-        with precision():
-            output = model(images) if draw is None else model(images, draw)
-        loss = task.plain_loss(output.float(), target)
-        mean.add(StepResult(loss, task.correct(output, target), len(target)))
-        if confusion is not None and (predicted := task.predicted(output)) is not None:
-            confusion.add(target, predicted)
-    model.train(was_training)
+    with evaluating(model):
+        for images, target in batches.evaluation(distributed.rank(), distributed.world()):
+            with precision():
+                output = model(images) if draw is None else model(images, draw)
+            loss = task.plain_loss(output.float(), target)
+            mean.add(StepResult(loss, task.correct(output, target), len(target)))
+            if confusion is not None and (predicted := task.predicted(output)) is not None:
+                confusion.add(target, predicted)
     mean.sum_over_ranks()
     if confusion is not None:
         confusion.sum_over_ranks()

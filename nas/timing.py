@@ -9,7 +9,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from nas import device, distributed
 from recipes import InputError, first_line
+from search_spaces.batched_products import compiled_up_to
 
 Run = Callable[[], Any]
 _SHORTEST = 200_000  # ns: shorter runs are repeated within a measurement
@@ -107,7 +108,8 @@ def timed(runs: Sequence[Run], settings: Settings, progress: bool | None = None)
     alone = settings.device == "cpu" and settings.threads == 1
     clock = time.thread_time_ns if alone else time.perf_counter_ns
     rounds = settings.rounds
-    with _compiling(len(runs)) if settings.engine == "compiled" else contextlib.nullcontext():
+    compiled = settings.engine == "compiled"  # the networks share their code
+    with compiled_up_to(len(runs) + 64) if compiled else contextlib.nullcontext():
         return _timed(runs, rounds, clock, progress)
 
 
@@ -126,17 +128,6 @@ def _timed(runs: Sequence[Run], rounds: int, clock: Callable[[], int], progress:
     taken.sort(axis=0)
     times: np.ndarray = taken[: max(1, rounds // 10)].mean(0)
     return times
-
-
-@contextlib.contextmanager
-def _compiling(count: int) -> Iterator[None]:
-    """Lets torch.compile compile as many networks, which share their code, where it would run all but the
-    first eight as they are, without a word."""
-    limit = count + 64
-    with torch._dynamo.config.patch(
-        recompile_limit=limit, accumulated_recompile_limit=limit, fail_on_recompile_limit_hit=True
-    ):
-        yield
 
 
 def _once(run: Run, repeats: int, clock: Callable[[], int]) -> float:

@@ -26,6 +26,8 @@ from search_spaces import Genotype
 from search_spaces.chain import ChainSpace
 from search_spaces.inverted_residual import BLOCKS, SQUEEZE
 
+TIMM_WEIGHTS = "timm.safetensors"  # beside the program of `timm_code`
+
 
 @dataclass(frozen=True)
 class TimmArch:
@@ -145,9 +147,9 @@ def timm_model(arch: TimmArch) -> EfficientNet:
     return model.eval()
 
 
-def timm_code(arch: TimmArch, weights: str = "weights.safetensors") -> str:
-    """A program that builds the network and loads weights, a file beside it with those of `timm_weights`; it
-    needs timm and safetensors only."""
+def timm_code(arch: TimmArch) -> str:
+    """A program that builds the network and loads TIMM_WEIGHTS beside it, those of `timm_weights`;
+    it needs timm and safetensors only."""
     stages = "\n".join(f"    {json.dumps(stage)}," for stage in arch.arch_def)
     lines = f"""\
 from pathlib import Path
@@ -176,7 +178,7 @@ model.conv_stem.stride = (1, 1)
 for info in model.feature_info:
     info["reduction"] //= 2
 """
-    file = f"Path(__file__).parent / {json.dumps(weights)}"
+    file = f'Path(__file__).parent / "{TIMM_WEIGHTS}"'
     return lines + f"model.load_state_dict(load_file({file}))\nmodel.eval()\n"
 
 

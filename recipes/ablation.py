@@ -17,10 +17,12 @@ class AblationOptions:
     Attributes:
         command: the word on the command line that chooses the level.
         quoted: options whose value is a command line itself.
+        interrupted: advice where Ctrl-C ends it.
     """
 
     command: ClassVar[str]
     quoted: ClassVar[tuple[str, ...]] = ()
+    interrupted: ClassVar[str] = "finished parts are kept, the same command goes on"
 
     out: str | None = None
     """Folder of the results; by default runs/ablation-COMMAND."""

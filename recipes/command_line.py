@@ -11,7 +11,8 @@ import shlex
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from importlib import import_module
+from typing import Any, NamedTuple, TypeVar
 
 import tyro
 
@@ -26,61 +27,106 @@ Options = TypeVar("Options", bound=RunOptions)
 Dataclass = TypeVar("Dataclass")
 
 
-def main(options_class: type[Options], job: Callable[[Options], None], argv: Sequence[str] | None) -> int:
+class Command(NamedTuple):
+    """What is done with a command line: the class of its options, and the function that gets them,
+    `MODULE:NAME` each; both are imported late, so that --help and bad options answer at once."""
+
+    options: str
+    run: str
+
+    @property
+    def about(self) -> str:
+        """What it does, in one line."""
+        there = self._options_class()
+        return "(in a checkout of the repository only)" if there is None else f"{there.__doc__}"
+
+    def main(self, argv: Sequence[str] | None, program: str | None = None) -> int:
+        """Do it; the exit code is that of `main`."""
+        options_class = self._options_class()
+        if options_class is None:
+            name = f"{program}".split()[-1]
+            raise InputError(f"the package has no command '{name}': use a checkout of the repository")
+        return main(options_class, lambda options: _imported(self.run)(options), argv, program)
+
+    def _options_class(self) -> type[Any] | None:
+        """None where the package with them is not installed."""
+        try:
+            options_class: type[Any] = _imported(self.options)
+        except ModuleNotFoundError as error:
+            if error.name is None or not self.options.startswith(error.name):
+                raise
+            return None
+        return options_class
+
+
+class Commands(NamedTuple):
+    """Commands by name, which a command line begins with."""
+
+    about: str
+    table: Mapping[str, Command | Commands]
+
+    def main(self, argv: Sequence[str] | None, program: str) -> int:
+        """Do the command that `argv` begins with, or list them; the exit code is that of `main`."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if not argv or argv[0] in _HELP:
+            with _help_may_be_cut():
+                print(f"usage: {program} COMMAND [options]; {program} COMMAND --help lists the options\n")
+                for name, command in self.table.items():
+                    print(f"  {name:10}{command.about}")
+            return 0 if argv else 2
+
+        def do() -> int:
+            return self.table[one_of("command", argv[0], self.table)].main(argv[1:], f"{program} {argv[0]}")
+
+        return exit_code(do, "nothing is kept")
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def main(
+    options_class: type[Dataclass],
+    job: Callable[[Dataclass], None],
+    argv: Sequence[str] | None,
+    program: str | None = None,
+) -> int:
     """Parse `argv`, do `job`, return the exit code: 0, 2 after one line about bad input, 75 where a signal
     has ended the work in good order, 130 where Ctrl-C came when there was nothing to save, or 141 where
-    nobody reads the output any more."""
+    nobody reads the output any more.
+
+    Args:
+        options_class: recipes, or a dataclass that has a default for everything.
+        program: its name in --help (default: that of the process).
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
 
     def do() -> None:
         try:
-            options = parse(options_class, argv)
+            options: Any = (
+                parse(options_class, argv, program=program)
+                if issubclass(options_class, RunOptions)
+                else _parse_alone(options_class, argv, program)
+            )
         except InputError:
             if os.environ.get("RANK", "0") != "0":  # all processes of torchrun read the same: one says so
                 sys.exit(2)
             raise
         job(options)
 
-    return exit_code(do, "continue at the last checkpoint with --resume --out FOLDER")
+    return exit_code(do, getattr(options_class, "interrupted", "nothing is kept"))
 
 
-def main_of(
-    program: str,
-    commands: Mapping[str, tuple[type[Any], Callable[[Any], None]]],
-    argv: Sequence[str] | None,
-) -> int:
-    """Do the command that `argv` begins with; `commands` maps its name to options and job. The exit
-    code is that of `main`."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in _HELP:
-        with _help_may_be_cut():
-            print(f"usage: {program} COMMAND [options]; {program} COMMAND --help lists the options\n")
-            for name, (options_class, _) in commands.items():
-                print(f"  {name:10}{options_class.__doc__}")
-        return 0 if argv else 2
-
-    def do() -> None:
-        options_class, job = commands[one_of("command", argv[0], commands)]
-        words = _joined(argv[1:], options_class.quoted)
-        try:
-            options = check_numbers(_parse_all(options_class, words, options_class(), f"{program} {argv[0]}"))
-        except InputError as error:
-            raise InputError(f"{error}{_of_the_searches(str(error), options_class.quoted)}") from None
-        import_plugins(options.plugins)
-        job(options)
-
-    return exit_code(do, "finished parts are kept, the same command goes on")
-
-
-def main_alone(
-    program: str, options_class: type[Dataclass], job: Callable[[Dataclass], None], argv: Sequence[str] | None
-) -> int:
-    """Parse `argv` by a dataclass that is no recipe, do `job`; the exit code is that of `main`."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(
-        lambda: job(check_numbers(_parse_all(options_class, argv, options_class(), program))),
-        "nothing is kept",
-    )
+def _parse_alone(options_class: type[Dataclass], argv: Sequence[str], program: str | None) -> Dataclass:
+    """Options of a dataclass that is no recipe, its plugins imported. Raises InputError."""
+    quoted = getattr(options_class, "quoted", ())
+    try:
+        options = check_numbers(_parse_all(options_class, _joined(argv, quoted), options_class(), program))
+    except InputError as error:
+        raise InputError(f"{error}{_of_the_searches(str(error), quoted)}") from None
+    import_plugins(getattr(options, "plugins", ()))
+    return options
 
 
 def _of_the_searches(error: str, quoted: Sequence[str]) -> str:
@@ -131,12 +177,16 @@ def _help_may_be_cut() -> Iterator[None]:
 
 
 def parse(
-    options_class: type[Options], argv: Sequence[str], recipe: Mapping[str, Any] | None = None
+    options_class: type[Options],
+    argv: Sequence[str],
+    recipe: Mapping[str, Any] | None = None,
+    program: str | None = None,
 ) -> Options:
     """Options from what `starting_options` finds < command line. Raises InputError.
 
     Args:
         recipe: takes the place of the default preset.
+        program: its name in --help (default: that of the process).
     """
     _require_once(options_class, argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -151,7 +201,7 @@ def parse(
         raise InputError(str(error)) from None
 
     defaults, stored = starting_options(options_class, vars(known), recipe=recipe)
-    options = check(_parse_all(options_class, argv, options_class(**defaults)))
+    options = check(_parse_all(options_class, argv, options_class(**defaults), program))
     if stored is not None:
         require_same(options, stored)
     return options

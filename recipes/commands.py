@@ -1,54 +1,44 @@
-"""The command `nas`: its subcommands by name. Imports what a subcommand needs when it is called."""
+"""The command `nas`: its subcommands by name."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from typing import NamedTuple
 
-from recipes import command_line
-from recipes.errors import one_of
+from recipes.command_line import Command, Commands
 
-
-class Command(NamedTuple):
-    """A subcommand: `MODULE:FUNCTION` takes its arguments and returns the exit code."""
-
-    function: str
-    help: str
-
-
-COMMANDS = {
-    "search": Command("train_search:main", "search an architecture"),
-    "train": Command(
-        "train_final:main", "train an architecture, from scratch or from saved weights, and test it"
-    ),
-    "ablate": Command("ablate:main", "compare gradient estimators, alone and in searches"),
-    "export": Command("recipes.deploy:export", "write a trained network as ONNX and for other programs"),
-    "predict": Command("recipes.deploy:predict", "classes and probabilities of pictures"),
-    "latency": Command("nas.latency:main", "time the networks of a space on this machine, for --budget"),
-    "convert": Command("nas.convert_command:main", "an architecture in the notation of another tool"),
-    "presets": Command("recipes.preset_list:main", "list the recipes that --preset names"),
-}
+SEARCH = Command("recipes.options:SearchOptions", "nas.entry:search")
+TRAIN = Command("recipes.options:FinalOptions", "nas.entry:train")
+ABLATE = Commands(
+    "Compare gradient estimators, alone and in searches.",
+    {
+        "gradient": Command("recipes.ablation:GradientOptions", "ablation.gradient:run"),
+        "tasks": Command("studies.options:TasksOptions", "studies.tasks.tasks:run"),
+        "nas": Command("recipes.ablation:GridOptions", "ablation.grid:run"),
+        "rank": Command("recipes.ablation:RankOptions", "ablation.ranking:run"),
+        "truth": Command("studies.options:TruthOptions", "studies.truth.build:run"),
+    },
+)
+NAS = Commands(
+    "",
+    {
+        "search": SEARCH,
+        "train": TRAIN,
+        "ablate": ABLATE,
+        "export": Command("recipes.deploy:ExportOptions", "nas.deploy.export:run"),
+        "predict": Command("recipes.deploy:PredictOptions", "nas.deploy.predict:run"),
+        "latency": Command("recipes.latency:LatencyOptions", "nas.latency:run"),
+        "convert": Command("recipes.convert:ConvertOptions", "nas.conversion:run"),
+        "presets": Command("recipes.preset_list:PresetsOptions", "recipes.preset_list:run"),
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help"):
-        print("usage: nas COMMAND [options]; nas COMMAND --help lists the options\n")
-        for name, command in COMMANDS.items():
-            print(f"  {name:10}{command.help}")
-        return 0 if argv else 2
-    return command_line.exit_code(lambda: _call(argv), "nothing is kept")
-
-
-def _call(argv: Sequence[str]) -> int:
-    """Do the subcommand that `argv` begins with, which then finds its own name in sys.argv[0]."""
-    module, _, function = COMMANDS[one_of("command", argv[0], COMMANDS)].function.partition(":")
-    before, sys.argv = sys.argv, [f"nas {argv[0]}", *argv[1:]]
+    before, sys.argv = sys.argv, ["nas", *argv]  # which a run writes down, also that of `python -m nas`
     try:
-        code: int = getattr(import_module(module), function)()
-        return code
+        return NAS.main(argv, "nas")
     finally:
         sys.argv = before

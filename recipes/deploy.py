@@ -1,17 +1,13 @@
-"""`nas export` and `nas predict`: their options and entry points."""
+"""The options of `nas export` and `nas predict`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from recipes import command_line
 from recipes.options import option
-from recipes.plugins import import_plugins
 
 
 @dataclass(kw_only=True)
@@ -51,23 +47,3 @@ class PredictOptions:
     """CPU threads (default: all cores)."""
     plugins: tuple[str, ...] = ()
     """Python files or modules that are imported first: they register what the network is made of."""
-
-
-def export(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `nas export`; returns the exit code."""
-    return command_line.main_alone("nas export", ExportOptions, _late("export"), argv)
-
-
-def predict(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `nas predict`; returns the exit code."""
-    return command_line.main_alone("nas predict", PredictOptions, _late("predict"), argv)
-
-
-def _late(module: str) -> Callable[[Any], None]:
-    """`run` of a module, imported when called, so that --help and bad options answer at once."""
-
-    def run(options: ExportOptions | PredictOptions) -> None:
-        import_plugins(options.plugins)
-        import_module(f"nas.deploy.{module}").run(options)
-
-    return run

@@ -59,6 +59,7 @@ class RunOptions:
     """Options that searching and final training share."""
 
     kind: ClassVar[str]
+    interrupted: ClassVar[str] = "continue at the last checkpoint with --resume --out FOLDER"
 
     preset: str | None = None
     """Named recipe that sets the defaults of the options below it (`nas presets` lists them)."""
@@ -307,7 +308,7 @@ class SearchOptions(RunOptions):
 
 @dataclass(kw_only=True)
 class FinalOptions(RunOptions):
-    """Train an architecture from scratch and test it."""
+    """Train an architecture, from scratch or from saved weights, and test it."""
 
     kind: ClassVar[str] = "final"
 

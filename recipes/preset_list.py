@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from recipes import FinalOptions, SearchOptions, command_line, presets
+from recipes import FinalOptions, SearchOptions, presets
+from recipes.command_line import words
 
 
 @dataclass(kw_only=True)
-class _NoOptions:
+class PresetsOptions:
     """List the recipes that --preset names, with the options that each of them sets."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `nas presets`; returns the exit code."""
-    return command_line.main_alone("nas presets", _NoOptions, lambda _: print(_listing()), argv)
-
-
-def _listing() -> str:
+def run(_: PresetsOptions) -> None:
+    """Print the list."""
     lines = []
     for command, recipes, kind in (
         ("nas search", presets.SEARCH, SearchOptions),
@@ -29,5 +25,5 @@ def _listing() -> str:
             lines += [f"{command} --preset {name}", f"    {presets.ABOUT[name]}"]
             if name in presets.PUBLISHED:
                 lines += [f"    published: {presets.published(name)}"]
-            lines += [f"    {' '.join(command_line.words(options, usual))}"] if options else []
-    return "\n".join(lines)
+            lines += [f"    {' '.join(words(options, usual))}"] if options else []
+    print("\n".join(lines))

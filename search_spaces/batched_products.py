@@ -9,6 +9,7 @@ gradients, for torch.compile and for CUDA graphs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search_spaces.memory_order import memory_order
 from search_spaces.split import Cache, Split
 
 Edge = tuple[int, int, Sequence[Split]]  # source, target, candidates
@@ -142,17 +144,21 @@ def compiled_products(
         grads: None where the loss does not depend on a node.
     """
     # Of one memory order, and no tensor twice: each difference would be compiled for.
-    order = torch.contiguous_format if values[0].is_contiguous() else torch.channels_last
+    order = memory_order(values[0])
     values = [x.contiguous(memory_format=order) for x in values]
     filled = [torch.zeros_like(x) if g is None else g for x, g in zip(values, grads, strict=True)]
     filled = [grad.contiguous(memory_format=order).view_as(grad) for grad in filled]
-    # Past its limit dynamo would run the function as it is, without a word.
-    with torch._dynamo.config.patch(
-        recompile_limit=RECOMPILE_LIMIT,
-        accumulated_recompile_limit=RECOMPILE_LIMIT,
-        fail_on_recompile_limit_hit=True,
-    ):
+    with compiled_up_to(RECOMPILE_LIMIT):
         return _compiled()(batches, values, filled)
+
+
+def compiled_up_to(times: int) -> AbstractContextManager[None]:
+    """Lets torch.compile compile a function so many times; past its own limit dynamo would run it as it is,
+    without a word."""
+    patched: AbstractContextManager[None] = torch._dynamo.config.patch(
+        recompile_limit=times, accumulated_recompile_limit=times, fail_on_recompile_limit_hit=True
+    )
+    return patched
 
 
 @cache

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from search_spaces.batched_products import batched_products, compiled_products, planned
 from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d
 from search_spaces.inverted_residual import SqueezeExcite
+from search_spaces.memory_order import memory_order
 from search_spaces.products import inner_product
 from search_spaces.slot import ABSENT
 from search_spaces.split import Split
@@ -219,7 +220,7 @@ class _Places:
             for target in range(len(inputs), max(edge.target for edge in edges) + 1):
                 edge = next(edge for edge in edges if edge.target == target)
                 zeros = edge.nothing(self.values[edge.source])
-                self.values.append(zeros.clone(memory_format=_order(inputs[0])))
+                self.values.append(zeros.clone(memory_format=memory_order(inputs[0])))
             self.grads = [torch.zeros_like(x) for x in self.values]
             dtype = torch.promote_types(inputs[0].dtype, torch.float32)
             self.zero = torch.zeros((), device=self.device, dtype=dtype)  # what a product is like
@@ -324,7 +325,7 @@ class Captured:
         trains = self.one is not None and self.one.requires_grad
         key = (
             learns, shape, trains, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind),
-            *((x.shape, x.dtype, x.device, _order(x)) for x in inputs),
+            *((x.shape, x.dtype, x.device, memory_order(x)) for x in inputs),
         )  # fmt: skip
         if key not in self.places:
             self.places[key] = _Places(self.cells, inputs, shape, learns)
@@ -411,7 +412,3 @@ def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _parameters(split: Split) -> list[nn.Parameter]:
     return list(_Operation(split).parameters())
-
-
-def _order(x: Tensor) -> torch.memory_format:
-    return torch.contiguous_format if x.is_contiguous() else torch.channels_last

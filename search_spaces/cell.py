@@ -19,6 +19,7 @@ from search_spaces import operations
 from search_spaces.captured import Captured, Edge
 from search_spaces.depthwise import recorded
 from search_spaces.exact_gradient import RecordedEdge, Recorder
+from search_spaces.memory_order import memory_order
 from search_spaces.mixed_edge import RECORDED, Choice, MixedEdge
 from search_spaces.operations import DropPath, Norm, Zero
 from search_spaces.partial_channels import bypassed, parted, shuffled
@@ -352,7 +353,7 @@ def candidate_parameters(supernet: nn.Module, rows: int, width: int) -> Tensor:
 class _DenseGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.order = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        ctx.order = memory_order(x)
         return x.view_as(x)
 
     @staticmethod

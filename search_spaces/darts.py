@@ -311,7 +311,6 @@ class NasnetSkeleton(Skeleton):
         self.cells = nn.ModuleList()
         before, previous_reduction = (stem, stem), large
         self.auxiliary_at = 2 * cells // 3
-        self.auxiliary: AuxiliaryHead | None = None
         maps: dict[int, Stage] = {}  # the last cell of every resolution
         resolution = 8 if large else 1
         for i in range(cells):

@@ -20,6 +20,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search_spaces.memory_order import memory_order
 from search_spaces.short_cuts import allowed
 
 
@@ -137,7 +138,7 @@ class _AverageElsewhere(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, stride: int) -> Tensor:
         ctx.shape, ctx.stride = x.shape, stride
-        ctx.order = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        ctx.order = memory_order(x)
         return F.avg_pool2d(x, 3, stride, padding=1, count_include_pad=False)
 
     @staticmethod
@@ -207,7 +208,7 @@ class _EverySecond(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *firsts: int) -> tuple[Tensor, ...]:
         ctx.firsts, ctx.shape = firsts, x.shape
-        ctx.order = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        ctx.order = memory_order(x)
         return tuple(x[:, :, f::2, f::2].contiguous(memory_format=ctx.order) for f in firsts)
 
     @staticmethod

@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from search_spaces.memory_order import memory_order
+
 
 def parted(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The channels of x (B, C, H, W) for candidates, (B, C / k, H, W), and the others, both in its memory
     order."""
     first, rest = x.split([x.shape[1] // k, x.shape[1] - x.shape[1] // k], 1)
-    return first.contiguous(memory_format=_order(x)), rest.contiguous(memory_format=_order(x))
+    return first.contiguous(memory_format=memory_order(x)), rest.contiguous(memory_format=memory_order(x))
 
 
 def bypassed(rest: Tensor, stride: int) -> Tensor:
@@ -33,10 +35,6 @@ def shuffled(first: Tensor, rest: Tensor, k: int) -> Tensor:
     """The channels of `first` (B, C / k, H, W) and `rest` (B, C - C / k, H, W) as k groups of C / k: the
     first ones of all groups, then the second ones, and so on; in the memory order of `first`."""
     groups = [first, *rest.chunk(k - 1, 1)]
-    if _order(first) == torch.contiguous_format:
+    if memory_order(first) == torch.contiguous_format:
         return torch.stack(groups, 2).flatten(1, 2)
     return torch.stack([x.permute(0, 2, 3, 1) for x in groups], -1).flatten(3).permute(0, 3, 1, 2)
-
-
-def _order(x: Tensor) -> torch.memory_format:
-    return torch.contiguous_format if x.is_contiguous() else torch.channels_last

@@ -50,6 +50,7 @@ class Skeleton(nn.Module):
         super().__init__()
         self.register_buffer("edge_weights", None)  # (E,), of a supernet
         self.drop_path: DropPath | None = None  # of the class, it would hide the module of a network
+        self.auxiliary: nn.Module | None = None  # a head that helps the training, and no part of the network
         self.auxiliary_skip: Strength | None = None
         self.skip_dropout: Strength | None = None
 

@@ -140,7 +140,7 @@ def run(options: PictureOptions) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return command_line.main_alone("python -m studies.estimator_pictures", PictureOptions, run, argv)
+    return command_line.main(PictureOptions, run, argv, "python -m studies.estimator_pictures")
 
 
 if __name__ == "__main__":

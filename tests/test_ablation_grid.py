@@ -19,7 +19,7 @@ from ablation.comparison import difference, estimate, least_p, paired
 from ablation.methods import method_words
 from nas import tables
 from nas.bilevel.search import Search
-from recipes import InputError, InterruptionError, presets
+from recipes import InputError, InterruptionError, commands, presets
 from recipes.ablation import GridOptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -218,7 +218,7 @@ def test_a_package_without_the_studies_says_where_they_are(capsys, monkeypatch):
         assert error == f"error: the package has no command '{command}': use a checkout of the repository\n"
     assert ablate.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"  {command} " in shown for command in ablate.LEVELS)
+    assert all(f"  {command} " in shown for command in commands.ABLATE.table)
 
 
 # End to end

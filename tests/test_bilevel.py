@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import estimators
 import search_spaces
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
+from nas.steps import evaluating
 from search_spaces import operations
 
 pytestmark = pytest.mark.usefixtures("fixed_noise")
@@ -337,3 +338,12 @@ def test_search_learns_which_candidate_helps():
     losses = torch.stack(losses).view(5, 5, 5)
     assert p[1, 0] < 0.15  # from the input straight to the output
     assert torch.einsum("ijk,i,j,k->", losses, *p) < 0.7 * losses.mean()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_evaluation_that_fails_leaves_the_mode(training):
+    model = nn.Sequential(nn.Dropout()).train(training)
+    with pytest.raises(KeyError), evaluating(model):  # noqa: PT012
+        assert not model[0].training
+        raise KeyError
+    assert model[0].training == training

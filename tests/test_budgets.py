@@ -338,5 +338,5 @@ def test_budgets_that_differ_in_later_digits_have_a_file_each(tmp_path):
 
 
 def test_the_pareto_front_is_what_nothing_beats():
-    rows = [{"c": c, "a": a} for c, a in ((1, 5), (2, 5), (2, 7), (3, 6), (4, 9), (4, 9))]
-    assert pareto(rows, "c", "a") == [True, False, True, False, True, False]
+    points = [(1, 5), (2, 5), (2, 7), (3, 6), (4, 9), (4, 9)]
+    assert pareto(points) == [True, False, True, False, True, False]

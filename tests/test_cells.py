@@ -16,9 +16,8 @@ from conftest import little_memory
 
 import nas
 import search_spaces
-from nas import convert_command
 from nas.genotypes import read_cell, read_genotype
-from recipes import InputError, literals
+from recipes import InputError, commands, literals
 from recipes.literals import LiteralError
 from search_spaces import GenotypeError
 from search_spaces.notations import benchmark, naslib, nni, writers
@@ -611,9 +610,9 @@ def test_loose_ends_are_said():
 
 
 def test_command(capsys, tmp_path):
-    assert convert_command.main([ARCH, "--to", "naslib"]) == 0
+    assert commands.main(["convert", ARCH, "--to", "naslib"]) == 0
     assert capsys.readouterr().out == "(2, 1, 4, 0, 3, 2)\n"
-    assert convert_command.main(["(2, 1, 4, 0, 3, 2)"]) == 0
+    assert commands.main(["convert", "(2, 1, 4, 0, 3, 2)"]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{ARCH}\n"
     assert captured.err.startswith(
@@ -623,7 +622,7 @@ def test_command(capsys, tmp_path):
         ([], "no cell is given"), ([ARCH, "--to", "darts"], "choose one of"), (["darts_v3"], "did you mean"),
         ([CELL, "--space", "micro"], "'micro'"), ([ARCH, "--what"], "--what"),
     ):  # fmt: skip
-        assert convert_command.main(words) == 2
+        assert commands.main(["convert", *words]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
@@ -673,7 +672,7 @@ def test_files_of_a_training(name, runs):
 
 def test_damaged_files(tmp_path):
     for name, content, words in (
-        ("model.safetensors", b"\x00" * 20, "not a model.safetensors written by train_final.py"),
+        ("model.safetensors", b"\x00" * 20, "no file of safetensors"),
         (
             "config.json",
             b'{"kind": "final", "genotype": "config.json", "space": null}',

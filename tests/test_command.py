@@ -33,14 +33,26 @@ def call(argv, capsys):
     return code, capsys.readouterr()
 
 
-def test_help_needs_no_torch():
-    code = (
-        "import sys\nfrom recipes import commands\nassert commands.main(['--help']) == 0\n"
-        "assert commands.main(['presets']) == 0\nassert 'torch' not in sys.modules"
-    )
+def test_help_and_bad_options_need_no_torch():
+    code = """
+import sys
+from recipes import commands
+
+assert commands.main(["--help"]) == commands.main(["presets"]) == 0
+for prefix, table in ([], commands.NAS.table), (["ablate"], commands.ABLATE.table):
+    for name in table:
+        assert commands.main([*prefix, name, "--nonsense"]) == 2
+        try:
+            assert commands.main([*prefix, name, "--help"]) == 0 and name == "ablate"
+        except SystemExit as stop:
+            assert stop.code == 0
+assert "torch" not in sys.modules
+"""
     done = subprocess.run([sys.executable, "-c", code], env=run_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert all(f"\n  {name} " in done.stdout for name in commands.COMMANDS)
+    assert all(f"\n  {name} " in done.stdout for name in commands.NAS.table)
+    for name in ("search", "ablate", "ablate rank", "export", "latency", "convert", "presets"):
+        assert f"usage: nas {name} " in done.stdout
 
 
 def test_the_package_is_the_command():

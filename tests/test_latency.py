@@ -10,13 +10,12 @@ import pytest
 import torch
 
 import nas
-import nas.latency
 import nas.timing
 import search_spaces
 from nas.latency import candidate_times
 from nas.latency_table import fit, quality, read
 from nas.timing import Settings, runner, timed
-from recipes import InputError
+from recipes import InputError, commands
 from search_spaces.cost import CostTable, NetworkSize, frame
 from search_spaces.operations import Zero
 
@@ -29,7 +28,7 @@ WORDS = ["--space", "micro", *PLACE, "--networks", "10", "--check", "5", "--roun
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("latency") / "latency.json"
-    assert nas.latency.main([*WORDS, "--out", str(path)]) == 0
+    assert commands.main(["latency", *WORDS, "--out", str(path)]) == 0
     return path
 
 
@@ -204,5 +203,5 @@ def test_bad_words_end_in_one_line(capsys, tmp_path):
         (["--space", "micro", "--planned-size", "64"], "means nothing to the space 'micro'"),
         (["--device", "cuda:77"], "not available"),
     ):
-        assert nas.latency.main(words) == 2
+        assert commands.main(["latency", *words]) == 2
         assert said in capsys.readouterr().err

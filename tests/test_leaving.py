@@ -22,7 +22,7 @@ from nas.data.preprocessing import Preprocessing
 from nas.data.sources import layout
 from nas.data.sources import pictures as picture_file
 from nas.deploy import predict
-from recipes import InputError, deploy
+from recipes import InputError, commands
 from recipes.deploy import PredictOptions
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|skip_connect~1|nor_conv_1x1~2|"
@@ -218,7 +218,7 @@ def test_predictions_on_the_test_folder_are_the_test_accuracy(trained, capsys):
     assert all(abs(sum(one.probabilities) - 1) < 1e-6 for one in found)
     assert nas.predict(result, [folder / "dark", folder / "bright" / "0.png"])[-1] == found[0]
     for form, read in (("csv", lambda t: list(csv.DictReader(io.StringIO(t)))), ("jsonl", None)):
-        assert deploy.predict([str(root / "run"), str(folder), "--format", form]) == 0
+        assert commands.main(["predict", str(root / "run"), str(folder), "--format", form]) == 0
         text = capsys.readouterr().out
         rows = read(text) if read else [json.loads(line) for line in text.splitlines()]
         assert [row["class"] for row in rows] == [one.label for one in found]
@@ -254,7 +254,7 @@ def test_bad_pictures_are_named_and_the_others_predicted(trained, tmp_path, caps
     (tmp_path / "p" / "bad.png").write_text("no picture")
     (tmp_path / "p" / "cut.png").write_bytes((tmp_path / "p" / "good.png").read_bytes()[:-30])
     out = tmp_path / "found.csv"
-    assert deploy.predict([str(root / "run"), str(tmp_path / "p"), "--out", str(out)]) == 2
+    assert commands.main(["predict", str(root / "run"), str(tmp_path / "p"), "--out", str(out)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["note", "error"]
     assert "cut.png" in lines[0]
@@ -283,7 +283,7 @@ def test_bad_pictures_are_named_and_the_others_predicted(trained, tmp_path, caps
 )
 def test_bad_input_of_predict(arguments, words, trained, tmp_path, capsys):
     places = {"run": trained[1] / "run", "empty": tmp_path}
-    assert deploy.predict([a.format(**places) for a in arguments]) == 2
+    assert commands.main(["predict", *[a.format(**places) for a in arguments]]) == 2
     message = capsys.readouterr().err
     assert words in message
     assert message.count("\n") == 1
@@ -302,7 +302,7 @@ def test_predictions_that_nobody_reads_end_as_any_command(trained, monkeypatch):
 
 def test_an_export_without_the_network_of_this_package_says_so(tmp_path, capsys):
     (tmp_path / "model.json").write_text("{}")
-    assert deploy.predict([str(tmp_path), "x.png"]) == 2
+    assert commands.main(["predict", str(tmp_path), "x.png"]) == 2
     assert "is an export without model.safetensors: export with the format safe" in capsys.readouterr().err
 
 
@@ -310,7 +310,7 @@ def test_exports_are_the_network(trained, tmp_path, capsys):
     result, root = trained
     formats = ["torch", "torchscript", "safetensors", "timm"]
     out = tmp_path / "mine"
-    assert deploy.export([str(root / "run"), "--format", *formats, "--out", str(out)]) == 0
+    assert commands.main(["export", str(root / "run"), "--format", *formats, "--out", str(out)]) == 0
     assert "model.pt2" in capsys.readouterr().out
     facts = json.loads((out / "model.json").read_text())
     preprocessing = Preprocessing.of(facts["preprocessing"])
@@ -405,7 +405,7 @@ def test_a_random_network_is_not_exported_as_if_it_were_none(tmp_path, monkeypat
     ],
 )
 def test_bad_input_of_export(arguments, words, trained, tmp_path, capsys):
-    assert deploy.export([a.format(run=trained[1] / "run") for a in arguments]) == 2
+    assert commands.main(["export", *[a.format(run=trained[1] / "run") for a in arguments]]) == 2
     message = capsys.readouterr().err
     assert words in message
     assert message.count("\n") == 1

@@ -1,5 +1,6 @@
 """Networks of blocks that timm has leave as programs of timm alone, and its weights come back."""
 
+import json
 import random
 import subprocess
 import sys
@@ -78,3 +79,15 @@ def test_weights_of_timm_come_back_by_its_names(mobile):
     wide = nas.nas_net(genotype=model.description["text"], channels=16, num_classes=3)
     some = weights.take(wide, root / "b0.pth", weights.timm_layers(model.description | {"channels": 16}))
     assert 0 < some["taken"] < len(wide.state_dict())
+
+
+def test_an_auxiliary_head_is_no_part_of_an_export(tmp_path):
+    """Of a training in this process, whose network still has it."""
+    options = {"channels": 4, "cells": 3, "epochs": 1, "train_limit": 32, "batch_size": 16}
+    result = nas.train("darts_v2", auxiliary_weight=0.4, tensorboard=False, progress=False, **options)
+    out = nas.export(result, ["timm", "torchscript"], tmp_path / "out")
+    facts = json.loads((out / "model.json").read_text())
+    assert facts["parameters"] == result.summary["parameters"]
+    again = timm.create_model(f"local-dir:{out}", pretrained=True)
+    assert sum(p.numel() for p in again.parameters()) == facts["parameters"]
+    assert result.model.auxiliary is not None

@@ -212,7 +212,7 @@ FLOATS = pixels(dtype=torch.float32)
         ((pixels(), labels() * 2), "labels are 0, 2, 4, 6, expected"),
         ((pixels(), labels() - 1), "labels are -1, 0, 1, 2, expected"),
         ((pixels(), labels() * 0), "labels are 0, expected at least 2 classes"),
-        ((pixels(2), labels(2)), "2 images are too few to set `test_fraction` of them aside"),
+        ((pixels(2), labels(2)), "has too few images, 2, to set `test_fraction` of them aside"),
         (((pixels(), labels()), (pixels(c=1), labels())), "another part (1, 6, 6) uint8: make them alike"),
         (((pixels(), labels()), (FLOATS, labels())), "are (2, 6, 6) uint8, those of another part"),
         (((pixels(), labels()), (pixels(), labels() + 1)), "labels are 1, 2, 3, 4, expected 0 to 3"),

@@ -1,5 +1,6 @@
 """Figures, the HTML report and the TensorBoard events."""
 
+import io
 import json
 import math
 import random
@@ -11,10 +12,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import search_spaces
-from nas.report import budget_report, cell_picture, chain_picture, figures, labels, palette, plots
+from nas.report import (
+    budget_report,
+    cell_picture,
+    chain_picture,
+    figures,
+    labels,
+    palette,
+    plots,
+    tensorboard,
+)
 from nas.report import run_report as report
 from nas.report.tensorboard import Board
 from search_spaces import CellGenotype, Edge, Genotype
@@ -285,9 +296,9 @@ def test_rendering_is_deterministic():
     one, two = cell_picture.plot_cell(genotype), cell_picture.plot_cell(genotype)
     assert figures.to_svg(one) == figures.to_svg(two) == figures.to_svg(one)
     assert figures.to_png(one, 50) == figures.to_png(two, 50)
-    pixels = figures.to_pixels(one, 50)
+    pixels = figures.to_pixels(one)
     assert pixels.dtype == np.uint8
-    assert pixels.shape[2] == 3
+    assert np.array_equal(pixels, Image.open(io.BytesIO(figures.to_png(one, 100))).convert("RGB"))
 
 
 @pytest.mark.parametrize("epochs", [1, 150])
@@ -402,10 +413,11 @@ def events(folder):
     return EventAccumulator(str(folder / "tensorboard"), sizes).Reload()
 
 
-def test_board_of_a_search(tmp_path):
+def test_board_of_a_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "IMAGE_EVERY", 2)
     folder = run_folder(tmp_path / "run", "nasbench201")
     space = search_spaces.get("nasbench201")
-    board = Board(folder, space, 0, 5, image_every=2)
+    board = Board(folder, space, 0, 5)
     for line in search_metrics(space, 5):
         board.epoch(line)
     options = {"lr": 0.1, "space": "nasbench201", "seed": 1, "cells": None}

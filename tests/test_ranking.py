@@ -20,6 +20,7 @@ from nas import tables
 from nas.bilevel.search import Search
 from nas.tables.lookup import distinct
 from recipes import InputError
+from search_spaces.cost import NetworkSize
 from search_spaces.nasbench201 import micro, nasbench201
 
 CELLS = distinct(micro)
@@ -141,7 +142,7 @@ def test_correlations_of_resamples_are_those_of_scipy(cells, levels, monkeypatch
 
 @pytest.mark.parametrize("cells", [1, 2])
 def test_parameters_are_those_of_derived_networks(cells):
-    count = counter(micro, channels=4, cells=cells, num_classes=7, in_channels=1)
+    count = counter(micro, NetworkSize(4, cells, 7, 1, (8, 8)))
     for cell in CELLS[::7]:
         network = micro.network(cell, channels=4, cells=cells, num_classes=7, in_channels=1)
         assert count(cell) == sum(p.numel() for p in network.parameters())
@@ -166,7 +167,7 @@ def test_networks_that_do_not_add_up_are_counted_one_by_one(monkeypatch):
         return built
 
     monkeypatch.setattr(type(micro), "network", odd)
-    count = counter(micro, channels=4, cells=1, num_classes=10, in_channels=1)
+    count = counter(micro, NetworkSize(4, 1, 10, 1, (8, 8)))
     for cell in CELLS[::9]:
         built = micro.network(cell, channels=4, cells=1, in_channels=1)
         assert count(cell) == sum(p.numel() for p in built.parameters())

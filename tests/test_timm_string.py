@@ -89,7 +89,7 @@ def test_a_process_without_this_project_builds_and_loads_it(size, tmp_path):
     network = trained(space, genotype, size, channels=8, num_classes=5, in_channels=1)
     arch = timm_string.timm_arch(genotype, channels=8, planned_size=size, num_classes=5, in_chans=1)
     weights = {name: tensor.contiguous() for name, tensor in timm_string.timm_weights(network, arch).items()}
-    save_file(weights, tmp_path / "weights.safetensors")
+    save_file(weights, tmp_path / timm_string.TIMM_WEIGHTS)
     images = torch.randn(3, 1, size, size)
     save_file({"images": images}, tmp_path / "images.safetensors")
     after = """\

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nas.data.preprocessing import Preprocessing
 from nas.seeding import generator
+from recipes import InputError
 
 Policy = Callable[[Any], Any]
 CHUNK, CHUNK_BYTES = 1024, 32_000_000  # images, and their bytes, that are copied where all are looked at
@@ -156,7 +157,7 @@ class DataSet:
 
 def describe(dataset: DataSet) -> str:
     """What was understood, in one line: parts, size, classes, images of a class, and the notes."""
-    sizes = [(f"{PART_NAMES[name]}", len(part)) for name, part in dataset.parts.items()]
+    sizes = [(PART_NAMES[name], len(part)) for name, part in dataset.parts.items()]
     *first, last = [f"{count} {name}" for name, count in sizes]
     shape = " x ".join(map(str, dataset.train.shape))
     kind = str(dataset.train.pixels.dtype).removeprefix("torch.")
@@ -168,6 +169,21 @@ def describe(dataset: DataSet) -> str:
         f"{len(dataset.classes)} classes, {each} training image{'s'[: many != 1]} each"
     )
     return "; ".join([text, *dataset.notes])
+
+
+def set_aside(images: Images, test_fraction: float, title: str) -> tuple[Images, Images]:
+    """Images to train on, and a test part of `test_fraction` of each class, always the same.
+
+    Raises:
+        InputError: there are too few.
+    """
+    rest, aside = split(images.labels, test_fraction, seed=0)
+    if len(aside) == 0 or len(rest) == 0:
+        raise InputError(
+            f"data set '{title}' has too few images, {len(images)}, to set `test_fraction` of them aside "
+            "for a test: add more"
+        )
+    return images[rest], images[aside]
 
 
 def split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

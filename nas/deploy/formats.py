@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nas.deploy.trained import Trained
 from nas.runs.files import write_json, write_text
-from nas.timm_string import arch_of, timm_code, timm_model, timm_weights
+from nas.timm_string import TIMM_WEIGHTS, arch_of, timm_code, timm_model, timm_weights
 from nas.training.model import load, save, size_of
 from nas.training.weights import NETWORK
 from recipes import InputError
@@ -144,19 +144,19 @@ def timm(trained: Trained, folder: Path) -> Written:
     except InputError:  # it has no such blocks
         return _timm_folder(trained, folder)
     weights = {name: t.contiguous() for name, t in timm_weights(trained.network, arch).items()}
-    save_file(weights, folder / "timm.safetensors")
+    save_file(weights, folder / TIMM_WEIGHTS)
     config = {**trained.preprocessing.for_timm(), "num_classes": len(trained.classes)}
     config |= {"first_conv": "conv_stem", "classifier": "classifier", "label_names": trained.classes}
-    code = timm_code(arch, "timm.safetensors") + f"model.pretrained_cfg = model.default_cfg = {config!r}\n"
+    code = timm_code(arch) + f"model.pretrained_cfg = model.default_cfg = {config!r}\n"
     write_text(folder / "timm_model.py", code)
     read = timm_model(arch)
-    read.load_state_dict(load_file(folder / "timm.safetensors"))
+    read.load_state_dict(load_file(folder / TIMM_WEIGHTS))
     use = """\
 import timm
 from timm_model import model  # needs timm and safetensors, nothing else
 
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))"""
-    files = ("timm_model.py", "timm.safetensors")
+    files = ("timm_model.py", TIMM_WEIGHTS)
     return Written(files, use, _compare(trained, "timm", read))
 
 

@@ -17,7 +17,7 @@ from nas.training.weights import NETWORK, file_of
 from recipes import FinalOptions, InputError
 from recipes.command_line import words
 from recipes.config_file import config_json
-from search_spaces.cost import count_macs
+from search_spaces.cost import count_macs, count_parameters
 from search_spaces.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Trained:
-    """A network in evaluation mode on the CPU, in plain memory order.
+    """A network in evaluation mode on the CPU, in plain memory order, without an auxiliary head.
 
     Attributes:
         name: for titles.
@@ -60,8 +60,9 @@ class Trained:
 
     def cost(self) -> dict[str, int]:
         """Parameters, and multiply-accumulates for one picture."""
-        parameters = sum(p.numel() for p in self.network.parameters())
-        return {"parameters": parameters, "macs": count_macs(self.network, self.shape)}
+        return {
+            "parameters": count_parameters(self.network), "macs": count_macs(self.network, self.shape),
+        }  # fmt: skip
 
     def example(self, count: int) -> torch.Tensor:
         """(count, C, H, W), always the same normalised noise."""
@@ -109,6 +110,7 @@ def _trained(
     if preprocessing is None:
         raise InputError(f"the network {where} does not say how its pictures are prepared: train it anew")
     plain = device.place(copy.deepcopy(network), torch.device("cpu"), channels_last=False)
+    plain.auxiliary = None
     return Trained(plain.eval(), name, preprocessing, result, command)
 
 

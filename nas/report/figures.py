@@ -16,7 +16,6 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from nas.report.palette import FAINT, INK, QUIET, readable
 
@@ -59,9 +58,12 @@ def to_png(figure: Figure, dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
-def to_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
+@styled
+def to_pixels(figure: Figure) -> np.ndarray:
     """The figure as an image, uint8 (H, W, 3)."""
-    return np.array(Image.open(io.BytesIO(to_png(figure, dpi))).convert("RGB"))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3]
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from nas.report import cell_picture, figures, plots
 from search_spaces import Genotype, SearchSpace
 
+IMAGE_EVERY = 10  # epochs between two images of the probabilities; the last epoch has one, too
 _GROUPS = {
     **dict.fromkeys(("entropy", "skip_connects", "nones", "curvature", "alignment"), "search"),
     **dict.fromkeys(("lr", "tau", "drop_path"), "schedule"),
@@ -30,22 +31,19 @@ class Board:
         start_epoch: number of epochs done before; events of later ones, which a run that was
             interrupted had written, are not shown any more.
         epochs: number of epochs in all.
-        image_every: epochs between two images of the probabilities; the last epoch has one, too.
     """
 
-    def __init__(
-        self, folder: Path, space: SearchSpace, start_epoch: int, epochs: int, image_every: int = 10
-    ) -> None:
-        self._space, self._epochs, self._image_every = space, epochs, image_every
+    def __init__(self, folder: Path, space: SearchSpace, start_epoch: int, epochs: int) -> None:
+        self._space, self._epochs = space, epochs
         self._excepthook, threading.excepthook = threading.excepthook, self._excepted
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_epoch + 1)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Write the numbers of a line of metrics, and every `image_every` epochs its probabilities."""
+        """Write the numbers of a line of metrics, and every IMAGE_EVERY epochs its probabilities."""
         epoch = metrics["epoch"]
         for name, value in _scalars(metrics):
             self._writer.add_scalar(name, value, epoch)
-        if metrics.get("probabilities") and (epoch % self._image_every == 0 or epoch == self._epochs):
+        if metrics.get("probabilities") and (epoch % IMAGE_EVERY == 0 or epoch == self._epochs):
             figure = plots.plot_heat_map(self._space, metrics["probabilities"])
             self._image("probabilities", figures.to_pixels(figure), epoch)
         self._writer.flush()  # before the checkpoint, after which nobody writes it again

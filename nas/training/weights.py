@@ -8,17 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
 import search_spaces
 from nas.data.names import quoted
 from nas.data.preprocessing import Preprocessing
+from nas.genotypes import description_in
 from nas.timm_string import arch_of, timm_names
 from nas.training.model import size_of
 from recipes import FinalOptions, InputError, first_line
-from recipes.text_files import parse_json
 from search_spaces import Genotype
 
 NETWORK = "model.safetensors"  # in the folder of a training
@@ -62,14 +61,11 @@ def described(path: Path) -> dict[str, Any] | None:
     if path.suffix != ".safetensors":
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        description = parse_json(metadata["nas"]) if "nas" in metadata else None
-    except (OSError, SafetensorError, ValueError) as error:
+        return description_in(path)
+    except (OSError, ValueError) as error:
         raise InputError(
             f"cannot read the weights {path}: {first_line(error)}; check `weights` and your rights to read it"
         ) from None
-    return description if isinstance(description, dict) and "genotype" in description else None
 
 
 def options_of(weights: str) -> dict[str, Any]:

@@ -5,17 +5,16 @@ Source: Dong & Yang, 2020, "NAS-Bench-201", arXiv 2001.00326.
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
 from functools import lru_cache
 
 from recipes.literals import Call, Item
 from search_spaces.genotype import GenotypeError
+from search_spaces.nasbench201 import nasbench201
 from search_spaces.written import Written, WrittenCell, WrittenEdge
 
 CELL = "cell"
-BENCHMARK = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 _TERM = r"[A-Za-z]\w{0,40}~[0-9]{1,3}\|"
 STRING = re.compile(
     r"(?:Structure\s?\([0-9]{1,3} nodes with )?"
@@ -33,13 +32,7 @@ _SHUFFLED_WITH = 88  # the seed of the benchmark's authors
 def benchmark_order() -> tuple[str, ...]:
     """The architecture strings of the benchmark's 15,625 indices: all combinations, shuffled as its authors
     shuffled them."""
-    ends = [(source, target) for target in range(1, 4) for source in range(target)]
-    texts = []
-    for chosen in itertools.product(BENCHMARK, repeat=len(ends)):
-        nodes: dict[int, str] = {}
-        for (source, target), operation in zip(ends, chosen, strict=True):
-            nodes[target] = nodes.get(target, "|") + f"{operation}~{source}|"
-        texts.append("+".join(nodes.values()))
+    texts = [nasbench201.format(genotype) for genotype in nasbench201.all()]
     random.Random(_SHUFFLED_WITH).shuffle(texts)
     return tuple(texts)
 

@@ -17,7 +17,6 @@ class Writer(NamedTuple):
 
     write: Callable[[Genotype], str]
     spaces: tuple[str, ...]
-    tool: str
 
 
 def _text(genotype: Genotype) -> str:
@@ -58,14 +57,14 @@ _TWO_CELLS = (*_DARTS, "s4", "nasnet")
 WRITERS: Registry[Writer] = Registry(
     "notation",
     {
-        "text": Writer(_text, (), "the notation of the space"),
-        "json": Writer(_json, (), "genotype.json"),
-        "darts": Writer(_call("Genotype"), _TWO_CELLS, "DARTS and its forks"),
-        "confopt": Writer(_call("DARTSGenotype"), _TWO_CELLS, "confopt"),
-        "autodl": Writer(_autodl, (*_DENSE, *_TWO_CELLS), "AutoDL-Projects"),
-        "index": Writer(_index, ("nasbench201",), "the index in NAS-Bench-201"),
-        "naslib": Writer(naslib.write, ("nasbench201", *_DARTS), "NASLib"),
-        "nni": Writer(nni.write, (*_DENSE, *_TWO_CELLS), "NNI"),
+        "text": Writer(_text, ()),
+        "json": Writer(_json, ()),
+        "darts": Writer(_call("Genotype"), _TWO_CELLS),
+        "confopt": Writer(_call("DARTSGenotype"), _TWO_CELLS),
+        "autodl": Writer(_autodl, (*_DENSE, *_TWO_CELLS)),
+        "index": Writer(_index, ("nasbench201",)),
+        "naslib": Writer(naslib.write, ("nasbench201", *_DARTS)),
+        "nni": Writer(nni.write, (*_DENSE, *_TWO_CELLS)),
     },
 )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from nas.bilevel.architecture import Architecture
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.unroll import Batch, frozen
+from nas.steps import evaluating
 from search_spaces.mixed_edge import Choice
 
 MOST = 30  # products of the Hessian and a vector
@@ -38,14 +39,11 @@ class Hessian:
     def __init__(self, bilevel: Bilevel, batch: Batch) -> None:
         images, target = batch
         self.work, self.images = bilevel.work, len(target)
-        supernet, was_training = bilevel.supernet, bilevel.supernet.training
         self.logits = bilevel.architecture.masked().detach().requires_grad_()
         weights = self.logits.softmax(-1).to(images.device)
-        supernet.eval()  # every rank has the whole batch
-        with frozen(bilevel.parameters):
-            loss = bilevel.task.loss(supernet(images, Choice(weights, None)), target)
+        with evaluating(bilevel.supernet), frozen(bilevel.parameters):  # every rank has the whole batch
+            loss = bilevel.task.loss(bilevel.supernet(images, Choice(weights, None)), target)
             (self.gradient,) = torch.autograd.grad(loss, self.logits, create_graph=True)
-        supernet.train(was_training)
         self.work.trained += self.images
 
     def __call__(self, vector: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from nas.bilevel.steps import Bilevel
 from nas.bilevel.unroll import Batch, frozen
 from nas.data import Batches
 from nas.seeding import generator, kept_generators, seed_everything
+from nas.steps import evaluating
 from recipes import InputError, SearchOptions
 
 
@@ -60,15 +61,12 @@ class Watch:
     def _alignment(self) -> float:
         """See `nas.bilevel.measures.alignment`."""
         bilevel, (images, target) = self.bilevel, self._batch()
-        supernet, was_training = bilevel.supernet, bilevel.supernet.training
         weights = bilevel.architecture.masked().detach().softmax(-1).to(images.device)
-        supernet.eval()
-        cells = repeated_cells(supernet)
-        with frozen(bilevel.parameters):
+        cells = repeated_cells(bilevel.supernet)
+        with evaluating(bilevel.supernet), frozen(bilevel.parameters):
             found = cell_gradients(
-                lambda draw: bilevel.task.loss(supernet(images, draw), target), cells, weights
+                lambda draw: bilevel.task.loss(bilevel.supernet(images, draw), target), cells, weights
             )
-        supernet.train(was_training)
         bilevel.work.trained += len(target)
         return float(alignment([gradient.double() for gradient in found]))
 

@@ -72,8 +72,8 @@ class Front(Rule):
             }
             for budget, genotype in zip(self.budgets, self.found(search), strict=True)
         ]
-        points = [{"cost": row["costs"][kind], "accuracy": row["derived_accuracy"]} for row in rows]
-        for row, best in zip(rows, pareto(points, "cost", "accuracy"), strict=True):
+        points = [(row["costs"][kind], row["derived_accuracy"]) for row in rows]
+        for row, best in zip(rows, pareto(points), strict=True):
             row["pareto"] = best
         return {"kind": kind, "rows": rows}
 
@@ -115,15 +115,11 @@ def _under(search: SearchView, budget: Budget, function: Callable[[], Value]) ->
         search.budget = before
 
 
-def pareto(rows: Sequence[Mapping[str, float]], cost: str, gain: str) -> list[bool]:
-    """Which rows no other is at least as good as in both and better in one; of equal rows the first."""
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which of the points (cost, gain) no other is at least as good as in both and better in one; of equal
+    ones the first."""
     return [
-        not any(
-            (other[cost], -other[gain]) != (row[cost], -row[gain])
-            and other[cost] <= row[cost]
-            and other[gain] >= row[gain]
-            for other in rows
-        )
-        and not any((rows[j][cost], rows[j][gain]) == (row[cost], row[gain]) for j in range(i))
-        for i, row in enumerate(rows)
+        (cost, gain) not in points[:i]
+        and not any((c, g) != (cost, gain) and c <= cost and g >= gain for c, g in points)
+        for i, (cost, gain) in enumerate(points)
     ]

@@ -14,6 +14,7 @@ from nas import distributed
 from nas.bilevel.shrinkings.shrinking import Pair, Shrinking, may_go, require_all_edges
 from nas.bilevel.view import SearchView
 from nas.seeding import seed_everything
+from nas.steps import evaluating
 from recipes import InputError
 from search_spaces.cell import candidates_in
 from search_spaces.chain import ChainSpace
@@ -79,15 +80,14 @@ def information(search: SearchView) -> Tensor:
     """The scores (E, K) of all candidates; infinite for `none` and where an output is constant over the
     channels of a pixel."""
     supernet, batches, shape = search.supernet, search.train, search.architecture.logits.shape
-    weights, was_training = search.architecture.dense(), supernet.training
+    weights = search.architecture.dense()
     totals = torch.zeros(shape, dtype=torch.float64, device=search.device)
     passes = torch.zeros(shape, dtype=torch.float64)  # images that every candidate sees
 
     def add(row: int, k: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
         totals[row, k] += scores(output).sum()
 
-    supernet.eval()
-    with contextlib.ExitStack() as hooks:
+    with evaluating(supernet), contextlib.ExitStack() as hooks:
         for row, k, operation in candidates_in(supernet):
             passes[row, k] += len(batches.images)
             if isinstance(operation, Zero):
@@ -97,7 +97,6 @@ def information(search: SearchView) -> Tensor:
         for images, _ in batches.evaluation(distributed.rank(), distributed.world()):
             with search.bilevel.precision():
                 supernet(images, weights)
-    supernet.train(was_training)
     search.bilevel.work.evaluated += len(batches.images)
     return distributed.gather(totals.cpu().unsqueeze(0)).sum(0) / passes.clamp_min(1)
 

@@ -24,6 +24,7 @@ from nas.bilevel.rules.rule import MOST, Rule
 from nas.bilevel.shrinkings.shrinking import Pair, Shrinking, nones
 from nas.bilevel.view import SearchView
 from nas.seeding import generator, seed_everything
+from nas.steps import evaluating
 from search_spaces import Genotype
 
 
@@ -52,14 +53,14 @@ class Game:
     def credits(self, search: SearchView, number: int) -> Tensor:
         """What each candidate (E, K) loses, in accuracy from 0 to 1, in order `number`: float64, 0 where
         there is none, and after the order was truncated."""
-        architecture, supernet = search.architecture, search.supernet
+        architecture = search.architecture
         seed_everything(search.options.seed, "shapley", number)
         draws = generator(search.options.seed, "shapley order", number)
         players = [(row, k) for row in range(search.space.num_slots) for k in architecture.candidates(row)]
         count = min(math.ceil(self.images / search.valid.batch_size), len(search.valid))
         batches = list(itertools.islice(search.valid.endless(number * count), count))
         images, target = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        weights, was_training = architecture.probabilities().clone(), supernet.training
+        weights = architecture.probabilities().clone()
         found = torch.zeros(weights.shape, dtype=torch.float64)
 
         def accuracy() -> float:
@@ -68,16 +69,15 @@ class Game:
             distributed.average([share])
             return float(share)
 
-        supernet.eval()
-        everything = before = accuracy()
-        for player in torch.randperm(len(players), generator=draws).tolist():
-            weights[players[player]] = 0.0
-            now = accuracy()
-            found[players[player]] = before - now
-            before = now
-            if now < self.truncate * everything:
-                break
-        supernet.train(was_training)
+        with evaluating(search.supernet):
+            everything = before = accuracy()
+            for player in torch.randperm(len(players), generator=draws).tolist():
+                weights[players[player]] = 0.0
+                now = accuracy()
+                found[players[player]] = before - now
+                before = now
+                if now < self.truncate * everything:
+                    break
         return found
 
 

@@ -16,10 +16,10 @@ from nas.data.images import DataSet, Images, split
 from nas.data.names import quoted
 from nas.data.sources import arrays, cifar, digits, folder, imagenet16, listed, memory, torchvision_sets
 from nas.data.sources.decoded import Reading
+from nas.data.sources.pictures import LUMA
 from recipes import InputError
 from recipes.registry import Registry
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 Source = Callable[..., Any]
 ARGUMENTS = (
     "path", "data_root", "download", "image_size", "test_fraction", "channels_in", "pixel_range",

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas.data.images import Augmentation, DataSet, Images, split
+from nas.data.images import Augmentation, DataSet, Images, set_aside
 from nas.data.sources import decoded, layout
 from nas.data.sources.decoded import Reading
 from recipes import InputError
@@ -86,13 +86,7 @@ def complete(
     parts = dict(images)
     rest = parts.pop("all", None) or parts["train"]
     if "test" not in parts:
-        train, aside = split(rest.labels, test_fraction, seed=0)
-        if len(aside) == 0 or len(train) == 0:
-            raise InputError(
-                f"data set '{title}' has too few images, {len(rest)}, to set `test_fraction` of them aside "
-                "for a test: add more"
-            )
-        parts["test"], rest = rest[aside], rest[train]
+        rest, parts["test"] = set_aside(rest, test_fraction, title)
         notes = (f"no test part: {100 * test_fraction:g} % of each class set aside (`test_fraction`)", *notes)
     return DataSet(name, rest, parts["test"], classes, augmentation, parts.get("valid"), scale, notes)
 

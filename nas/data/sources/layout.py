@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nas.data.images import PART_NAMES
 from nas.data.names import PARTS, key_of, merged, part_of, quoted
 from nas.data.sources.pictures import ENDINGS, NOT_HERE
 from recipes import InputError
@@ -130,7 +131,8 @@ def _divided(root: Path, found: Mapping[str, list[str]], left: Left, outer: Path
     for part, names in found.items():
         if len(names) > 1:
             raise InputError(
-                f"{root}: {quoted(names)} are both names of the {_word(part)} part: merge them, or rename one"
+                f"{root}: {quoted(names)} are both names of the {PART_NAMES[part]} part: merge them, "
+                "or rename one"
             )
     others = [name for name in _folders(root) if part_of(name) is None]
     saw = f"besides it there is {quoted(others)}" if others else "there is nothing else"
@@ -153,9 +155,9 @@ def _divided(root: Path, found: Mapping[str, list[str]], left: Left, outer: Path
     for part in ("train", "valid", "test"):
         if part in found:
             folder = _holder(root / found[part][0], part)
-            parts[part], remarks = _classes(folder, left, part)
+            parts[part], remarks = _classes(folder, left)
             notes += remarks
-            named.append(f"{folder.relative_to(outer)}/ for {_word(part)}")
+            named.append(f"{folder.relative_to(outer)}/ for {PART_NAMES[part]}")
     _unify(parts, root)
     return Layout(parts, [f"understood: {', '.join(named)}", *notes], left)
 
@@ -168,8 +170,8 @@ def _holder(folder: Path, part: str) -> Path:
     if not names:
         count = _count_images(folder)
         raise InputError(
-            f"{folder} is the {_word(part)} part by its name, and has {count} images but no class folders: "
-            "sort them into a folder for each class, list them in a file (csv:FILE), "
+            f"{folder} is the {PART_NAMES[part]} part by its name, and has {count} images but no class "
+            "folders: sort them into a folder for each class, list them in a file (csv:FILE), "
             + ("or move it away" if part != "train" else "or give it another name if it is a class")
         )
     return folder
@@ -185,7 +187,8 @@ def _divided_classes(root: Path, names: Sequence[str], left: Left) -> Layout:
         for part, folders in inside.items():
             if len(folders) > 1:
                 raise InputError(
-                    f"{root / name}: {quoted(folders)} are both names of the {_word(part)} part: merge them"
+                    f"{root / name}: {quoted(folders)} are both names of the {PART_NAMES[part]} part: merge "
+                    "them"
                 )
             found.setdefault(part, {})[name] = sorted(_image_files(root / name / folders[0], left))
         left.folders += [f"{name}/{other}" for other in _folders(root / name) if part_of(other) is None]
@@ -193,14 +196,14 @@ def _divided_classes(root: Path, names: Sequence[str], left: Left) -> Layout:
     ordered = {part: found[part] for part in PARTS if part in found}
     for part, files in ordered.items():
         if missing := [name for name in names if not files.get(name)]:
-            raise InputError(f"{root}: {quoted(missing)} have no images for {_word(part)}: add some")
+            raise InputError(f"{root}: {quoted(missing)} have no images for {PART_NAMES[part]}: add some")
     if "train" not in ordered:
         raise InputError(f"{root}: its classes have no folder train/: name the one with training images so")
     unified: dict[str, Files] = {}
     notes: list[str] = []
     for part, files in ordered.items():
         unified[part], notes = merged({name: files[name] for name in names})
-    words = " and ".join(f"{_word(part)}" for part in unified)
+    words = " and ".join(PART_NAMES[part] for part in unified)
     return Layout(unified, [f"understood: every class folder has parts for {words}", *notes], left)
 
 
@@ -221,13 +224,13 @@ def _unify(parts: dict[str, Files], root: Path) -> None:
                 if missing
             ]
             raise InputError(
-                f"classes under {root}: those for {_word(first)} and {_word(part)} differ, "
+                f"classes under {root}: those for {PART_NAMES[first]} and {PART_NAMES[part]} differ, "
                 f"{'; '.join(alone)}: rename or move these folders"
             )
         parts[part] = {keys[key]: other[known[key]] for key in keys}
 
 
-def _classes(root: Path, left: Left, part: str | None = None) -> tuple[Files, list[str]]:
+def _classes(root: Path, left: Left) -> tuple[Files, list[str]]:
     """The image files of every class under `root`, both in order, and notes."""
     names = _folders(root)
     if len(names) < 2:
@@ -331,7 +334,3 @@ def _image_files(folder: Path, left: Left, endings: tuple[str, ...] = ENDINGS) -
                 yield Path(place, name)
             else:
                 left.endings[os.path.splitext(name)[1].lower()] += 1
-
-
-def _word(part: str) -> str:
-    return {"train": "training", "valid": "validation", "test": "test"}[part]

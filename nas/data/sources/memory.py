@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nas.data.images import Augmentation, DataSet, Images, split
+from nas.data.images import Augmentation, DataSet, Images, set_aside
 from nas.data.names import part_of
 from recipes import InputError
 
@@ -42,12 +42,7 @@ def load(data: Any, *, name: str, test_fraction: float, classes: Sequence[str] |
         _require_labels(part.labels, len(names))
         _require_alike(train, part)
     if "test" not in parts:
-        rest, aside = split(train.labels, test_fraction, seed=0)
-        if len(aside) == 0 or len(rest) == 0:
-            raise InputError(
-                f"{len(train)} images are too few to set `test_fraction` of them aside for a test: add more"
-            )
-        train, parts["test"] = train[rest], train[aside]
+        train, parts["test"] = set_aside(train, test_fraction, name)
     return DataSet(name, train, parts["test"], names, Augmentation(), parts.get("valid"))
 
 

@@ -24,7 +24,7 @@ LARGEST_IMAGE = 80_000_000  # pixels of an image: above, a small file can fill t
 WHITE = 65535.0  # of 16 bits, where nothing else is known
 _OTHER_BYTE = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGB;16N": "RGB;16B"}
 _AMONG = "among pictures of 8 bits have no defined range: convert, or train with `pixel_range=LOW:HIGH`"
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow converts to grey
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow converts to grey
 
 
 def _sometimes() -> dict[str, tuple[bool, str]]:
@@ -60,13 +60,11 @@ class Header(NamedTuple):
     Attributes:
         channels: 1: grey; transparency counts as none.
         deep: whether values need more than 8 bits: 16-bit, integer and floating-point pixels.
-        bounded: whether the type of deep values says how large they can be, up to WHITE.
         lossy: whether only the upper 8 bits of its 16 can be read.
     """
 
     channels: int
     deep: bool = False
-    bounded: bool = True
     lossy: bool = False
 
 
@@ -75,9 +73,9 @@ def header(path: Path) -> Header:
     try:
         if path.suffix.lower() == ".npy":
             array = _array(path)
-            return Header(array.shape[2], array.dtype != np.uint8, array.dtype == np.uint16)
+            return Header(array.shape[2], array.dtype != np.uint8)
         if (bands := _bands(path)) is not None:
-            return Header(bands.shape[2], bands.dtype != np.uint8, bands.dtype == np.uint16)
+            return Header(bands.shape[2], bands.dtype != np.uint8)
         with Image.open(path, formats=FORMATS) as image:
             return _header(image)
     except Exception as error:  # a decoder may end in any of them on a damaged file
@@ -86,10 +84,8 @@ def header(path: Path) -> Header:
 
 def _header(image: Image.Image) -> Header:
     raw = _raw_mode(image)
-    if image.mode.startswith("I"):
-        return Header(1, True, image.mode != "I" or image.format in ("PNG", "PPM"))
-    if image.mode == "F":
-        return Header(1, True, False)
+    if image.mode.startswith(("I", "F")):
+        return Header(1, True)
     channels = 1 if image.mode in ("1", "L", "LA", "La") else 3
     if (raw in _OTHER_BYTE and not image.has_transparency_data) or _netpbm_white(image) > 255:
         return Header(3, True)
@@ -344,7 +340,7 @@ def _deep(image: Image.Image | Array, size: int, channels: int) -> tuple[Array, 
     low, high = float(x.min()), float(x.max())
     if x.shape[2] != channels:
         if channels == 1 and x.shape[2] == 3:
-            x = (x @ _LUMA)[:, :, None]
+            x = (x @ LUMA)[:, :, None]
         elif x.shape[2] == 1:
             x = x.repeat(channels, 2)
         else:
