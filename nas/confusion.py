@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas import distributed
 from nas.data.images import PART_NAMES, DataSet
@@ -16,28 +16,36 @@ MOST_PAIRS = 100
 
 
 class Confusion:
-    """Counts (C, C) of images, by their class and the one that they are taken for."""
+    """Images counted by their class and the one that they are taken for."""
 
     def __init__(self, classes: int) -> None:
-        self.counts = torch.zeros(classes, classes, dtype=torch.long)
+        self.classes = classes
+        self.pairs: list[Tensor] = []  # of every image, label * classes + prediction
 
     def add(self, labels: Tensor, predicted: Tensor) -> None:
         """Count images with labels (B,) and predictions (B,)."""
-        classes = len(self.counts)
-        found = torch.bincount(labels * classes + predicted, minlength=classes**2)
-        self.counts = self.counts.to(found.device) + found.view(classes, classes)
+        self.pairs.append(labels * self.classes + predicted)
 
     def sum_over_ranks(self) -> None:
-        """Add up what the ranks have counted."""
-        own = self.counts.cpu().double()
-        self.counts = distributed.gather(own.view(1, -1)).sum(0).view_as(own).long()
+        """Put together what the ranks have counted."""
+        own = torch.cat(self.pairs).cpu() if self.pairs else torch.empty(0, dtype=torch.long)
+        most = int(distributed.gather(torch.tensor([len(own)])).max())
+        found = distributed.gather(nn.functional.pad(own, (0, most - len(own)), value=-1))
+        self.pairs = [found[found >= 0]]
+
+    def counted(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Class, what it is taken for, and images, (N,) each, of the pairs that occur."""
+        pairs, images = torch.cat(self.pairs).cpu().unique(return_counts=True)
+        return pairs // self.classes, pairs % self.classes, images
 
     def accuracies(self) -> list[float | None]:
         """Of each class, in %; None where it has no images."""
-        counts = self.counts.cpu()
-        return [
-            100 * int(row[c]) / int(row.sum()) if int(row.sum()) else None for c, row in enumerate(counts)
-        ]
+        labels, predicted, images = self.counted()
+        right, all_ = (
+            torch.zeros(self.classes, dtype=torch.long).index_add_(0, labels, counts).tolist()
+            for counts in (images * (labels == predicted), images)
+        )
+        return [100 * r / n if n else None for r, n in zip(right, all_, strict=True)]
 
     def balanced(self) -> float:
         """Balanced accuracy: the mean over the classes that have images, in %."""
@@ -63,15 +71,14 @@ class Confusion:
         }
 
     def _matrix(self, classes: Sequence[str], part: str) -> dict[str, Any]:
-        counts = self.counts.cpu()
-        off = counts - torch.diag(counts.diag())
-        order = off.flatten().argsort(descending=True, stable=True)[:MOST_PAIRS].tolist()
-        pairs = [(i // len(classes), i % len(classes)) for i in order if int(off.flatten()[i])]
-        named = [
-            {"class": classes[a], "taken_for": classes[b], "images": int(counts[a, b])} for a, b in pairs
-        ]
+        rows = [row for row in zip(*(x.tolist() for x in self.counted()), strict=True) if row[0] != row[1]]
+        rows = sorted(rows, key=lambda row: -row[2])[:MOST_PAIRS]
+        named = [{"class": classes[a], "taken_for": classes[b], "images": n} for a, b, n in rows]
         found: dict[str, Any] = {"part": part, "most": named}
-        return found | ({"counts": counts.tolist()} if len(classes) <= MOST_CLASSES else {})
+        if len(classes) <= MOST_CLASSES:
+            counts = torch.cat(self.pairs).cpu().bincount(minlength=len(classes) ** 2)
+            found["counts"] = counts.view(len(classes), -1).tolist()
+        return found
 
 
 def of_classes(
@@ -83,7 +90,7 @@ def of_classes(
         used: labels of the images that a run uses as a part, where these are not those of the data set.
         part: what was looked at.
     """
-    if confusion is None or not int(confusion.counts.sum()):
+    if confusion is None or not any(map(len, confusion.pairs)):
         return {}
     labels = {name: images.labels for name, images in dataset.parts.items()} | dict(used)
     ordered = {name: labels[name] for name in PART_NAMES if name in labels}

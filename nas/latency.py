@@ -6,12 +6,9 @@ networks; an additive model is fitted to them, and tested on others.
 
 from __future__ import annotations
 
-import os
-import platform
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +19,7 @@ from nas import device
 from nas.genotypes import cells_of
 from nas.latency_table import LatencyTable, fit, quality
 from nas.runs.files import write_json
-from nas.timing import Settings, runner, timed
+from nas.timing import Settings, machine, runner, timed
 from recipes import InputError
 from recipes.budget import format_cost
 from recipes.latency import LatencyOptions
@@ -126,29 +123,6 @@ def measure(
     )  # fmt: skip
 
 
-def machine(settings: Settings) -> dict[str, Any]:
-    """What latencies were measured on."""
-    gpu = torch.cuda.get_device_name(torch.device(settings.device)) if "cuda" in settings.device else None
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "gpu": gpu,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # not on Windows
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
-    )
-
-
 def settings_of(options: LatencyOptions) -> Settings:
     """How networks are run, with the device and the number of threads that are meant. Raises InputError."""
     place = device.select(options.device)
@@ -177,6 +151,8 @@ def run(options: LatencyOptions) -> None:
     path = Path(options.out)
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"`out` is {path}, expected a file in a folder that exists: give another")
+    if path.exists() and not options.overwrite:
+        raise InputError(f"`out` {path} is there already: give `overwrite` to replace it, or another `out`")
     settings = settings_of(options)
     table = measure(space, size, settings, networks=options.networks, check=options.check, seed=options.seed)
     try:

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from nas.timing import Settings
 from recipes import InputError, first_line
+from recipes.config_file import check_types
+from recipes.latency import LatencyOptions
+from recipes.options import check_numbers
 from recipes.text_files import parse_json, read_text
 from search_spaces import SearchSpace
 from search_spaces.cost import CostTable, NetworkSize
@@ -99,7 +102,7 @@ def read(path: str | Path, space: SearchSpace) -> LatencyTable:
             )
         size = dict(data["size"])
         height, width = size.pop("image_size")
-        settings = Settings(**data["settings"])
+        settings = _settings(data["settings"])
         costs = CostTable(_nanoseconds(data["fixed"]), _table(space, data["table"]))
         return LatencyTable(
             space.name, NetworkSize(**{k: _positive(v) for k, v in size.items()}, image_size=(height, width)),
@@ -110,6 +113,17 @@ def read(path: str | Path, space: SearchSpace) -> LatencyTable:
         raise InputError(
             f"`latency_table` {path} cannot be read ({first_line(error)}): expected a file of nas latency"
         ) from None
+
+
+def _settings(values: Any) -> Settings:
+    settings = Settings(**values)
+    try:
+        for kind in (Settings, LatencyOptions):  # by type, and by what is a choice
+            check_types(kind, asdict(settings))
+        check_numbers(LatencyOptions(**asdict(settings)))
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    return settings
 
 
 def _positive(value: Any) -> int:

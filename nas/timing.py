@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import os
+import platform
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nas import device, distributed
-from recipes import InputError
+from recipes import InputError, first_line
 from search_spaces.batched_products import compiled_up_to
 
 Run = Callable[[], Any]
@@ -49,6 +52,7 @@ def runner(network: nn.Module, shape: Sequence[int], settings: Settings) -> Run:
 
     Raises InputError where the engine is missing.
     """
+    require_engine(settings)
     place = torch.device(settings.device)
     images = torch.randn(settings.batch_size, *shape)
     if settings.engine == "onnxruntime":
@@ -59,7 +63,6 @@ def runner(network: nn.Module, shape: Sequence[int], settings: Settings) -> Run:
     precision = device.autocast(settings.precision, place)
     forward: Callable[[Tensor], Tensor] = network
     if settings.engine == "compiled":
-        device.require_compiler(place, "`engine=compiled`")
         forward = torch.compile(network, dynamic=False)
 
     def run() -> None:
@@ -71,12 +74,18 @@ def runner(network: nn.Module, shape: Sequence[int], settings: Settings) -> Run:
     return run
 
 
-def _onnx_runner(network: nn.Module, images: Tensor, threads: int) -> Run:
-    missing = [p for p in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(p) is None]
-    if missing:
+def require_engine(settings: Settings) -> None:
+    """Raises InputError where what the engine of the settings needs is missing."""
+    if settings.engine == "compiled":
+        device.require_compiler(torch.device(settings.device), "`engine=compiled`")
+    needed = ("onnx", "onnxscript", "onnxruntime") if settings.engine == "onnxruntime" else ()
+    if missing := [p for p in needed if importlib.util.find_spec(p) is None]:
         raise InputError(
             f"`engine=onnxruntime` needs {' and '.join(missing)}: pip install {' '.join(missing)}"
         )
+
+
+def _onnx_runner(network: nn.Module, images: Tensor, threads: int) -> Run:
     import onnxruntime
 
     file = io.BytesIO()
@@ -128,12 +137,41 @@ def _once(run: Run, repeats: int, clock: Callable[[], int]) -> float:
     return max(1, clock() - began) / repeats
 
 
-def network_latency(network: nn.Module, shape: Sequence[int], settings: Settings) -> int:
-    """What one network takes, in ns; with several ranks as rank 0 finds it, on a device of its own."""
+def machine(settings: Settings) -> dict[str, Any]:
+    """What latencies were measured on."""
+    gpu = torch.cuda.get_device_name(torch.device(settings.device)) if "cuda" in settings.device else None
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # not on Windows
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
+    )
+
+
+def network_latency(network: nn.Module, shape: Sequence[int], settings: Settings) -> int | str:
+    """What one network takes, in ns, or why that cannot be measured; with several ranks as rank 0 finds it,
+    on a device of its own."""
     settings = replace(settings, device=place_of(settings))
-    with device.prepared(settings.device, settings.threads):
-        found = round(float(timed([runner(network, shape, settings)], settings, False)[0]))
-    return int(distributed.broadcast(found))
+    found: int | str
+    try:
+        with device.prepared(settings.device, settings.threads):
+            found = round(float(timed([runner(network, shape, settings)], settings, False)[0]))
+    except Exception as error:  # whatever a compiler or an exporter ends in
+        found = first_line(error)
+    known: int | str = distributed.broadcast(found)
+    return known
 
 
 def place_of(settings: Settings) -> str:

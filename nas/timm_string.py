@@ -148,10 +148,12 @@ def timm_model(arch: TimmArch) -> EfficientNet:
 
 
 def timm_code(arch: TimmArch) -> str:
-    """A program that builds the network and loads TIMM_WEIGHTS, a file with those of `timm_weights`; it needs
-    timm and safetensors only."""
+    """A program that builds the network and loads TIMM_WEIGHTS beside it, those of `timm_weights`;
+    it needs timm and safetensors only."""
     stages = "\n".join(f"    {json.dumps(stage)}," for stage in arch.arch_def)
     lines = f"""\
+from pathlib import Path
+
 from safetensors.torch import load_file
 from timm.layers import get_act_layer
 from timm.models._efficientnet_builder import decode_arch_def
@@ -176,7 +178,8 @@ model.conv_stem.stride = (1, 1)
 for info in model.feature_info:
     info["reduction"] //= 2
 """
-    return lines + f'model.load_state_dict(load_file("{TIMM_WEIGHTS}"))\nmodel.eval()\n'
+    file = f'Path(__file__).parent / "{TIMM_WEIGHTS}"'
+    return lines + f"model.load_state_dict(load_file({file}))\nmodel.eval()\n"
 
 
 def timm_names(arch: TimmArch) -> dict[str, str]:

@@ -182,7 +182,7 @@ def parse(
     recipe: Mapping[str, Any] | None = None,
     program: str | None = None,
 ) -> Options:
-    """Options from defaults < preset < configuration file < command line. Raises InputError.
+    """Options from what `starting_options` finds < command line. Raises InputError.
 
     Args:
         recipe: takes the place of the default preset.
@@ -190,8 +190,9 @@ def parse(
     """
     _require_once(options_class, argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--preset", "--config", "--out"):
-        first.add_argument(name)
+    for name in ("preset", "config", "out", "weights", "genotype"):
+        if name in options_class.__dataclass_fields__:
+            first.add_argument(f"--{name}")
     first.add_argument("--resume", action="store_true")
     first.add_argument("--plugins", nargs="*", default=[])
     try:

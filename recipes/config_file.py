@@ -61,8 +61,8 @@ def starting_options(
     objects: Collection[str] = (),
     recipe: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What the options `given` change: defaults < preset < configuration file or, where a run is continued,
-    its own, which is the second value.
+    """What the options `given` change: defaults < preset < the size of the network of `weights` without a
+    genotype < configuration file or, where a run is continued, its own, which is the second value.
 
     Imports the plugins that are given.
 
@@ -89,12 +89,18 @@ def starting_options(
         found = dict(named[one_of("preset", preset or "quick", named)])
         if recipe is not None and not preset:
             found = dict(recipe)
+    weights, genotype = (given.get(name) or found.get(name) for name in ("weights", "genotype"))
+    if weights and not genotype:
+        from nas.training.weights import options_of  # late, it imports torch
+
+        own = {k: v for k, v in options_of(str(weights)).items() if k != "genotype"}
+        found = own | found if config else found | own
     found = {k: v for k, v in found.items() if k not in ("resume", "overwrite")}
     require_plugins(found.pop("plugins", ()), plugins)
     return found, stored
 
 
-def check_types(options_class: type[RunOptions], values: Mapping[str, Any]) -> None:
+def check_types(options_class: type[Any], values: Mapping[str, Any]) -> None:
     """Raise InputError if a value by the name of an option is not of its type."""
     hints = typing.get_type_hints(options_class)
     for name, value in values.items():

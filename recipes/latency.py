@@ -51,3 +51,5 @@ class LatencyOptions:
     """Python files or modules that are imported first, e.g. with a space of your own."""
     out: str = "latency.json"
     """The file of the table, which `--latency-table` names."""
+    overwrite: bool = False
+    """Replace the file in --out where there is one."""

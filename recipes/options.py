@@ -320,8 +320,8 @@ class FinalOptions(RunOptions):
     """Search space of the genotype (default: found from the genotype)."""
     weights: str | None = None
     """Start from the weights in this file, or in the folder of a training, and train them on; without
-    --genotype their architecture and size, too. Of weights of another network, e.g. one with another head,
-    those are taken that fit by name and shape, and the rest is listed."""
+    --genotype their architecture, size and --image-size, too. Of weights of another network, e.g. one with
+    another head, those are taken that fit by name and shape, and the rest is listed."""
     optimizer: str = "sgd"
     """Any optimizer timm knows, e.g. sgd (Nesterov), momentum, adamw."""
     scheduler: str = "cosine"

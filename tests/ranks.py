@@ -13,6 +13,7 @@ import nas  # noqa: F401
 from nas import distributed
 from nas.bilevel.search import Search
 from nas.bilevel.steps import Bilevel
+from nas.confusion import Confusion
 from nas.distributed import SyncBatchNorm2d, synchronise
 from nas.seeding import generator
 from nas.training.final import Training
@@ -181,6 +182,10 @@ def check_operations() -> None:
         assert distributed.gather_texts("ä" * rank) == ["", "ä"]
         assert distributed.broadcast(({"x": [rank, None, "t"]}, True))[0]["x"] == [0, None, "t"]
         assert torch.equal(distributed.broadcast(torch.arange(3) + rank), torch.arange(3))
+        confusion = Confusion(3)  # rank 0 has three images, rank 1 none
+        confusion.add(*torch.tensor([[0, 1, 1], [2, 1, 1]])[:, : 3 - 3 * rank])
+        confusion.sum_over_ranks()
+        assert [x.tolist() for x in confusion.counted()] == [[0, 1], [2, 1], [1, 2]]
         parameters = [nn.Parameter(torch.ones(2)) for _ in range(3)]
         parameters[rank].grad = torch.ones(2)
         found = distributed.gradients(parameters, union=True)

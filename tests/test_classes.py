@@ -9,7 +9,7 @@ import torch
 import nas
 import train_final
 from nas import data
-from nas.confusion import MOST_CLASSES, Confusion
+from nas.confusion import Confusion
 from nas.data import Augmentation, Batches, Delivery, Images
 from nas.data.batches import balanced_order, members
 from nas.report import classes as class_report
@@ -80,7 +80,6 @@ def test_confusion_against_counting():
     for piece in np.array_split(np.arange(200), 3):
         confusion.add(torch.from_numpy(labels[piece]), torch.from_numpy(predicted[piece]))
     expected = [[int(((labels == a) & (predicted == b)).sum()) for b in range(4)] for a in range(4)]
-    assert confusion.counts.tolist() == expected
     right = [100 * expected[a][a] / sum(expected[a]) for a in (0, 1)]
     assert confusion.accuracies() == [*right, None, None]
     assert confusion.balanced() == pytest.approx(sum(right) / 2)
@@ -89,9 +88,9 @@ def test_confusion_against_counting():
     assert found["confusion"]["counts"] == expected
     most = found["confusion"]["most"][0]
     assert most["images"] == max(expected[a][b] for a in range(4) for b in range(4) if a != b)
-    many = Confusion(MOST_CLASSES + 1)
+    many = Confusion(10**5)  # whose matrix would take 80 GB
     many.add(torch.tensor([0, 5]), torch.tensor([0, 6]))
-    named = many.to_json([*map(str, range(MOST_CLASSES + 1))], "test", {})["confusion"]
+    named = many.to_json([*map(str, range(10**5))], "test", {})["confusion"]
     assert named == {"part": "test", "most": [{"class": "5", "taken_for": "6", "images": 1}]}
 
 

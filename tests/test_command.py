@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import run_environment
+from PIL import Image
 
 import ablate
 import nas
+import search_spaces
 import train_final
 from nas.training import weights
 from recipes import FinalOptions, InputError, SearchOptions, command_line, commands, presets
@@ -158,9 +160,36 @@ def test_weights_bring_their_architecture_and_go_on(tmp_path):
     options = {"epochs": 2, "weights": tmp_path / "first", "lr": 0.01}
     whole = train(None, out=tmp_path / "whole", **options)
     train(None, out=tmp_path / "parts", callback=lambda m: True, **options)
+    (tmp_path / "first" / "model.safetensors").unlink()  # the checkpoint has all that was in it
     parts = nas.train(out=tmp_path / "parts", resume=True, progress=False)
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_weights_bring_the_size_of_their_network_and_images(tmp_path, capsys):
+    for i in range(16):
+        (tmp_path / "p" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (i, 90 * (i % 2), 0)).save(tmp_path / "p" / "ab"[i % 2] / f"{i}.png")
+    pictures, first = f"folder:{tmp_path / 'p'}", str(tmp_path / "first")
+    small = {"epochs": 1, "batch_size": 8, "train_limit": None}
+    train(data=pictures, channels=4, image_size=12, out=first, **small)
+    said = []
+    again = train(None, pictures, weights=first, announce=said.append, **small)
+    assert again.options.image_size == 12
+    assert again.model.description["image_size"] == [12, 12]
+    assert not any("was trained on images" in line for line in said)
+    for name, value in (("channels", 16), ("space", "darts")):  # the first is the usual value, too
+        with pytest.raises(InputError, match=f"`{name}` is {value}, but the network in"):
+            train(None, pictures, weights=first, **small, **{name: value})
+    words = ["--weights", first, "--dataset", pictures]
+    assert command_line.parse(FinalOptions, words).image_size == 12
+    assert train_final.main([*words, "--channels", "16", "--out", str(tmp_path / "second")]) == 2
+    assert "--channels is 16, but the network in" in capsys.readouterr().err
+    config = tmp_path / "own.json"
+    config.write_text(json.dumps({"weights": first, "image_size": 8}))
+    assert command_line.parse(FinalOptions, ["--config", str(config)]).image_size == 8
+    train(None, pictures, weights=first, image_size=8, announce=said.append, **small)
+    assert "was trained on images of [12, 12] pixels, these have [8, 8]" in said[-1]
 
 
 def test_weights_of_another_network_are_taken_where_they_fit(tmp_path, capsys):
@@ -182,6 +211,22 @@ def test_weights_of_another_network_are_taken_where_they_fit(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("note: weights ")
 
 
+def test_a_head_is_arranged_by_class(tmp_path):
+    about = {"genotype": search_spaces.get("micro").parse(CELL).to_json(), "channels": 4, "cells": 1}
+    about |= {"num_classes": 3, "in_chans": 1, "classes": ["ant", "bee", "cow"]}
+    first, own = (nas.nas_net(genotype=CELL, channels=4, cells=1, num_classes=3, in_chans=1) for _ in "ab")
+    nas.save(tmp_path / "m.safetensors", first, about)
+    before = own.classifier.weight.clone()
+    taken = weights.take(own, tmp_path / "m.safetensors", classes=["bee", "dog", "ant"])
+    assert taken["new_classes"] == ["dog"]
+    assert weights.summary(taken).endswith("; head arranged by class, new: 'dog'")
+    rows = first.classifier.weight[1], before[1], first.classifier.weight[0]
+    assert torch.equal(own.classifier.weight, torch.stack(rows))
+    for classes in ("012", ["ant", "bee", "cow"]):  # the first are no names
+        assert "new_classes" not in weights.take(own, tmp_path / "m.safetensors", classes=classes)
+        assert torch.equal(own.classifier.weight, first.classifier.weight)
+
+
 def test_weights_of_a_state_dict(tmp_path):
     """As timm leaves them: with a name in front, or in the checkpoint of a training."""
     state = train(epochs=1, channels=4).model.state_dict()
@@ -190,6 +235,9 @@ def test_weights_of_a_state_dict(tmp_path):
         model = nas.nas_net(genotype=CELL, channels=4, cells=1, in_chans=1)
         assert weights.take(model, tmp_path / "state.pth")["new"] == []
         assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    torch.save(state | {"classifier.bias": torch.full((10,), torch.nan)}, tmp_path / "state.pth")
+    with pytest.raises(InputError, match=r"classifier.bias in .* is infinite or not a number"):
+        weights.take(model, tmp_path / "state.pth")
     torch.save({"classifier.weight": "no tensor", "x": torch.zeros(2)}, tmp_path / "state.pth")
     with pytest.raises(InputError, match=r"no weight in .* x \(2,\): the network has stem\.0\.weight"):
         weights.take(model, tmp_path / "state.pth")

@@ -337,7 +337,7 @@ def break_folder(root, how):
         ("zero bytes", "cannot read the image .*0.png"),
         ("class is a broken link", "zebra is a link to nothing"),
         ("broken link", "cannot read .*link.png"),
-        ("float", "cannot read the image .*f.tiff: floating-point .*give `pixel_range=LOW:HIGH`"),
+        ("float", "cannot read the image .*f.tiff: floating-point .*or train with `pixel_range=LOW:HIGH`"),
         ("long", "cannot read the data set folder"),
     ],
 )

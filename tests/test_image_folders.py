@@ -203,6 +203,20 @@ def test_names_of_files_and_classes(tmp_path):
     (root / "ant").rename(root / "\udce9")
     with pytest.raises(InputError, match="is not valid UTF-8: rename it"):
         load(root)
+    for name in ("\udce9", "Ü 蟻 🐜"):  # with folders of parts in those of classes
+        for part in ("train", "test"):
+            write(root / name, (part,))
+    with pytest.raises(InputError, match="is not valid UTF-8: rename it"):
+        load(root)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_broken_exif_turns_nothing(ending, tmp_path):
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).repeat(3).reshape(8, 8, 3))
+    for name, exif in (("plain", b""), ("broken", b"Exif\0\0garbage-garbage")):
+        image.save(tmp_path / f"{name}.{ending}", exif=exif)
+    found = [pictures.decode(tmp_path / f"{name}.{ending}", 8, 3, False)[0] for name in ("plain", "broken")]
+    assert np.array_equal(*found)
 
 
 def test_classes_of_train_and_test_are_compared_before_anything_is_read(tmp_path, monkeypatch):

@@ -151,6 +151,9 @@ def test_tables_that_do_not_fit_are_refused(file, tmp_path):
         {"kind": "search"}, {"fixed": -1}, {"fixed": 1.5}, {"table": data["table"][:-1]}, {"size": {}},
         {"table": [dict.fromkeys(row, "x") for row in data["table"]]}, {"settings": {"engine": "eager"}},
         {"table": [{**row, "more": 1} for row in data["table"]]}, {"quality": 3},
+        *({"settings": data["settings"] | wrong} for wrong in (
+            {"rounds": "x"}, {"rounds": 0}, {"engine": "tflite"}, {"precision": "float16"}, {"threads": None},
+        )),
     ):  # fmt: skip
         bad.write_text(json.dumps(data | change))
         with pytest.raises(InputError, match="cannot be read"):
@@ -159,8 +162,38 @@ def test_tables_that_do_not_fit_are_refused(file, tmp_path):
         read(tmp_path / "missing.json", search_spaces.get("micro"))
 
 
+def test_what_a_table_cannot_measure_is_said_before_the_first_step(file, tmp_path, monkeypatch):
+    data, other = json.loads(file.read_text()), tmp_path / "other.json"
+    cell = search_spaces.get("micro").format(search_spaces.get("micro").random(random.Random(0)))
+    options = SMALL | {"latency_table": str(other), "epochs": 1}
+    other.write_text(json.dumps(data | {"machine": data["machine"] | {"processor": "another"}}))
+    said = []
+    trained = nas.train(cell, out=tmp_path / "run", announce=said.append, **options)
+    assert any(
+        "no latency will be measured: the table is of another machine, processor another" in s for s in said
+    )
+    assert trained.summary["latency"].keys() == {"predicted"}
+    assert "predicted, not measured" in (tmp_path / "run" / "report.html").read_text()
+    other.write_text(json.dumps(data | {"settings": data["settings"] | {"engine": "onnxruntime"}}))
+    util, find = nas.timing.importlib.util, nas.timing.importlib.util.find_spec
+    there = []
+    monkeypatch.setattr(
+        util, "find_spec", lambda name: (name in there or None) if "onnx" in name else find(name)
+    )
+    with pytest.raises(InputError, match="needs onnx and onnxscript"):
+        nas.train(cell, callback=lambda metrics: pytest.fail("trained"), **options)
+    there += ["onnx", "onnxscript", "onnxruntime"]
+    monkeypatch.setattr(nas.timing, "_onnx_runner", lambda *_: 1 / 0)
+    trained = nas.train(cell, out=tmp_path / "failed", **options)
+    assert any("not measured: division by zero" in message for message in trained.messages)
+    assert (tmp_path / "failed" / "model.safetensors").exists()
+
+
 def test_bad_words_end_in_one_line(capsys, tmp_path):
+    (tmp_path / "notes.txt").write_text("precious")
     for words, said in (
+        (["--out", str(tmp_path / "notes.txt")], "is there already: give --overwrite to replace it"),
+        (["--overwrite", "--device", "cuda:77", "--out", str(tmp_path / "notes.txt")], "not available"),
         (["--space", "nowhere"], "unknown search space"),
         (["--engine", "onnxruntime", "--precision", "bfloat16"], "computes in float32"),
         (["--rounds", "1"], "--rounds is 1"),

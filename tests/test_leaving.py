@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -18,7 +19,11 @@ import nas
 import search_spaces
 from nas import data
 from nas.data.preprocessing import Preprocessing
+from nas.data.sources import layout
+from nas.data.sources import pictures as picture_file
+from nas.deploy import predict
 from recipes import InputError, commands
+from recipes.deploy import PredictOptions
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|none~0|skip_connect~1|nor_conv_1x1~2|"
 MICRO = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|"
@@ -234,6 +239,15 @@ def test_grey_pictures_for_a_network_of_grey_images(tmp_path):
     assert 100 * correct / len(found) == result.accuracy
 
 
+def test_pictures_that_cannot_be_read_here_are_named(trained, tmp_path, monkeypatch):
+    ending, advice = ".heic", "pip install pillow-heif"
+    for module in (layout, picture_file):
+        monkeypatch.setattr(module, "NOT_HERE", {ending: advice})
+    (tmp_path / f"x{ending}").write_text("x")
+    with pytest.raises(InputError, match=f"x{ending}: cannot identify .*; {advice}"):
+        nas.predict(trained[1] / "run", tmp_path)
+
+
 def test_bad_pictures_are_named_and_the_others_predicted(trained, tmp_path, capsys):
     _, root = trained
     (tmp_path / "p").mkdir()
@@ -274,6 +288,17 @@ def test_bad_input_of_predict(arguments, words, trained, tmp_path, capsys):
     message = capsys.readouterr().err
     assert words in message
     assert message.count("\n") == 1
+
+
+def test_predictions_that_nobody_reads_end_as_any_command(trained, monkeypatch):
+    def lines(*_):
+        raise BrokenPipeError
+        yield
+
+    monkeypatch.setattr(predict, "table", lines)
+    options = PredictOptions(model=str(trained[1] / "run"), images=(str(trained[1] / "pictures"),))
+    with pytest.raises(BrokenPipeError):  # which the command line makes 141 of
+        predict.run(options)
 
 
 def test_an_export_without_the_network_of_this_package_says_so(tmp_path, capsys):
@@ -386,6 +411,22 @@ def test_bad_input_of_export(arguments, words, trained, tmp_path, capsys):
     assert words in message
     assert message.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", []),
+        ("result.json", "x"),
+        ("result.json", {"latency": 3}),
+        ("result.json", {"latency": {"measured": "fast"}}),
+    ],
+)
+def test_damage_beside_a_network_is_named(name, content, trained, tmp_path):
+    run = shutil.copytree(trained[1] / "run", tmp_path / "run")
+    (run / name).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        nas.export(run, out=tmp_path / "out")
 
 
 def test_an_export_is_replaced_where_that_is_asked_for(trained, tmp_path):

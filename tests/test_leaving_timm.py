@@ -43,7 +43,7 @@ def test_an_export_runs_where_there_is_only_timm(mobile):
     model, root = mobile
     out = nas.export(root / "m.safetensors", ["timm", "safetensors"], root / "out")
     x = torch.randn(2, 3, 32, 32)
-    save_file({"x": x}, out / "x.safetensors")
+    save_file({"x": x}, root / "x.safetensors")
     code = """
 from timm_model import model, load_file
 from timm.data import resolve_model_data_config
@@ -56,11 +56,11 @@ with torch.no_grad():
     save_file({"y": model(load_file("x.safetensors")["x"])}, "y.safetensors")
 """
     repair = Path(compat.__file__).read_text() + "\nprepare_torchvision()\n"  # of this machine's torchvision
-    (out / "program.py").write_text(repair + "sys.path.insert(0, '.')\n" + code)
+    (out / "program.py").write_text(repair + "sys.path.insert(0, 'out')\n" + code)
     environment = {k: v for k, v in run_environment().items() if k != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-I", "program.py"], cwd=out, env=environment, check=True)
+    subprocess.run([sys.executable, "-I", "out/program.py"], cwd=root, env=environment, check=True)
     with torch.no_grad():
-        torch.testing.assert_close(load_file(out / "y.safetensors")["y"], model(x), rtol=0, atol=1e-6)
+        torch.testing.assert_close(load_file(root / "y.safetensors")["y"], model(x), rtol=0, atol=1e-6)
     assert "timm_model.py" in (out / "README.md").read_text()
 
 

@@ -260,7 +260,7 @@ def test_deeper_files_among_pictures_of_8_bits(root):
     )
     assert all_pixels(load(root, pixel_range="0:20560")).unique().tolist() == [7, 128]
     save(root / "ant" / "float.tif", np.ones((8, 8), np.float32))
-    with pytest.raises(InputError, match=r"float.tif: floating-point .*give `pixel_range=LOW:HIGH`"):
+    with pytest.raises(InputError, match=r"float.tif: floating-point .*or train with `pixel_range=LOW:HIGH`"):
         load(root)
 
 
@@ -364,6 +364,25 @@ def test_a_picture_of_8_bits_is_none_of_more(root):
     Image.new("L", (8, 8), 9).save(root.parent / "plain.png")
     with pytest.raises(InputError, match=r"plain.png has 8 bits, .* values from 0 to 4095"):
         pictures.prepared(root.parent / "plain.png", wanted)
+
+
+def test_a_network_of_arrays_takes_floats_as_they_are_and_pictures_as_0_to_1(tmp_path):
+    x = RNG.random((40, 4, 8, 8)).astype(np.float32)
+    wanted = data.load((x, np.arange(40) % 2)).preprocessing
+    np.save(tmp_path / "x.npy", x[0])
+    assert np.array_equal(pictures.prepared(tmp_path / "x.npy", wanted), x[0])
+    np.save(tmp_path / "eight.npy", (255 * x[0]).astype(np.uint8))
+    assert np.array_equal(
+        pictures.prepared(tmp_path / "eight.npy", wanted), np.floor(255 * x[0]) / np.float32(255)
+    )
+    np.save(tmp_path / "wide.npy", 2 * x[0])
+    with pytest.raises(
+        InputError, match=r"wide.npy has values from .*, and the network was trained on values"
+    ):
+        pictures.prepared(tmp_path / "wide.npy", wanted)
+    Image.new("RGB", (8, 8)).save(tmp_path / "colours.png")
+    with pytest.raises(InputError, match=r"colours.png: 3 channels, expected 4"):
+        pictures.prepared(tmp_path / "colours.png", wanted)
 
 
 def test_predictions_of_12_bit_pictures_are_those_of_the_training(root):

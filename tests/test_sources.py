@@ -77,6 +77,9 @@ def test_arrays_without_parts_with_texts_and_a_range(tmp_path):
     named = data.load(f"arrays:{tmp_path / 'b.npz'}")
     assert named.classes == ("a", "b", "c")
     assert named.train.pixels.dtype == torch.float32
+    for labels in ({"y": np.array(["Hündin".encode(), b"cat"] * 10)}, {"y": np.arange(20) % 2}):
+        np.savez(tmp_path / "c.npz", x=x, classes=np.array([b"cat", "Hündin".encode()]), **labels)
+        assert sorted(data.load(f"arrays:{tmp_path / 'c.npz'}").classes) == ["Hündin", "cat"]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +91,8 @@ def test_arrays_without_parts_with_texts_and_a_range(tmp_path):
         ({"x": pixels(4, 6, 6), "y": np.zeros(4, int)}, "are all 0, expected at least 2 classes"),
         ({"x": pixels(4, 6, 6), "y": np.arange(4) / 2}, "are float64, expected integers or texts"),
         ({"x": np.full((4, 6, 6), np.nan), "y": np.arange(4)}, "infinite or not a number"),
+        ({"x": pixels(4, 6, 6), "y": np.array([b"a", b"\xff"] * 2)}, "cannot read the arrays .* save them"),
+        ({"x": pixels(4, 6, 6), "y": np.arange(4) % 2, "classes": ["a", "a"]}, "'a' are names of several"),
         ({"x": np.array([{}] * 4), "y": np.arange(4)}, "cannot read the arrays .* save them again"),
         ({"x_train": pixels(4, 6, 6), "y_train": np.arange(4) % 2, "x_test": pixels(4, 6, 6)}, "rename"),
         (

@@ -180,8 +180,8 @@ def run(options: PredictOptions) -> None:
             with _output(options.out) as write:
                 for line in lines:
                     write.write(line)
-        except BrokenPipeError:  # whoever reads has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # nobody reads the output: the exit code says so
+            raise
         except OSError as error:
             raise InputError(f"cannot write the predictions {options.out or ''}: {error}") from None
     for problem in bad[1:]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,9 +81,18 @@ def of_path(text: str) -> Trained:
     network = load(path)
     folder, result, command = path.parent, {}, None
     if path.name == NETWORK and (folder / "config.json").exists() and (folder / "result.json").exists():
-        result = read_json(folder / "result.json")
-        command = _command(read_json(folder / "config.json"))
+        result = _object(folder / "result.json")
+        command = _command(_object(folder / "config.json"))
     return _trained(network, folder.resolve().name, str(path), result, command)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """What a run has left in a file of JSON. Raises InputError where it is damaged."""
+    found: dict[str, Any] = read_json(path)
+    latency = found.get("latency", {}) if isinstance(found, dict) else None
+    if not isinstance(latency, dict) or not all(type(value) is int for value in latency.values()):
+        raise InputError(f"{path} is damaged, it is not what a training writes: restore it, or delete it")
+    return found
 
 
 def of_result(result: TrainResult) -> Trained:

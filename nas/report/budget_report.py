@@ -33,9 +33,11 @@ def tiles(result: Mapping[str, Any]) -> list[Tile]:
 
 
 def final_tiles(result: Mapping[str, Any]) -> list[Tile]:
-    """The latency of a trained network, where it was measured."""
+    """The latency of a trained network, where it is known."""
     if (latency := result.get("latency")) is None:
         return []
+    if "measured" not in latency:
+        return [Tile("Latency", *split_cost("latency", latency["predicted"]), "predicted, not measured")]
     predicted = " ".join(split_cost("latency", latency["predicted"]))
     return [Tile("Latency", *split_cost("latency", latency["measured"]), f"measured; {predicted} predicted")]
 

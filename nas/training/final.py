@@ -23,19 +23,23 @@ from nas.given import build_task, load_data
 from nas.guard import KeptBuffers, guarded_step
 from nas.large_images import warn_of_large_images
 from nas.latency_table import LatencyTable
+from nas.runs import checkpoint
+from nas.runs.files import read_json
 from nas.runs.job import Outcome
 from nas.seeding import seed_everything
 from nas.steps import Mean, StepResult, evaluate
 from nas.task import Task
-from nas.timing import network_latency, place_of
+from nas.timing import machine, network_latency, place_of, require_engine
 from nas.training.model import LARGEST, save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
-from nas.training.weights import file_of, summary, take, timm_layers
+from nas.training.weights import described, file_of, summary, take, timm_layers
 from recipes import FinalOptions, InputError
 from recipes.budget import format_cost
 from search_spaces import Genotype
 from search_spaces.cost import NetworkSize, count_macs, count_parameters
 from search_spaces.skeleton import Skeleton
+
+WEIGHTS = "weights.json"  # what was taken from a file
 
 
 class Training:
@@ -91,12 +95,15 @@ class Training:
             "dataset": dataset.name,
             **dataset.preprocessing.to_json(),
         }
+        self.unmeasured = ""  # why the latency cannot be measured
         self.latencies = self._latencies()
         self.concerns = data.concerns(
             dataset.classes,
             {name: part.labels for name, part in dataset.parts.items()},
             balanced or options.class_weights == "balanced",
         )
+        if self.unmeasured:
+            self.concerns.append(f"no latency will be measured: {self.unmeasured}")
         self.announcement = [f"data: {dataset}", *(f"warning: {text}" for text in self.concerns)]
         self.mixup = build_mixup(options, task.outputs)
 
@@ -107,7 +114,7 @@ class Training:
             self.announcement += [f"warning: {text}" for text in warned]
         self.taken: str | None = None  # what weights were taken from a file
         if options.weights is not None:
-            self.taken = self._start_from(file_of(options.weights))
+            self.taken = self._start_from(options.weights)
         self.ema = ModelEmaV3(self.model, options.ema_decay) if options.ema_decay else None
         self.forward: nn.Module = self.model
         if options.compile:
@@ -122,8 +129,8 @@ class Training:
         self.rates = build_scheduler(self.optimizer, options)
 
     def _latencies(self) -> LatencyTable | None:
-        """The table that the options name. Raises InputError where it is not of this network, or not of this
-        machine."""
+        """The table that the options name. Raises InputError where it is not of this network, or where its
+        device or its engine is missing."""
         if self.options.latency_table is None:
             return None
         table = latency_table.read(self.options.latency_table, self.space)
@@ -132,7 +139,13 @@ class Training:
             self.description[k] for k in ("channels", "cells", "num_classes", "in_chans", "planned_size")
         )
         table.require_size(NetworkSize(channels, cells, classes, inputs, (height, width), planned))
-        device.select(place_of(table.settings))
+        settings = replace(table.settings, device=str(device.select(place_of(table.settings))))
+        here, there = machine(settings), table.machine
+        others = [f"{n} {there.get(n)}" for n in ("processor", "gpu") if there.get(n) != here[n]]
+        if others := distributed.broadcast(others):
+            self.unmeasured = f"the table is of another machine, {', '.join(others)}"
+        else:
+            require_engine(settings)
         return table
 
     @classmethod
@@ -177,15 +190,31 @@ class Training:
             distributed.synchronise(model)
         return device.place(model, self.device, options.channels_last)
 
-    def _start_from(self, path: Path) -> str:
-        """Take the weights in a file, and say so. Raises InputError."""
-        if self.options.out and Path(self.options.out).resolve() in path.resolve().parents:
+    def _start_from(self, weights: str) -> str:
+        """Take weights from a file, unless those of a checkpoint take their place, and say so. Raises
+        InputError."""
+        out = Path(self.options.out or "")
+        saved = any((out / name).exists() for name in (checkpoint.NEWEST, checkpoint.PREVIOUS))
+        if self.options.resume and saved and (out / WEIGHTS).exists():
+            taken = self.documents[WEIGHTS] = read_json(out / WEIGHTS)
+            try:
+                return summary(taken)
+            except (LookupError, TypeError):
+                raise InputError(f"{out / WEIGHTS} is damaged: delete it, and resume again") from None
+        path = file_of(weights)
+        if self.options.out and out.resolve() in path.resolve().parents:
             raise InputError(
                 f"`weights` lies in the folder of this run, {self.options.out}: give another `out`"
             )
-        taken = take(self.model, path, timm_layers(self.description))
-        self.documents["weights.json"] = taken
-        if distributed.rank() == 0 and not self.options.resume and (taken["new"] or taken["unused"]):
+        theirs, mine = (described(path) or {}).get("image_size"), self.description["image_size"]
+        if theirs not in (None, mine):
+            self.announcement.append(
+                f"warning: the network in {path} was trained on images of {theirs} pixels, these have "
+                f"{mine}: `image_size` says what files are resized to"
+            )
+        taken = take(self.model, path, timm_layers(self.description), self.dataset.classes)
+        self.documents[WEIGHTS] = taken
+        if distributed.rank() == 0 and (taken["new"] or taken["unused"] or "new_classes" in taken):
             print(f"note: {summary(taken)}", file=sys.stderr)
         return summary(taken)
 
@@ -342,10 +371,16 @@ class Training:
         messages += balanced_message(result)
         if self.latencies is not None:
             predicted = self.latencies.costs.of(self.space.choice(self.genotype))
-            measured = network_latency(copy.deepcopy(network), shape, self.latencies.settings)
-            result["latency"] = {"measured": measured, "predicted": predicted}
-            texts = (format_cost("latency", value) for value in (measured, predicted))
-            messages.append("latency {} measured, {} predicted".format(*texts))
+            measured = self.unmeasured or network_latency(
+                copy.deepcopy(network), shape, self.latencies.settings
+            )
+            said = f"{format_cost('latency', predicted)} predicted"
+            if isinstance(measured, int):
+                result["latency"] = {"measured": measured, "predicted": predicted}
+                messages.append(f"latency {format_cost('latency', measured)} measured, {said}")
+            else:
+                result["latency"] = {"predicted": predicted}
+                messages.append(f"warning: latency {said}, not measured: {measured}")
         return Outcome(self.genotype, result, messages)
 
     def save(self, folder: Path, outcome: Outcome) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 import search_spaces
+from nas.data.names import quoted
+from nas.data.preprocessing import Preprocessing
 from nas.genotypes import description_in
 from nas.timm_string import arch_of, timm_names
 from nas.training.model import size_of
@@ -66,16 +68,14 @@ def described(path: Path) -> dict[str, Any] | None:
         ) from None
 
 
-def with_architecture(options: FinalOptions) -> FinalOptions:
-    """The options with the architecture and size of the network that `weights` names, where they name no
-    genotype.
+def options_of(weights: str) -> dict[str, Any]:
+    """Architecture and size of the network that `weights` names, as options, with the side of its images
+    where these were square.
 
     Raises:
-        InputError: the file does not say its architecture, or options contradict it.
+        InputError: the file does not say its architecture.
     """
-    if options.weights is None or options.genotype is not None:
-        return options
-    path = file_of(options.weights)
+    path = file_of(weights)
     description = described(path)
     if description is None:
         raise InputError(f"{path} does not say which architecture its weights are of: give `genotype`, too")
@@ -84,44 +84,66 @@ def with_architecture(options: FinalOptions) -> FinalOptions:
         size = size_of(description)
         space = search_spaces.get(genotype.space)
         text = space.format(genotype)
+        preprocessing = Preprocessing.of(description)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the description in {path} is damaged: {first_line(error)}; restore it, or give other `weights`"
         ) from None
-    usual = FinalOptions()
     sizes = ("channels", "cells", *(("planned_size",) if space.plans_size else ()))
-    taken: dict[str, Any] = {"space": genotype.space, **{k: size[k] for k in sizes}}
-    for name, value in taken.items():
-        if getattr(options, name) not in (value, getattr(usual, name)):
+    rows, columns = preprocessing.image_size if preprocessing else (0, 0)
+    images = {"image_size": rows} if rows == columns and 4 <= rows <= 4096 else {}  # what the option takes
+    return {"genotype": text, "space": genotype.space, **{k: size[k] for k in sizes}, **images}
+
+
+def with_architecture(options: FinalOptions) -> FinalOptions:
+    """The options with the architecture of the network that `weights` names, where they name no genotype.
+
+    Raises:
+        InputError: the file does not say its architecture, or options contradict it.
+    """
+    if options.weights is None or options.genotype is not None:
+        return options
+    taken = options_of(options.weights)
+    for name in taken.keys() - {"genotype", "image_size"}:
+        if getattr(options, name) != taken[name]:
             raise InputError(
-                f"`{name}` is {getattr(options, name)}, but the network in {path} has {value}: drop it, or "
-                "give `genotype`, too, for a network that takes what fits"
+                f"`{name}` is {getattr(options, name)}, but the network in {file_of(options.weights)} has "
+                f"{taken[name]}: drop it, or give `genotype`, too, for a network that takes what fits"
             )
-    return replace(options, genotype=text, **taken)
+    return replace(options, genotype=taken["genotype"])
 
 
-def take(model: nn.Module, path: Path, names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Give a network the weights in a file that fit: those of the same name and shape.
+def take(
+    model: nn.Module, path: Path, names: Mapping[str, str] | None = None, classes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Give a network the weights in a file that fit: those of the same name and shape, in the head those of
+    the same class.
 
     Args:
         names: the network's names of layers that the file calls otherwise.
         path: a safetensors file, or what torch.save has written of tensors alone, such as timm's checkpoints.
+        classes: the network's.
 
     Returns:
-        JSON-ready: `file`, its `sha256`, the number of tensors `taken`, and those of the network that are
-        `new` and those of the file that are `unused`, with their shapes.
+        JSON-ready: `file`, its `sha256`, the number of tensors `taken`, those of the network that are `new`
+        and those of the file that are `unused`, with their shapes, and, where the classes of both differ,
+        the `new_classes`.
 
     Raises:
-        InputError: the file cannot be read, or nothing in it fits.
+        InputError: the file cannot be read, nothing in it fits, or it holds what is not finite.
     """
     own = model.state_dict()
     found = {_renamed(name, names or {}): tensor for name, tensor in read(path).items()}
+    theirs = (described(path) or {}).get("classes")
+    moved = _by_class(found, own, theirs, list(classes)) if isinstance(theirs, list) else {}
     fitting = {name: t for name, t in found.items() if name in own and own[name].shape == t.shape}
     if not any(name in fitting for name, _ in model.named_parameters()):
         raise InputError(
             f"no weight in {path} has the name and shape of one of this network, e.g. {_some(found)}: the "
             f"network has {_some(own)}"
         )
+    if wrong := [name for name, t in fitting.items() if not t.isfinite().all()]:
+        raise InputError(f"{wrong[0]} in {path} is infinite or not a number: give other `weights`")
     model.load_state_dict(fitting, strict=False)
     return {
         "file": str(path),
@@ -129,7 +151,26 @@ def take(model: nn.Module, path: Path, names: Mapping[str, str] | None = None) -
         "taken": len(fitting),
         "new": [_shaped(name, t) for name, t in own.items() if name not in fitting],
         "unused": [_shaped(name, t) for name, t in found.items() if name not in fitting],
+        **moved,
     }
+
+
+def _by_class(
+    found: dict[str, Tensor], own: Mapping[str, Tensor], theirs: list[str], ours: list[str]
+) -> dict[str, list[str]]:
+    """Arrange the head in `found` by the names of as many other classes, and say which are new; nothing where
+    the names are numbers, which stand for none."""
+    numbers = [str(i) for i in range(len(ours))]
+    if theirs == ours or len(theirs) != len(ours) or numbers in (theirs, ours):
+        return {}
+    rows = {str(name): row for row, name in enumerate(theirs)}
+    for key in ("classifier.weight", "classifier.bias"):
+        if key in found and key in own and found[key].shape == own[key].shape and len(own[key]) == len(ours):
+            old, found[key] = found[key], own[key].clone()
+            for row, name in enumerate(ours):
+                if name in rows:
+                    found[key][row] = old[rows[name]]
+    return {"new_classes": [name for name in ours if name not in rows]}
 
 
 def timm_layers(description: Mapping[str, Any]) -> dict[str, str]:
@@ -164,6 +205,8 @@ def summary(taken: Mapping[str, Any]) -> str:
         if names := taken[name]:
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             line += f"; {what}: {', '.join(names[:4])}{more}"
+    if "new_classes" in taken:
+        line += f"; head arranged by class, new: {quoted(taken['new_classes']) or 'none'}"
     return line
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from nas.data.images import DataSet, Images, split
+from nas.data.names import quoted
 from nas.data.sources import arrays, cifar, digits, folder, imagenet16, listed, memory, torchvision_sets
 from nas.data.sources.decoded import Reading
 from nas.data.sources.pictures import LUMA
@@ -114,6 +116,8 @@ def load(
             test_fraction=test_fraction,
         )
     found = memory.load(data, name=name, test_fraction=test_fraction, classes=classes)
+    if again := [name for name, times in Counter(found.classes).items() if times > 1]:
+        raise InputError(f"{quoted(again)} are names of several classes: give each a name of its own")
     if channels_in != "auto":
         found = with_channels(found, int(channels_in))
     given = {"crop_padding": crop_padding, "flip": flip, "cutout": cutout or None}

@@ -31,7 +31,10 @@ def load(*, path: Path, test_fraction: float, pixel_range: str = "auto") -> Data
     """Images and labels in a .npz file, or in a folder of .npy files; in their own size."""
     span = parse_range(pixel_range)
     try:
-        arrays = _arrays(path)
+        arrays = {
+            name: np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+            for name, array in _arrays(path).items()
+        }
     except Exception as error:  # whatever a damaged file ends in
         raise InputError(
             f"cannot read the arrays {path} ({first_line(error)}): expected a .npz file, or a folder of .npy "
@@ -167,7 +170,7 @@ def _labels(
 ) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Labels from 0 of every part, and the names of the classes. Raises InputError."""
     known = np.unique(np.concatenate(list(labels.values())))
-    if known.dtype.kind not in "iuUSb":
+    if known.dtype.kind not in "iuUb":
         raise InputError(f"labels of {path} are {known.dtype}, expected integers or texts: save them so")
     if len(known) < 2:
         raise InputError(f"labels of {path} are all {known[0]}, expected at least 2 classes: check the array")

@@ -182,6 +182,7 @@ def _divided_classes(root: Path, names: Sequence[str], left: Left) -> Layout:
     found: dict[str, Files] = {}
     left.loose += _count_images(root)
     for name in names:
+        _require_text(root / name)
         inside = _parts(root / name)
         for part, folders in inside.items():
             if len(folders) > 1:
@@ -247,8 +248,7 @@ def _classes(root: Path, left: Left) -> tuple[Files, list[str]]:
     left.hidden += sum(1 for entry in _entries(root) if entry.name.startswith(".") and entry.is_file())
     files = {}
     for name in names:
-        if name.encode(errors="replace").decode() != name:
-            raise InputError(f"the name of the class folder {root / name} is not valid UTF-8: rename it")
+        _require_text(root / name)
         before = left.endings.copy()
         files[name] = sorted(_image_files(root / name, left))
         if not files[name]:
@@ -260,6 +260,11 @@ def _classes(root: Path, left: Left) -> tuple[Files, list[str]]:
                 f"{advice or 'add some (' + ', '.join(ENDINGS) + '), or move it away'}"
             )
     return merged(files)
+
+
+def _require_text(folder: Path) -> None:
+    if folder.name.encode(errors="replace").decode() != folder.name:
+        raise InputError(f"the name of the class folder {folder} is not valid UTF-8: rename it")
 
 
 def _folders(root: Path) -> list[str]:
@@ -283,12 +288,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def picture_files(path: Path) -> list[Path]:
-    """The image files in a folder, sorted, or the file that the path is. Raises InputError where there are
-    none."""
+    """The image files in a folder, sorted, those that cannot be read here among them, or the file that the
+    path is. Raises InputError where there are none."""
     if not path.is_dir():
         return [path]
     try:
-        found = sorted(_image_files(path, Left()))
+        found = sorted(_image_files(path, Left(), (*ENDINGS, *NOT_HERE)))
     except OSError as error:
         raise InputError(f"cannot read the folder {path}: {error}; check your rights to read it") from None
     if not found:
@@ -296,8 +301,8 @@ def picture_files(path: Path) -> list[Path]:
     return found
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+def _is_image(name: str, endings: tuple[str, ...] = ENDINGS) -> bool:
+    return name.lower().endswith(endings) and not name.startswith(".")
 
 
 def _has_images(folder: Path) -> bool:
@@ -308,7 +313,7 @@ def _count_images(folder: Path) -> int:
     return sum(_is_image(entry.name) and entry.is_file() for entry in _entries(folder))
 
 
-def _image_files(folder: Path, left: Left) -> Iterator[Path]:
+def _image_files(folder: Path, left: Left, endings: tuple[str, ...] = ENDINGS) -> Iterator[Path]:
     """The files in `folder`, below it and behind links, that count as images by their ending; the others are
     counted."""
 
@@ -325,7 +330,7 @@ def _image_files(folder: Path, left: Left) -> Iterator[Path]:
         for name in names:
             if name.startswith("."):
                 left.hidden += 1
-            elif _is_image(name):
+            elif _is_image(name, endings):
                 yield Path(place, name)
             else:
                 left.endings[os.path.splitext(name)[1].lower()] += 1

@@ -23,7 +23,7 @@ ALWAYS = (
 LARGEST_IMAGE = 80_000_000  # pixels of an image: above, a small file can fill the memory
 WHITE = 65535.0  # of 16 bits, where nothing else is known
 _OTHER_BYTE = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGB;16N": "RGB;16B"}
-_AMONG = "among pictures of 8 bits have no defined range: give `pixel_range=LOW:HIGH`"
+_AMONG = "among pictures of 8 bits have no defined range: convert, or train with `pixel_range=LOW:HIGH`"
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow converts to grey
 
 
@@ -110,11 +110,17 @@ def unreadable(path: Path, error: Exception) -> InputError:
     """The error about a file that is no image."""
     if isinstance(error, InputError):
         return error
-    return InputError(f"cannot read the image {path}: {first_line(error)}; repair or remove it")
+    advice = NOT_HERE.get(path.suffix.lower(), "repair or remove it")
+    return InputError(f"cannot read the image {path}: {first_line(error)}; {advice}")
 
 
 def decode(
-    path: Path, size: int, channels: int, deep: bool, span: tuple[float, float] | None = None
+    path: Path,
+    size: int,
+    channels: int,
+    deep: bool,
+    span: tuple[float, float] | None = None,
+    floats: bool = False,
 ) -> tuple[Array, float, float]:
     """The image in a file, upright, on white, as (size, size, channels), and its smallest and largest value
     before it was resized.
@@ -122,15 +128,18 @@ def decode(
     Args:
         deep: the values of the file as float32; otherwise uint8, and of a file that has more bits those
             from `span[0]` to `span[1]`, or to WHITE where that is None, from black to white.
+        floats: whether values of floating point are float32 in any case.
 
     Raises:
         InputError: it is damaged, or has values that no range is known for.
     """
     try:
         values = _values(path)
-        if deep:
+        if deep or (floats and np.asarray(values).dtype.kind == "f"):
             return _deep(values, size, channels)
         if isinstance(values, Image.Image):
+            if channels not in (1, 3):
+                raise ValueError(f"{len(values.getbands())} channels, expected {channels}")
             picture = values.convert("L" if channels == 1 else "RGB")
             picture = picture if picture.size == (size, size) else picture.resize((size, size))
             return np.asarray(picture).reshape(size, size, channels), 0.0, 255.0
@@ -162,9 +171,16 @@ def prepared(path: Path, wanted: Preprocessing) -> Array:
             f"the picture {path} has 8 bits, and the network was trained on pictures of more, with values "
             f"from {low:g} to {high:g}: give one of that kind"
         )
-    pixels, _, _ = decode(path, rows, wanted.in_chans, wanted.is_deep, wanted.reduced)
-    if wanted.is_deep:
-        pixels = scaled(pixels, wanted.range)
+    numbers = wanted.deep is None and wanted.range == (0.0, 1.0)  # it was trained on arrays of floats
+    pixels, low, high = decode(path, rows, wanted.in_chans, wanted.is_deep, wanted.reduced, numbers)
+    deep = pixels.dtype != np.uint8
+    if numbers and deep and not (low >= 0 and high <= 1):
+        raise InputError(
+            f"the picture {path} has values from {low:g} to {high:g}, and the network was trained on values "
+            "from 0 to 1: rescale it"
+        )
+    if numbers or deep:
+        pixels = scaled(pixels, wanted.range if deep else (0.0, 255.0))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -189,7 +205,7 @@ def _values(path: Path) -> Image.Image | Array:
             if opened.format == "PPM":
                 return _netpbm_colours(path, opened)
             return _sixteen_bit_colours(path, opened)
-        image = ImageOps.exif_transpose(opened)
+        image = _upright(opened)
         if known.deep:
             return np.asarray(image)[:, :, None]
         if image.has_transparency_data:
@@ -198,13 +214,22 @@ def _values(path: Path) -> Image.Image | Array:
         return image if image.mode == "L" else image.convert("L" if known.channels == 1 else "RGB")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says, or as it is where that is broken. Raises what its pixels raise."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # whatever a decoder makes of notes that are none
+        return image
+
+
 def _sixteen_bit_colours(path: Path, opened: Image.Image) -> Array:
     """(H, W, 3) uint16. Pillow keeps one byte of two: the upper, or with the other byte order the lower."""
-    upper = np.asarray(ImageOps.exif_transpose(opened)).astype(np.uint16)
+    upper = np.asarray(_upright(opened)).astype(np.uint16)
     with Image.open(path, formats=FORMATS) as again:
         tiles: Any = again.tile
         again.tile = [tile._replace(args=_swapped(tile.args)) for tile in tiles]
-        lower = np.asarray(ImageOps.exif_transpose(again))
+        lower = np.asarray(_upright(again))
     both: Array = upper << 8 | lower
     return both
 
@@ -319,7 +344,7 @@ def _deep(image: Image.Image | Array, size: int, channels: int) -> tuple[Array, 
         elif x.shape[2] == 1:
             x = x.repeat(channels, 2)
         else:
-            raise ValueError(f"{x.shape[2]} channels, the other images have {channels}")
+            raise ValueError(f"{x.shape[2]} channels, expected {channels}")
     if x.shape[:2] != (size, size):
         planes = [Image.fromarray(np.ascontiguousarray(x[:, :, c])) for c in range(channels)]
         resized = [np.asarray(p.resize((size, size), Image.Resampling.BICUBIC)) for p in planes]
