@@ -16,6 +16,7 @@ from nas.latency import candidate_times
 from nas.latency_table import fit, quality, read
 from nas.timing import Settings, runner, timed
 from recipes import InputError, commands
+from search_spaces import GenotypeError
 from search_spaces.cost import CostTable, NetworkSize, frame
 from search_spaces.operations import Zero
 
@@ -135,6 +136,16 @@ def test_a_search_keeps_a_latency_and_a_training_measures_it(file, tmp_path):
     assert trained.summary["latency"]["predicted"] == predicted
     assert 10_000 < trained.summary["latency"]["measured"] < 10**9
     assert any("measured" in message for message in trained.messages)
+
+
+def test_a_cell_that_no_supernet_has_is_in_no_table(file, monkeypatch):
+    def choice(space, genotype):
+        raise GenotypeError("the cell is strange")
+
+    genotype = search_spaces.get("micro").random(random.Random(0))
+    monkeypatch.setattr(search_spaces.SearchSpace, "choice", choice)
+    with pytest.raises(InputError, match="knows cells of supernets, and the cell is strange"):
+        nas.train(genotype, latency_table=str(file), epochs=1, **SMALL)
 
 
 def test_tables_that_do_not_fit_are_refused(file, tmp_path):

@@ -35,7 +35,7 @@ from nas.training.timm_parts import build_mixup, build_optimizer, build_schedule
 from nas.training.weights import described, file_of, summary, take, timm_layers
 from recipes import FinalOptions, InputError
 from recipes.budget import format_cost
-from search_spaces import Genotype
+from search_spaces import Genotype, GenotypeError
 from search_spaces.cost import NetworkSize, count_macs, count_parameters
 from search_spaces.skeleton import Skeleton
 
@@ -139,6 +139,10 @@ class Training:
             self.description[k] for k in ("channels", "cells", "num_classes", "in_chans", "planned_size")
         )
         table.require_size(NetworkSize(channels, cells, classes, inputs, (height, width), planned))
+        try:
+            self.space.choice(self.genotype)
+        except GenotypeError as error:
+            raise InputError(f"`latency_table` knows cells of supernets, and {error}: drop it") from None
         settings = replace(table.settings, device=str(device.select(place_of(table.settings))))
         here, there = machine(settings), table.machine
         others = [f"{n} {there.get(n)}" for n in ("processor", "gpu") if there.get(n) != here[n]]
