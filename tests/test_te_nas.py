@@ -10,7 +10,7 @@ from torch import nn
 
 import nas
 from nas.bilevel import Search
-from nas.bilevel.shrinkings.te_nas import Alone, ByTraining, condition, patches, ranks, regions_of
+from nas.bilevel.shrinkings.te_nas import Alone, ByTrainability, condition, patches, ranks, regions_of
 from nas.bilevel.shrinkings.untrained import Mixture
 from nas.seeding import generator, seed_everything
 from recipes import SearchOptions
@@ -92,7 +92,7 @@ def test_every_slot_loses_the_lowest_sum_of_ranks_in_every_round(monkeypatch):
         rounds.append((pairs, *values))
         return values
 
-    monkeypatch.setattr(ByTraining, "changes", changes)
+    monkeypatch.setattr(ByTrainability, "changes", changes)
     search.shrinking.work(search, 0)
     left, expected = [{1, 2, 3, 4} for _ in range(3)], [(0, row, 0) for row in range(3)]
     for pairs, conditions, regions in rounds:
@@ -122,7 +122,7 @@ def fresh(channels, outputs):
 
 
 def test_changes_are_relative_means_over_fresh_weights(monkeypatch):
-    monkeypatch.setattr(ByTraining, "PATCHES", (2, 30))
+    monkeypatch.setattr(ByTrainability, "PATCHES", (2, 30))
     search = job(shrink="te_nas:images=6,repeats=2")
     pairs, before = [(0, 3), (2, 1)], search.bilevel.work.trained
     torch.manual_seed(5)
@@ -151,7 +151,7 @@ def test_changes_are_relative_means_over_fresh_weights(monkeypatch):
 
 
 def test_one_architecture_is_left_within_the_budget(monkeypatch):
-    monkeypatch.setattr(ByTraining, "PATCHES", (1, 20))
+    monkeypatch.setattr(ByTrainability, "PATCHES", (1, 20))
     options = {"epochs": 1, "warmup_epochs": 0, "shrink": "te_nas:images=3,repeats=1"} | SMALL
     result = nas.search("micro", budget="parameters=9k", **options)
     assert result.summary["budget"]["costs"]["parameters"] <= 9000

@@ -4,28 +4,46 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from estimators import Schedule
+from nas import distributed
 from nas.bilevel.architecture import Architecture
 from recipes.registry import Registry
 from search_spaces.mixed_edge import Draw
 
+if TYPE_CHECKING:
+    from nas.bilevel.steps import Bilevel
+    from nas.bilevel.unroll import Batch
+
 MOST_STEPS = 100  # of an adversary
 
 
-class Probe(Protocol):
+class Probe:
     """The batch of a weight step, for policies that look at it. Every look is a pass through the supernet;
     what it finds is that of the batches of all ranks, unless each has draws of its own."""
 
+    def __init__(self, bilevel: Bilevel, batch: Batch) -> None:
+        self.bilevel, self.batch = bilevel, batch
+
     def loss(self, draw: Draw) -> float:
         """The loss of a draw."""
+        with torch.no_grad():
+            loss, _ = self.bilevel.loss(draw, self.batch)
+        return float(self._of_all(loss.float()))
 
     def gradient(self, weights: Tensor) -> Tensor:
         """The gradient (E, K) of the loss by the weights (E, K) of a draw, both on the CPU."""
+        _, _, at_weights = self.bilevel.gradient_at(weights, self.batch)
+        return self._of_all(at_weights).to(weights)
+
+    def _of_all(self, tensor: Tensor) -> Tensor:
+        if self.bilevel.draw_per != "rank":
+            distributed.average([tensor])
+        return tensor
 
 
 class Policy(ABC):

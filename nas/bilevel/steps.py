@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from estimators import CategoricalEstimator
 from nas import distributed
 from nas.bilevel.architecture import Architecture, chosen_by
-from nas.bilevel.policies import DrawPolicy, Policy
+from nas.bilevel.policies import DrawPolicy, Policy, Probe
 from nas.bilevel.terms import Term, WeightStep, gradient_of_draw, gradient_of_logits, value_of_draw
 from nas.bilevel.unroll import Batch, Unroll, frozen, unrolled_gradient
 from nas.device import Precision, autocast
@@ -37,27 +37,6 @@ class _Evaluated(NamedTuple):
     result: StepResult
     losses: Tensor
     gradients: Tensor | None
-
-
-class _Probe:
-    """See `nas.bilevel.policies.Probe`."""
-
-    def __init__(self, bilevel: Bilevel, batch: Batch) -> None:
-        self.bilevel, self.batch = bilevel, batch
-
-    def loss(self, draw: Draw) -> float:
-        with torch.no_grad():
-            loss, _ = self.bilevel.loss(draw, self.batch)
-        return float(self._of_all(loss.float()))
-
-    def gradient(self, weights: Tensor) -> Tensor:
-        _, _, at_weights = self.bilevel.gradient_at(weights, self.batch)
-        return self._of_all(at_weights).to(weights)
-
-    def _of_all(self, tensor: Tensor) -> Tensor:
-        if self.bilevel.draw_per != "rank":
-            distributed.average([tensor])
-        return tensor
 
 
 class Bilevel:
@@ -280,7 +259,7 @@ class Bilevel:
             step, progress: number of the step, and the part of the search before it, in [0, 1].
         """
         self.weight_optimizer.zero_grad(set_to_none=True)
-        probe = _Probe(self, train)
+        probe = Probe(self, train)
         paths = self.policy.paths_on(probe, self.architecture, generator, step, progress)
         self._require_paths(paths)
         results = []

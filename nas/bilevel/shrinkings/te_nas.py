@@ -23,7 +23,7 @@ from search_spaces.mixed_edge import Choice
 from search_spaces.skeleton import Skeleton
 
 
-class ByTraining(Shrinking):
+class ByTrainability(Shrinking):
     """Before the first step, `none` is taken out, and then in every round one candidate of each slot, until
     each has one left: that of the lowest sum of two ranks among all candidates.
 
