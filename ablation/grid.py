@@ -23,6 +23,7 @@ from ablation.executors import Run, execute
 from ablation.methods import method_words, split_words, without
 from nas import tables
 from nas.bilevel import parts
+from nas.genotypes import read_genotype
 from nas.runs.files import read_json, read_json_lines
 from nas.runs.interruption import Interruption
 from nas.tables import Truth
@@ -241,6 +242,9 @@ def retrain(
 
     Returns:
         test accuracies (%) of the cells that were found, and of every random cell a row.
+
+    Raises:
+        InputError: see `work`; or a folder holds the training of a cell that its search does not find now.
     """
     finals = [
         _final(
@@ -254,6 +258,8 @@ def retrain(
         _final("random", options.first_seed + i, text, f"{folder}/random/cell-{i}", options)
         for i, text in enumerate(cells)
     ]
+    for trial, final in zip(trials, finals, strict=False):
+        _require_cell(trial, final)
     work(finals, "train_final", "retraining", options)
     accuracies = [read_json(final.folder / "result.json")["test_accuracy"] for final in finals]
     rows = [
@@ -261,6 +267,15 @@ def retrain(
         for final, text, accuracy in zip(finals[len(trials) :], cells, accuracies[len(trials) :], strict=True)
     ]
     return accuracies[: len(trials)], rows
+
+
+def _require_cell(search: Trial, final: Trial) -> None:
+    """Raise InputError where a training has begun with another cell than its search has found: its options
+    only name the file."""
+    begun, found = (trial.folder / "genotype.json" for trial in (final, search))
+    space = search.options.space
+    if begun.exists() and read_genotype(str(begun), space) != read_genotype(str(found), space):
+        raise InputError(f"{final.folder} holds the training of another cell than {found}: delete it")
 
 
 def _final(method: str, seed: int, genotype: str, out: str, options: GridOptions) -> Trial:

@@ -331,6 +331,13 @@ def test_retraining_takes_the_place_of_the_table(finished, monkeypatch):
     final = json.loads((folder / "runs" / "reinmax-s0-final" / "result.json").read_text())
     assert float(row["accuracy"]) == final["test_accuracy"]
     assert final["genotype"] == row["genotype"]
+    # Searched anew, another cell has no claim to this accuracy.
+    cell = folder / "runs" / "reinmax-s0" / "genotype.json"
+    before = cell.read_text()
+    cell.write_text((folder / "random" / "cell-0" / "genotype.json").read_text())
+    with pytest.raises(InputError, match=r"reinmax-s0-final holds the training of another cell than"):
+        grid.run(again)
+    cell.write_text(before)
 
 
 def test_what_was_found_beside_random_cells(tmp_path):
