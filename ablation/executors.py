@@ -96,7 +96,7 @@ class Children:
             child = subprocess.Popen(
                 command, cwd=cwd, env=_environment(), text=True, stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-                preexec_fn=_die_with_parent(os.getpid()), pass_fds=[claim.fileno()] if claim else [],
+                preexec_fn=die_with_parent(os.getpid()), pass_fds=[claim.fileno()] if claim else [],
             )  # fmt: skip
             self._running.add(child)
         while True:
@@ -322,8 +322,8 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """What a new process does to be killed as soon as its parent is gone, on Linux."""
+def die_with_parent(parent: int) -> Callable[[], None] | None:
+    """What a new process does to be killed as soon as its parent, of this id, is gone; None but on Linux."""
     libc = _LIBC
     if libc is None:
         return None

@@ -5,10 +5,16 @@ import gzip
 import itertools
 import json
 import math
+import os
 import shutil
+import signal
 import struct
+import subprocess
+import sys
+import time
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +31,7 @@ from studies.tasks.task_grid import Setting, Trial, choose
 from studies.tasks.task_plots import Panel, plot_dots
 from studies.tasks.vae import CategoricalVAE, MnistVAE, load_mnist
 
+ROOT = Path(__file__).resolve().parent.parent
 DISCRETE = [name for name in estimators.names() if estimators.family(name).discrete]
 PATHWISE = [name for name in DISCRETE if estimators.family(name).signal == "gradient"]
 
@@ -456,6 +463,58 @@ def test_results_do_not_depend_on_the_number_of_jobs(tmp_path):
     two = dict(task_grid.complete(trials, tmp_path / "two", 2, 1))
     assert [one[t]["curve"] for t in trials] == [two[t]["curve"] for t in trials]
     assert one[trials[0]]["curve"] != one[trials[1]]["curve"]
+
+
+WORK = """
+import os, sys, time
+from pathlib import Path
+from studies.pool import workers
+
+def work(name):
+    Path(f"{name}.begun").write_text(str(os.getpid()))
+    assert "mine" in sys.modules
+    time.sleep(1)
+    Path(f"{name}.done").touch()
+
+if __name__ == "__main__":
+    with workers(1, ["mine"]) as pool:
+        for future in [pool.submit(work, str(i)) for i in range(9)]:
+            future.result()
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_know_plugins_finish_what_is_under_way_and_do_not_outlive_their_parent(end, tmp_path):
+    (tmp_path / "work.py").write_text(WORK)
+    (tmp_path / "mine.py").touch()
+    process = subprocess.Popen(
+        [sys.executable, "work.py"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    first = tmp_path / "0.begun"
+    while not (first.exists() and first.read_text()) and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(int(first.read_text()), signal.SIGINT)  # as a terminal does to all
+    process.send_signal(end)
+    errors = process.communicate()[1]  # when the worker has ended, too
+    done = {path.stem for path in tmp_path.glob("*.done")}
+    if end == signal.SIGKILL:
+        assert not done
+    else:
+        assert "what was under way is kept, the same command goes on" in errors
+        assert "0" in done == {path.stem for path in tmp_path.glob("*.begun")}
+        assert len(done) < 9
+
+
+@pytest.mark.parametrize("damaged", ["{}", "[]", '{"identity": 3', {"result": {}}, {"result": None}])
+def test_a_damaged_result_is_named(damaged, tmp_path):
+    trial = Trial(Polynomial(2.0, 3), Setting("reinmax", 1.0, 0.1), 0)
+    path = trial.path(tmp_path)
+    path.parent.mkdir()
+    text = damaged if isinstance(damaged, str) else json.dumps({"identity": trial.identity()} | damaged)
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"seed0.json is (missing or )?damaged.*delete it"):
+        task_grid.stored(trial, tmp_path)
 
 
 # Figures

@@ -144,7 +144,7 @@ def test_what_a_stack_cannot_do_is_refused(name, value):
 class Inline:
     """A pool of processes that is this one, so that what a test replaces is replaced in the job too."""
 
-    def __init__(self, jobs, context):
+    def __init__(self, count, plugins):
         pass
 
     def __enter__(self):
@@ -180,7 +180,7 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(build_truth, "RECIPE", RECIPE)
     monkeypatch.setattr(build_truth, "SEEDS", {"micro": 2, "nasbench201": 1})
-    monkeypatch.setattr(build_truth, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(build_truth, "workers", Inline)
     monkeypatch.setattr(build_truth, "_train", counted)
     return calls
 

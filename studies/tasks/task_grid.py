@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
@@ -20,6 +18,8 @@ import estimators
 from estimators import Estimator
 from nas.report.page import Picture
 from nas.runs.files import read_json, write_json
+from recipes import InputError
+from studies.pool import workers
 
 RAO_SAMPLES = 10  # draws of the Rao-Blackwellised estimators; with their default of 100 they take the time
 Result = dict[str, Any]
@@ -161,12 +161,19 @@ def choose(results: Mapping[Setting, Result]) -> Setting:
 
 
 def stored(trial: Trial, folder: Path) -> Result | None:
-    """The result of a trial in `folder`, if it was computed with the same settings."""
+    """The result of a trial in `folder`, if it was computed with the same settings. Raises InputError where
+    the file is damaged."""
     path = trial.path(folder)
     if not path.is_file():
         return None
-    content = read_json(path)
-    return dict(content["result"]) if content["identity"] == trial.identity() else None
+    try:
+        content = read_json(path)
+        if content["identity"] != trial.identity():
+            return None
+        float(content["result"]["validation"])
+        return dict(content["result"])
+    except (ValueError, TypeError, LookupError):
+        raise InputError(f"{path} is damaged: delete it, and the same command trains it again") from None
 
 
 def compute(trial: Trial, folder: Path, threads: int) -> Result:
@@ -182,13 +189,14 @@ def compute(trial: Trial, folder: Path, threads: int) -> Result:
 
 
 def complete(
-    trials: Sequence[Trial], folder: Path, jobs: int, threads: int
+    trials: Sequence[Trial], folder: Path, jobs: int, threads: int, plugins: Sequence[str] = ()
 ) -> Iterator[tuple[Trial, Result]]:
     """Every trial with its result; stored ones first. When interrupted, runs under way are still kept.
 
     Args:
         jobs: processes that train at the same time.
         threads: CPU threads of each.
+        plugins: see `workers`.
     """
     missing = []
     for trial in trials:
@@ -201,13 +209,7 @@ def complete(
         for trial in missing:
             yield trial, compute(trial, folder, threads)
         return
-    with ProcessPoolExecutor(
-        min(jobs, len(missing)), get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
-    ) as pool:
+    with workers(min(jobs, len(missing)), plugins) as pool:
         futures = {pool.submit(compute, trial, folder, threads): trial for trial in missing}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            yield futures[future], future.result()

@@ -138,7 +138,7 @@ def compare(
 def _complete(trials: Sequence[Trial], what: str, options: TasksOptions, folder: Path) -> dict[Trial, Result]:
     found = {}
     with tqdm(total=len(trials), desc=what, unit="run", disable=None) as bar:
-        for trial, result in complete(trials, folder, options.jobs, options.threads or 1):
+        for trial, result in complete(trials, folder, options.jobs, options.threads or 1, options.plugins):
             found[trial] = result
             bar.update()
     return found

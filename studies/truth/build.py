@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +27,7 @@ from recipes import FinalOptions, InputError, one_of, presets
 from search_spaces import Genotype
 from search_spaces.space import EnumerableSpace
 from studies.options import TruthOptions
+from studies.pool import workers
 from studies.truth import truth_report
 from studies.truth.stack import StackedTraining
 
@@ -48,8 +48,7 @@ def run(options: TruthOptions) -> None:
         raise InputError(f"--table is {path}, expected a file in a folder that exists")
     chunks = [(seed, first) for seed in range(SEEDS[space.name]) for first in range(0, len(texts), CHUNK)]
     missing = [chunk for chunk in chunks if not _file(folder, *chunk).exists()]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, context) as pool:
+    with workers(options.jobs, options.plugins) as pool:
         futures = [
             pool.submit(
                 _train,
@@ -64,12 +63,8 @@ def run(options: TruthOptions) -> None:
         done = tqdm(
             as_completed(futures), "training", len(chunks), initial=len(chunks) - len(missing), unit="chunk"
         )
-        try:
-            for future in done:
-                future.result()
-        except BaseException:  # what is under way is finished and kept
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in done:
+            future.result()
     table = assemble(folder, space, texts)
     try:
         write_table(path, table)
