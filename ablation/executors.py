@@ -27,7 +27,7 @@ from typing import Any
 from nas.runs.files import Lock, lock, write_json
 from recipes import RESUME_ME, InputError, RunOptions, first_line
 from recipes.ablation import LOCAL_JOBS, GridOptions
-from recipes.config_file import config_json
+from recipes.config_file import config_json, free
 
 GRACE = 60.0  # seconds that a run has for its last step and its checkpoint when it is asked to stop
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -63,17 +63,23 @@ class Run:
         return Path(self.cwd, self.options.out or "")
 
     def command(self) -> list[str]:
-        """The command line that starts the run, or continues it where its folder has begun."""
+        """The command line that starts the run, or continues it where its folder has begun: with its own
+        options, and those of now that are free."""
         folder = self.folder
         command = [sys.executable, "-m", self.module, "--out", str(self.options.out)]
         if self.options.plugins:
             command += ["--plugins", *self.options.plugins]
         if (folder / "config.json").exists():
-            return [*command, "--resume"]
+            return [*command, "--resume", *self._free_words()]
         config = folder.with_name(folder.name + ".json")
         config.parent.mkdir(parents=True, exist_ok=True)
         write_json(config, config_json(self.options))
         return [*command, "--config", str(config)]
+
+    def _free_words(self) -> Iterator[str]:
+        for name in sorted(free(type(self.options)) - {"out", "plugins", "resume", "overwrite"}):
+            value, flag = getattr(self.options, name), name.replace("_", "-")
+            yield f"--{'no-' * (value is False)}{flag}" if isinstance(value, bool) else f"--{flag}={value}"
 
 
 class Children:

@@ -44,8 +44,8 @@ from recipes.config_file import free, read_config
 from search_spaces import Genotype, operations
 
 MEASURED_MOMENTS = {"micro": 4}
-# Options that may differ between a run and the plan: where it is, and where its options came from.
-_WITHOUT_EFFECT = free(RunOptions) | {"config", "preset", "threads", "plugins"}
+# Beside those that are free, options that may differ between a run and the plan.
+_WITHOUT_EFFECT = {"config", "preset", "threads"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ def _moments(options: GridOptions, base: SearchOptions) -> int:
     """How often the gradient of the loss is measured in a search with these options. Raises InputError."""
     if base.architecture_loss == "error":
         return 0
-    moments = MEASURED_MOMENTS.get(options.space, 0) if options.measure is None else options.measure
+    if options.measure is None:
+        return min(MEASURED_MOMENTS.get(options.space, 0), base.epochs)
+    moments = options.measure
     if moments > base.epochs:
         raise InputError(f"--measure is {moments}, expected at most the {base.epochs} epochs of a search")
     return moments
@@ -224,9 +226,9 @@ def is_finished(options: RunOptions) -> bool:
     if not path.exists():
         return False
     stored = read_config(type(options), path)
-    wanted = asdict(options)
+    wanted, may_differ = asdict(options), free(type(options)) | _WITHOUT_EFFECT
     for name, value in stored.items():
-        if name not in _WITHOUT_EFFECT and value != wanted[name]:
+        if name not in may_differ and value != wanted[name]:
             raise InputError(
                 f"{folder} holds a run with {name} {value} instead of {wanted[name]}: give another --out, "
                 "or delete it"

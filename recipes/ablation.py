@@ -30,7 +30,7 @@ class AblationOptions:
     """Python files or modules that are imported first, as for train_search.py: what they register can be
     named in the other options."""
     threads: int | None = option(None, at_least=1, at_most=1024)
-    """CPU threads of a process (default: all cores; one where several run at a time)."""
+    """CPU threads of a process (default: all cores; one in nas, tasks and truth, whatever their --jobs)."""
 
 
 @dataclass(kw_only=True)

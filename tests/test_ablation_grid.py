@@ -204,7 +204,7 @@ def test_bad_input_ends_in_exit_code_2(capsys):
         ["--search=--epochs 3"],
         ["--out", "-", "--search", "--epochs=3"],
     ):
-        assert ablate.main(["nas", *words]) == 2
+        assert ablate.main(["nas", "--measure", "4", *words]) == 2
         assert "--measure is 4, expected at most the 3 epochs" in capsys.readouterr().err
     assert ablate.main(["nass"]) == 2
     assert "unknown command 'nass'" in capsys.readouterr().err
@@ -282,12 +282,15 @@ def test_what_is_finished_is_not_repeated_and_what_was_killed_continues(finished
     lost = folder / "runs" / "reinmax-s1" / "result.json"
     lost.unlink()
     done = []
+    options = replace(options, search=f"{TOY} --max-skipped-steps 7 --keep-weights-every 1")
     original = grid.execute
     monkeypatch.setattr(
         grid, "execute", lambda runs, *a: (done.extend(r.options.out for r in runs), original(runs, *a))[1]
     )
     grid.run(options)
     assert done == [str(lost.parent)]
+    config = json.loads((lost.parent / "config.json").read_text())  # what changes no result may differ
+    assert (config["max_skipped_steps"], config["keep_weights_every"], config["download"]) == (7, 1, False)
     after = read_csv(folder / "results.csv")
     for row in before + after:
         del row["seconds"], row["peak_memory_bytes"]
@@ -354,6 +357,11 @@ def test_what_was_found_beside_random_cells(tmp_path):
     mean, low, high = difference(found, [90.0, 91.0])
     assert low <= mean <= high
     assert difference([1.0, 1.0], [0.5]) == (0.5, 0.5, 0.5)
+
+
+def test_short_searches_are_measured_as_often_as_they_can(tmp_path):
+    (trial,) = grid.plan(GridOptions(methods=("st",), seeds=1, search=TOY), tmp_path)
+    assert trial.options.measure_every == 1
 
 
 def test_searches_that_minimise_the_error_are_not_measured(tmp_path):
