@@ -151,5 +151,6 @@ def _plot_searches(
         )
         labels.append(Label(float(x), max(mean.mean, low), name, shade))
         lines += [(float(a) * shift, max(y, low)) for a, y in zip(at, found, strict=True)]
-        lines += [(float(x), y) for y in np.linspace(max(mean.low, low), max(mean.high, low), 6)]
+        if mean.runs > 1:
+            lines += [(float(x), y) for y in np.linspace(max(mean.low, low), max(mean.high, low), 6)]
     return labels

@@ -371,7 +371,7 @@ def judged(
 
 def difference(records: Sequence[Mapping[str, Any]], method: str) -> Estimate:
     """A method's accuracies less what the best way finds without it, of records that are `judged`: mean and
-    bootstrap interval over the seeds."""
+    interval over the seeds."""
     return estimate([record["above_without"] for record in records if record["method"] == method])
 
 

@@ -199,6 +199,8 @@ def plot_anytime(curves: Records, known: Truth, evaluations: int, scores: CellSc
     upper.set_ylim(low - 0.03 * (optimum - low), optimum + 0.06 * (optimum - low))
     upper.set_title("true accuracy of the derived cell (%)")
     lower.set_title("entropy of an edge (nats)")
+    undecided = [row["entropy"] for row in curves]  # the intervals of two searches would fill the axes
+    lower.set_ylim(min(undecided) - 0.05, max(undecided) + 0.05)
     ends[0] += [(optimum, "optimum", INK), *((accuracy, name, QUIET) for name, accuracy in without)]
     upper.axhline(optimum, color=INK, linewidth=1)
     for name, accuracy in without:
@@ -230,8 +232,8 @@ def plot_gradient_plane(gradients: Records) -> Figure:
         }
         for what in ("std", "bias")
     )
-    right = 1.35 * max(mean.high for mean in stds.values())
-    upper = 1.12 * max(1.0, *(mean.high for mean in biases.values()))
+    right = 1.35 * max(1.0, *(mean.mean for mean in stds.values()))
+    upper = 1.12 * max(1.0, *(mean.mean for mean in biases.values()))
     ticks = [tick for tick in (0, 0.5, 1, 2, 5, 10, 20, 50, 100) if tick < right]
     for axes, epoch in zip(grid.flat, moments, strict=False):
         axes.set_xscale("symlog", linthresh=0.5, linscale=0.5)
@@ -280,6 +282,8 @@ def plot_budget(gradients: Records) -> Figure:
     draws = np.geomspace(1, 1000, 61)
     for axes, epoch in zip(grid, moments, strict=True):
         ends = []
+        lowest = min(row["cosine"] for row in gradients if row["epoch"] == epoch)
+        axes.set_ylim(min(lowest, 0) - 0.05, 1.05)
         for name in names:
             rows = [row for row in gradients if row["epoch"] == epoch and row["estimator"] == name]
             if not rows:
@@ -307,7 +311,7 @@ def plot_budget(gradients: Records) -> Figure:
 
 @styled
 def plot_pairs(names: Sequence[str], pairs: Mapping[tuple[str, str], Paired]) -> Figure:
-    """Mean difference of accuracy, row minus column, on equal seeds; bold where its interval is off 0."""
+    """Mean difference of accuracy, row minus column, on equal seeds; bold where p is at most 0.05."""
     longest = 0.075 * max(map(len, names))
     left, top = 0.3 + longest, 0.3 + 0.65 * longest
     width = left + 0.62 * len(names) + longest
@@ -315,7 +319,7 @@ def plot_pairs(names: Sequence[str], pairs: Mapping[tuple[str, str], Paired]) ->
         1, 1, 0.36 * len(names), left=left, right=longest, top=top, bottom=0.1, width=width
     )
     table = np.array([[pairs[a, b].mean if a != b else np.nan for b in names] for a in names])
-    sure = np.array([[a != b and pairs[a, b].low * pairs[a, b].high > 0 for b in names] for a in names])
+    sure = np.array([[a != b and pairs[a, b].p <= 0.05 for b in names] for a in names])
     bound = 2.2 * max(float(np.nanmax(np.abs(table))), 0.05)
     diverging, named = matplotlib.colormaps["RdBu"], {name: estimator_colour(name) for name in names}
     heat_map(

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ablation import ranking
-from ablation.comparison import Estimate, estimate
+from ablation.comparison import Estimate, between, estimate
 from ablation.grid_plots import Records, methods, style, values
 from ablation.rank_statistics import FEWEST, PARTS, Ranking
 from ablation.ranker import Field
@@ -87,7 +87,7 @@ def picture(records: Records, known: Truth) -> page.Picture:
         "What the supernets know",
         plot(records, known),
         f"Order of {records[0]['ranked_cells']:,} cells by the loss with the shared weights of finished "
-        "searches, against the true accuracy. Small: searches. Large: their mean with its 95 % bootstrap "
+        "searches, against the true accuracy. Small: searches. Large: their mean with its 95 % "
         "interval. Grey: the parameter count on the same cells. Regret: distance to the best of the table; "
         "what is beyond the axis is at its end.",
     )
@@ -114,7 +114,7 @@ def table(records: Records) -> page.Table:
         f"How {records[0]['ranked_cells']:,} cells, the same for all searches, are ordered by their loss "
         "with the shared weights after the search, on the validation part: Kendall's τ-b and Spearman's ρ "
         "with the true accuracy, distance of the first to the best of the table, and the best of the first "
-        "ten. Means over the seeds with 95 % bootstrap intervals; – where too few cells differ.",
+        "ten. Means over the seeds with 95 % intervals; – where too few cells differ.",
     )
 
 
@@ -125,7 +125,9 @@ def _mean(records: Records, method: str, name: str) -> Estimate | None:
 
 
 def _text(mean: Estimate | None) -> str:
-    return "–" if mean is None else f"{mean.mean:z.2f} ({mean.low:z.2f} to {mean.high:z.2f})"
+    if mean is None:
+        return "–"
+    return f"{mean.mean:z.2f}" + f" ({between(mean.low, mean.high, 'z.2f')})" * (mean.runs > 1)
 
 
 def _number(value: float) -> str:

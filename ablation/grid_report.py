@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ablation import baseline_plots, baselines, grid_plots, grid_ranking, grid_tables
-from ablation.comparison import Paired, paired
+from ablation.comparison import Paired, least_p, paired
 from ablation.grid_plots import Records, methods, values
 from ablation.zero_cost import NO_SCORES, CellScores
 from nas.report import page
@@ -151,7 +151,7 @@ def _pictures(
             "What was found",
             grid_plots.plot_answer([*records, *randoms], known, scores),
             f"Small: searches{', and random cells' * bool(randoms)}. Large: their mean with its 95 % "
-            "bootstrap interval. Numbers: mean ± standard deviation. ◂ marks searches left of the axis.",
+            "interval. Numbers: mean ± standard deviation. ◂ marks searches left of the axis.",
         )
     ]
     if known is not None:
@@ -161,7 +161,7 @@ def _pictures(
                 baseline_plots.plot_cost(records, known, scores),
                 "Curves: what is found without a search, means over attempts; 95 % of the attempts end in "
                 "the shade. Small: searches, at the trainings from scratch that see as many images. Large: "
-                "their mean with its 95 % bootstrap interval. Methods of equal cost are moved apart; what is "
+                "their mean with its 95 % interval. Methods of equal cost are moved apart; what is "
                 "below the axis is at its lower end. Where methods are numbered, the best mean is 1.",
             )
         )
@@ -172,7 +172,7 @@ def _pictures(
                 "Over the search",
                 grid_plots.plot_anytime(curves, known, evaluations, scores),
                 "Above: what the search would have found if it had stopped after an epoch. Below: how "
-                "undecided it was. Means over the seeds with 95 % bootstrap intervals.",
+                "undecided it was. Means over the seeds with 95 % intervals.",
             )
         )
     if known is not None and grid_ranking.is_ranked(records):
@@ -186,7 +186,7 @@ def _pictures(
                 "Bias and standard deviation of one estimate of the gradient of the logits, in units of "
                 f"the norm of the true one ({grid_tables.reference(gradients)}), on a fixed validation "
                 f"batch, each estimator at its temperature of that moment. Means over {runs} searches with "
-                "95 % bootstrap intervals. Arcs join equal root mean squared errors; the diamond is the "
+                "95 % intervals. Arcs join equal root mean squared errors; the diamond is the "
                 "estimate 0.",
             ),
             page.Picture(
@@ -197,12 +197,13 @@ def _pictures(
             ),
         ]
     if len(names) > 1:
+        least = least_p(next(iter(pairs.values())).runs)
         pictures.append(
             page.Picture(
                 "Pairs",
                 grid_plots.plot_pairs(names, pairs),
-                "Difference of accuracy, row minus column, mean over equal seeds. Bold: the 95 % bootstrap "
-                "interval does not contain 0; with few seeds it is too narrow, see the p-values below.",
+                "Difference of accuracy, row minus column, mean over equal seeds. Bold: p is at most 0.05 "
+                f"in a permutation test on pairs; with so many seeds it is at least {least:.3g}.",
             )
         )
     return pictures

@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 
 from ablation import baselines, grid_ranking
-from ablation.comparison import Paired, difference, estimate, least_p
+from ablation.comparison import Paired, between, difference, estimate, least_p
 from ablation.grid_plots import Records, values
 from ablation.zero_cost import CellScores
 from nas.report import page
@@ -70,7 +70,7 @@ def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str])
     rows = []
     for name in names:
         accuracy = estimate(values(records, name, "accuracy"))
-        row = [name, str(accuracy), f"{accuracy.low:.2f} to {accuracy.high:.2f}"]
+        row = [name, str(accuracy), between(accuracy.low, accuracy.high)]
         if known is not None:
             row += [
                 f"{estimate(values(records, name, 'regret')).mean:.2f}",
@@ -86,7 +86,7 @@ def _accuracy_table(records: Records, known: Truth | None, names: Sequence[str])
             f"{max(values(records, name, 'peak_memory_bytes')) / 2**30:.2f}",
         ]
         rows.append(row)
-    note = "Accuracy: mean ± standard deviation over seeds, and the bootstrap interval of the mean."
+    note = "Accuracy: mean ± standard deviation over seeds, and Student's interval of the mean."
     if known is not None:
         text, best = known.optimum
         budgets = [record["evaluations"] for record in records]
@@ -114,14 +114,14 @@ def _random_table(records: Records, randoms: Records, names: Sequence[str]) -> p
     for name in names:
         mean, low, high = difference(values(records, name, "accuracy"), others)
         above = np.mean([[found > other for other in others] for found in values(records, name, "accuracy")])
-        rows.append([name, f"{mean:+z.2f}", f"{low:+z.2f} to {high:+z.2f}", f"{above:.2f}"])
+        rows.append([name, f"{mean:+z.2f}", between(low, high, "+z.2f"), f"{above:.2f}"])
     return page.Table(
         "Beside random cells",
         ("method", "difference", "95 % interval", "above"),
         rows,
         f"{len(others)} random cells of the space, trained like those that were found, have "
         f"{estimate(others)} %, the best {max(others):.2f} % (random.csv). Difference: points of accuracy "
-        "above their mean; bootstrap interval over searches and cells. Above: share of pairs of a search and "
+        "above their mean; Welch's interval over searches and cells. Above: share of pairs of a search and "
         "a random cell in which the search is better. What a search costs itself comes on top.",
     )
 
@@ -190,7 +190,7 @@ def _worth_table(records: Records, names: Sequence[str]) -> page.Table:
                 first["without"],
                 f"{np.mean(values(records, name, 'without_accuracy')):.2f}",
                 f"{gain.mean:+z.2f}",
-                f"{gain.low:+z.2f} to {gain.high:+z.2f}",
+                between(gain.low, gain.high, "+z.2f"),
             ]
         )
     return page.Table(
@@ -198,7 +198,7 @@ def _worth_table(records: Records, names: Sequence[str]) -> page.Table:
         ("method", "cost", "best without", "accuracy (%)", "difference", "95 % interval"),
         rows,
         "Points of accuracy above the mean of the best way without a search at the same cost, in trainings "
-        "from scratch; bootstrap interval over the seeds.",
+        "from scratch; Student's interval over the seeds.",
     )
 
 
@@ -211,7 +211,7 @@ def _pair_table(names: Sequence[str], pairs: Mapping[tuple[str, str], Paired]) -
             [
                 name,
                 f"{pair.mean:+z.2f}",
-                f"{pair.low:+z.2f} to {pair.high:+z.2f}",
+                between(pair.low, pair.high, "+z.2f"),
                 f"{pair.p:.3f}" if pair.p >= 0.0005 else "< 0.001",
             ]
         )
@@ -220,8 +220,8 @@ def _pair_table(names: Sequence[str], pairs: Mapping[tuple[str, str], Paired]) -
         f"Difference to {first} on equal seeds",
         ("method", "difference", "95 % interval", "p"),
         rows,
-        f"Points of accuracy. p: two-sided permutation test on pairs, not corrected for the number of "
-        f"comparisons; with {runs} seeds it cannot be below {least_p(runs):.3g}.",
+        "Points of accuracy, and Student's interval. p: two-sided permutation test on pairs, not corrected for "
+        f"the number of comparisons; with {runs} seeds it cannot be below {least_p(runs):.3g}.",
     )
 
 

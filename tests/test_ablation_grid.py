@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import ablate
 import estimators
@@ -24,6 +25,7 @@ from recipes.ablation import GridOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(tables.__file__).parent / "micro-digits.json"
+NONE = pytest.approx(math.nan, nan_ok=True)
 TOY = "--epochs 2 --train-limit 80 --batch-size 16 --evaluate-every 2"
 
 
@@ -35,14 +37,14 @@ def test_interval_of_a_mean():
     found = estimate(data)
     assert found.mean == pytest.approx(data.mean())
     assert found.std == pytest.approx(data.std(ddof=1))
-    half = 1.96 * data.std() / 20
-    assert found.low == pytest.approx(data.mean() - half, abs=0.03)
-    assert found.high == pytest.approx(data.mean() + half, abs=0.03)
+    for some in (data[:2], data[:5], data):
+        expected = stats.t.interval(0.95, len(some) - 1, some.mean(), stats.sem(some))
+        assert estimate(some)[2:4] == pytest.approx(expected)
     assert str(estimate([1.0, 2.0])) == "1.50 ± 0.71"
 
 
 def test_interval_of_lone_and_of_equal_values():
-    assert estimate([3.0]) == (3.0, None, 3.0, 3.0, 1)
+    assert estimate([3.0]) == (3.0, None, NONE, NONE, 1)
     assert estimate([3.0, 3.0]) == (3.0, 0.0, 3.0, 3.0, 2)
     assert str(estimate([3.0])) == "3.00"
 
@@ -51,12 +53,12 @@ def test_pairs():
     five = paired([2.0, 3.0, 4.0, 5.0, 7.0], [1.0, 2.0, 3.0, 4.0, 5.0])
     assert five.mean == pytest.approx(1.2)
     assert five.p == pytest.approx(2 / 32)  # all differences have one sign
-    assert five.low >= 1
+    assert five[1:3] == pytest.approx(estimate([1.0, 1.0, 1.0, 1.0, 2.0])[2:4])
     mixed = paired([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
     assert mixed.mean == 0
     assert mixed.p == 1
     assert paired([1.0, 2.0], [1.0, 2.0]).p == 1
-    assert paired([1.0], [0.5]) == (0.5, 0.5, 0.5, 1.0, 1)
+    assert paired([1.0], [0.5]) == (0.5, NONE, NONE, 1.0, 1)
     for runs in (5, 13, 14, 20):
         assert paired(np.arange(1, runs + 1), np.zeros(runs)).p == pytest.approx(least_p(runs))
 
@@ -354,9 +356,11 @@ def test_what_was_found_beside_random_cells(tmp_path):
     ]  # fmt: skip
     found = [row["accuracy"] for row in records if row["method"] == "st"]
     assert f"{np.mean(found) - 90.5:+.2f}" in line
-    mean, low, high = difference(found, [90.0, 91.0])
-    assert low <= mean <= high
-    assert difference([1.0, 1.0], [0.5]) == (0.5, 0.5, 0.5)
+    others = [90.0, 91.0]
+    expected = stats.ttest_ind(found, others, equal_var=False).confidence_interval()
+    assert difference(found, others) == pytest.approx((np.mean(found) - 90.5, *expected))
+    assert difference([1.0, 1.0], [0.5, 0.5]) == (0.5, 0.5, 0.5)
+    assert difference([1.0, 1.0], [0.5]) == (0.5, NONE, NONE)
 
 
 def test_short_searches_are_measured_as_often_as_they_can(tmp_path):
@@ -446,6 +450,8 @@ def test_report_of_little(known, methods, seeds, tmp_path):
     text = (tmp_path / "results.md").read_text()
     assert ("Regret" in text) == known
     assert ("Difference to" in text) == (len(methods) > 1)
+    assert ("| – |" in text) == (seeds == 1)  # intervals of one search
+    assert "nan" not in text
     assert (tmp_path / "report.html").stat().st_size > 5000
 
 
@@ -454,6 +460,18 @@ def test_methods_of_one_estimator_differ_by_more_than_colour():
     styles = [grid_plots.style(method, methods) for method in methods]
     assert styles[0][0] == styles[2][0] != styles[1][0]
     assert styles[0][1:] != styles[2][1:]
+
+
+def test_bold_differences_are_those_of_the_test_of_pairs():
+    """Five seeds cannot tell, whatever the interval; six that agree can."""
+    for seeds, bold in ((1, 0), (5, 0), (6, 2)):
+        rows = [
+            {"method": m, "accuracy": 90.0 + i + s / 9}
+            for i, m in enumerate(("st", "gst"))
+            for s in range(seeds)
+        ]
+        figure = grid_plots.plot_pairs(("st", "gst"), grid_report.compare(rows))
+        assert [text.get_weight() for text in figure.axes[0].texts].count("bold") == bold
 
 
 def test_cosine_of_averaged_estimates_against_simulation():
@@ -538,9 +556,9 @@ def test_the_table_of_supernets_has_means_over_seeds_and_every_parameter_count_o
     rows = [ranked("st", 0.2, math.nan), ranked("st", 0.6, 0.5), ranked("gst", 0.1, math.nan)]
     rows.append(ranked("softmax,channels=9", 0.3, 0.1, parameters=0.7))
     first, second, third, count, other = grid_ranking.table(rows).rows
-    assert first[:3] == ["st", "0.40 (0.20 to 0.60)", "0.50 (0.50 to 0.50)"]
+    assert first[:3] == ["st", "0.40 (-2.14 to 2.94)", "0.50"]
     assert second[2] == "–"
-    assert third[3] == "1.00 (1.00 to 1.00)"
+    assert third[3] == "1.00"
     assert count == ["parameter count (st, gst)", "0.40", "–", "2.00", "94.00"]
     assert other == ["parameter count (softmax,channels=9)", "0.70", "–", "2.00", "94.00"]
     figure = grid_ranking.plot(rows, tables.packaged("micro", "digits"))
