@@ -73,8 +73,8 @@ def least_p(runs: int) -> float:
 
 
 def difference(values: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """mean of `values` (n,) - mean of `others` (m,), which are not paired, with the ends of its 95 % interval,
-    Welch's: NaN where one of them is alone."""
+    """mean of `values` (n,) - mean of `others` (m,), which are not paired, with the ends of Welch's 95 %
+    interval: NaN where one of them is alone."""
     return _mean_and_interval(np.asarray(values, float), -np.asarray(others, float))
 
 

@@ -220,8 +220,8 @@ def _pair_table(names: Sequence[str], pairs: Mapping[tuple[str, str], Paired]) -
         f"Difference to {first} on equal seeds",
         ("method", "difference", "95 % interval", "p"),
         rows,
-        "Points of accuracy, and Student's interval. p: two-sided permutation test on pairs, not corrected for "
-        f"the number of comparisons; with {runs} seeds it cannot be below {least_p(runs):.3g}.",
+        "Points of accuracy, and Student's interval. p: two-sided permutation test on pairs, not corrected "
+        f"for the number of comparisons; with {runs} seeds it cannot be below {least_p(runs):.3g}.",
     )
 
 

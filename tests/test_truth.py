@@ -574,6 +574,21 @@ def test_report_of_a_table_with_a_reference(tmp_path):
     assert f"| {text.replace('|', chr(92) + '|')} | {best.accuracy:.2f} ± {best.std:.2f} |" in markdown
 
 
+def test_copies_of_a_cell_are_no_measurements_of_their_own(tmp_path):
+    different = list({micro.canonical(cell): micro.format(cell) for cell in micro.all()}.values())
+    table = own_table(different)
+    found = truth_report.Findings(table, {})
+    np.testing.assert_allclose(found.samples.mean(0)[found.trained], found.accuracies)
+    assert found.error == statistics.standard_error(100 * np.array(table["correct"]) / 1078)
+    truth_report.write(tmp_path, table, {})
+    text = (tmp_path / "results.md").read_text()
+    (noise,) = [
+        line for line in text.split("## Differences")[1].splitlines() if line.startswith("| all cells")
+    ]
+    assert noise.startswith(f"| all cells | {len(different)} |")
+    assert f"| in a seed that did not choose | {statistics.held_out(found.samples, 1):.2f} |" in text
+
+
 def test_report_where_all_cells_are_equal(tmp_path):
     table = own_table(seeds=2) | {"correct": [[1000] * 125] * 2}
     truth_report.write(tmp_path, table, {"itself": json_table.from_table(table, "it")})

@@ -23,7 +23,10 @@ DRAWS = (1, 2, 5, 10, 20, 50, 100)
 
 
 class Findings:
-    """A table of accuracies and what follows from it. All arrays are in the order of `space.all()`.
+    """A table of accuracies and what follows from it. Arrays (n,) are in the order of `space.all()`.
+
+    Statistics of noise are of the m cells that were trained: of those that compute the same, the table of
+    nasbench201 has copies of one.
 
     Args:
         table: what `studies.truth.build.assemble` returns, with at least two seeds.
@@ -33,7 +36,8 @@ class Findings:
         known: the table as a `Truth`.
         texts, forms: every cell (n), and its canonical form.
         connected: (n,), whether the output of a cell depends on its input.
-        samples: (S, n), accuracies in % of all seeds.
+        samples: (S, m), accuracies in % of all seeds.
+        trained: (n,), places of the cells in them.
         parameters: (n,), of the networks.
         error: standard error of the difference between two of the best cells, in %.
     """
@@ -45,11 +49,11 @@ class Findings:
         self.texts = [space.format(cell) for cell in cells]
         self.forms = [space.canonical(cell) for cell in cells]
         self.connected = np.array(["0" in form for form in self.forms])  # 0 is the input
-        rows = json_table.rows(table)
-        self.samples = 100 * np.array(table["correct"])[:, rows] / table["test_images"]
-        self.parameters = np.array(table["parameters"])[rows]
+        self.trained = np.asarray(json_table.rows(table))
+        self.samples = 100 * np.array(table["correct"]) / table["test_images"]
+        self.parameters = np.array(table["parameters"])[self.trained]
         self.accuracies = self.known.accuracies
-        self.stds = self.samples.std(0, ddof=1)
+        self.stds = self.samples.std(0, ddof=1)[self.trained]
         self.seeds = len(self.samples)
         self.error = statistics.standard_error(self.samples)
 
@@ -178,23 +182,27 @@ def _tables(found: Findings) -> Iterator[page.Table]:
     yield page.Table(
         "Differences and noise",
         ("cells", "number", *noise),
-        [_reliability(name, found.samples[:, mask]) for name, mask in parts.items()],
-        "Standard deviations in %. The spread is that of the cells' means; noise is what a seed adds to a "
-        "cell, without what it adds to all. The reliability is the share of the variance of the means that "
-        "is not noise (Cronbach's alpha).",
+        [
+            _reliability(name, found.samples[:, np.unique(found.trained[mask])])
+            for name, mask in parts.items()
+        ],
+        "Of the cells that were trained. Standard deviations in %. The spread is that of the cells' means; "
+        "noise is what a seed adds to a cell, without what it adds to all. The reliability is the share of "
+        "the variance of the means that is not noise (Cronbach's alpha).",
     )
-    order = np.argsort(-found.accuracies, kind="stable")
+    best = np.sort(found.samples.mean(0))[::-1]
     yield page.Table(
         "The best n cells without their luck, %",
         ("n", *map(str, LUCKY)),
         [
-            ["accuracy in the table", *(_number(found.accuracies[order[:n]].mean()) for n in LUCKY)],
+            ["accuracy in the table", *(_number(best[:n].mean()) for n in LUCKY)],
             [
                 "in a seed that did not choose",
                 *(_number(statistics.held_out(found.samples, n)) for n in LUCKY),
             ],
         ],
-        "Means of so many cells. Below: chosen by all seeds but one, and looked up in that one.",
+        "Means of so many cells that were trained. Below: chosen by all seeds but one, and looked up in that "
+        "one.",
     )
     yield page.Table(
         "Expected accuracy of the best of n random cells, %",
