@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from ablation.baselines import best_of_top
+
 FEWEST = 3  # cells
 RESAMPLES = 1_000
 _BLOCK = 1_024  # cells, so that a space of any size takes little memory
@@ -44,11 +46,11 @@ class Correlation(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What one score would choose among the scored cells.
+    """What one score would choose among the scored cells; means over the orders of equal ones.
 
     Attributes:
         score: one of SCORES.
-        cell: the first by it.
+        cell: the first by it, or how many are equal.
         accuracy: its true accuracy in %.
         regret: distance to the best in the table, in %.
         best_of_ten: true accuracy (%) of the best of its first ten.
@@ -129,9 +131,10 @@ def orders_of(loss: np.ndarray, accuracy: np.ndarray, parameters: np.ndarray) ->
 
 def choice(score: str, order: np.ndarray, truth: np.ndarray, cells: Sequence[str], optimum: float) -> Choice:
     """What a score chooses: the first of the cells (n,) by `order`, of which more is better."""
-    ranked = np.argsort(-order, kind="stable")
-    accuracy = float(truth[ranked[0]])
-    return Choice(score, cells[ranked[0]], accuracy, optimum - accuracy, float(truth[ranked[:10]].max()))
+    first = np.flatnonzero(order == order.max())
+    cell = cells[first[0]] if len(first) == 1 else f"({len(first)} are equal)"
+    accuracy, best_of_ten = (best_of_top(truth, order, count).mean for count in (1, 10))
+    return Choice(score, cell, accuracy, optimum - accuracy, best_of_ten)
 
 
 def correlations(orders: dict[str, np.ndarray], truth: np.ndarray, best: np.ndarray) -> list[Correlation]:

@@ -82,7 +82,7 @@ def _plot_cells(axes: Axes, ranking: Ranking) -> None:
 
 def _mark(axes: Axes, ranking: Ranking) -> None:
     """Name the largest cell, the cell of lowest loss and the found one, once where they are the same."""
-    first = ranking.cells.index(ranking.choice().cell)
+    first = int(np.argsort(ranking.loss)[0])
     points = [
         ("lowest loss", float(ranking.loss[first]), float(ranking.truth[first]), "D", _CHOSEN),
         ("largest", ranking.largest.loss, ranking.largest.accuracy, "s", INK),

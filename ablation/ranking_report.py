@@ -174,7 +174,7 @@ def _choices(rankings: Sequence[Ranking]) -> page.Table:
         ("run", "ordered by", "accuracy, %", "regret", "best of its first 10, %", "cell"),
         rows,
         f"True accuracy of the first cell in the order{among}, and its distance to the best of the table, "
-        f"{first.optimum:.2f} %.",
+        f"{first.optimum:.2f} %; where the order leaves cells equal, means over who comes first.",
     )
 
 

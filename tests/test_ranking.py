@@ -91,6 +91,15 @@ def test_reversed_scores_choose_the_worst(runs, monkeypatch):
     assert found.choice().regret == found.optimum - 50
 
 
+def test_equal_cells_are_in_no_order():
+    order, truth = np.array([1.0, 2, 2, 0]), np.array([99.0, 90, 94, 99])
+    found = rank_statistics.choice("parameters", order, truth, list("abcd"), 100.0)
+    assert found == ("parameters", "(2 are equal)", 92.0, 8.0, 99.0)
+    order, truth = np.array([2.0] * 9 + [1, 1]), np.array([90.0] * 9 + [92, 96])
+    found = rank_statistics.choice("loss", order, truth, list("abcdefghijk"), 96.0)
+    assert found.best_of_ten == pytest.approx(94)
+
+
 def test_constant_scores_order_nothing(runs, monkeypatch, tmp_path):
     scores_are(monkeypatch, lambda cell: (math.nan, 10.0))
     found = ranking.rank(runs[0], made_table(), progress=False)

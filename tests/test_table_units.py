@@ -41,6 +41,15 @@ def test_the_whole_column_decides_what_a_number_is(tmp_path):
         tables.read(path, "micro", "valid_loss")
 
 
+def test_deviations_have_the_unit_of_what_they_belong_to(tmp_path):
+    """Errors below 1 % are no fractions where they are said to be in %."""
+    spread = np.full(len(MICRO), 0.05)
+    small = tables.read(written(tmp_path / "t.csv", err=PERCENT / 100, std=spread), "micro", "err", "error")
+    assert small.stds == pytest.approx(spread)
+    share = tables.read(written(tmp_path / "t.csv", share=PERCENT / 100, std=spread), "micro", "share")
+    assert share.stds == pytest.approx(100 * spread)
+
+
 def test_mixed_units_are_refused():
     mixed = PERCENT.copy()
     mixed[::3] /= 100

@@ -56,10 +56,10 @@ def columns(
 
     def truth(name: str) -> Truth:
         numbers = column(name)
-        accuracies, said = as_percent(numbers, str(path), name, values)
+        accuracies, said, factor = as_percent(numbers, str(path), name, values)
         deviations = None
         if STD in names and len(named) == 1:  # in the unit of the accuracies
-            deviations = fixed(column(STD)[rows] * (100.0 if numbers.max() <= 1 else 1.0))
+            deviations = fixed(column(STD)[rows] * factor)
         source = f"{name} of {path.name}" + (f" ({said})" if said else "")
         return Truth(space.name, source, fixed(accuracies[rows]), deviations)
 

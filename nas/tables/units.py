@@ -17,8 +17,11 @@ _OTHERS = {
 }  # fmt: skip
 
 
-def as_percent(numbers: np.ndarray, where: str, name: str, values: Values = "auto") -> tuple[np.ndarray, str]:
-    """Accuracies in % (n,) from the numbers (n,) of a whole column, and in a few words what was made of them.
+def as_percent(
+    numbers: np.ndarray, where: str, name: str, values: Values = "auto"
+) -> tuple[np.ndarray, str, float]:
+    """Accuracies in % (n,) from the numbers (n,) of a whole column; in a few words what was made of them; and
+    by how much a difference of them was multiplied.
 
     Args:
         numbers: from 0 to 100.
@@ -44,20 +47,21 @@ def as_percent(numbers: np.ndarray, where: str, name: str, values: Values = "aut
     if values == "auto":
         _require_one_unit(numbers, where, name)
         values = "fraction" if 0 < largest <= 1 else "percent"
+    factor = 1.0
     if values.endswith("fraction"):
         if largest > 1:
             raise InputError(
                 f"{where}: the column {name} reaches {largest:g}, `table_values={values}` is for 0 to 1: "
                 f"give `table_values={'percent' if values == 'fraction' else 'error'}`"
             )
-        numbers = 100 * numbers
+        factor, numbers = 100.0, 100 * numbers
     said = {
         "percent": "",
         "fraction": "fractions, times 100",
         "error": "errors in %, taken from 100",
         "error_fraction": "errors as fractions, taken from 1, times 100",
     }[values]
-    return (100 - numbers if values.startswith("error") else numbers), said
+    return (100 - numbers if values.startswith("error") else numbers), said, factor
 
 
 def _require_one_unit(numbers: np.ndarray, where: str, name: str) -> None:
