@@ -10,21 +10,21 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-import estimators
 import search_spaces
 from ablation import grid_ranking, grid_report, zero_cost
 from ablation.executors import Run, execute
+from ablation.grid_records import Trial, curves, gradients, look_up, notes, record
 from ablation.methods import method_words, split_words, without
 from nas import tables
 from nas.bilevel import parts
 from nas.genotypes import read_genotype
-from nas.runs.files import read_json, read_json_lines
+from nas.runs.files import read_json
 from nas.runs.interruption import Interruption
 from nas.tables import Truth
 from nas.tables.lookup import enumerable
@@ -41,32 +41,17 @@ from recipes import (
 )
 from recipes.ablation import GridOptions
 from recipes.config_file import free, read_config
-from search_spaces import Genotype, operations
 
 MEASURED_MOMENTS = {"micro": 4}
 # Beside those that are free, options that may differ between a run and the plan.
 _WITHOUT_EFFECT = {"config", "preset", "threads"}
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A method with a seed.
-
-    Attributes:
-        options: of the search; `out` is its folder.
-    """
-
-    method: str
-    seed: int
-    options: SearchOptions
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.options.out or "")
-
-
 def run(options: GridOptions) -> None:
-    """Run what is missing of the grid, evaluate the cells and write the report. Raises InputError."""
+    """Run what is missing of the grid, evaluate the cells and write the report.
+
+    Raises InputError, also where a run failed: then the report is of the seeds that all methods have.
+    """
     folder = Path(options.out or f"runs/ablation-nas-{options.space}-{options.dataset.partition(':')[0]}")
     options = replace(options, out=str(folder))
     _require_used(options)
@@ -76,10 +61,12 @@ def run(options: GridOptions) -> None:
     scores = zero_cost_scores(options)
     if known is not None:
         print(f"table: {known.source}", flush=True)
-    work(trials, "train_search", "searching", options)
+    failures = work(trials, "train_search", "searching", options)
+    trials = _with_ended(trials, trials, failures)
     randoms = list[dict[str, Any]]()
     if known is None:
-        accuracies, randoms = retrain(trials, folder, options)
+        trials, accuracies, randoms, failed = retrain(trials, folder, options)
+        failures += failed
         records = [record(trial) | {"accuracy": a} for trial, a in zip(trials, accuracies, strict=True)]
     else:
         records = [record(trial) | look_up(trial, known, options.evaluations) for trial in trials]
@@ -88,9 +75,12 @@ def run(options: GridOptions) -> None:
             records = [row | figures for row, figures in zip(records, ranked, strict=True)]
     scored = zero_cost.score_cells(scores, trials[0].options, folder)
     grid_report.write(
-        folder, records, curves(trials, known), gradients(trials), known, options, scored, randoms
-    )
+        folder, records, curves(trials, known), gradients(trials), known, options, scored, randoms,
+        notes(trials, options),
+    )  # fmt: skip
     print(f"report {folder / 'report.html'}")
+    if failures:
+        raise InputError(f"{_summary(failures)}; the report is of what every method has")
 
 
 def _require_used(options: GridOptions) -> None:
@@ -196,27 +186,37 @@ def zero_cost_scores(options: GridOptions) -> dict[str, ZeroCost]:
 # Running
 
 
-def work(trials: Sequence[Trial], module: str, what: str, options: GridOptions) -> None:
-    """Bring every run to its end where the options say.
+def work(trials: Sequence[Trial], module: str, what: str, options: GridOptions) -> list[str]:
+    """Bring every run to its end where the options say; returns a line for each that failed.
 
     Raises:
-        InputError: one of them fails; the others have been finished all the same.
         InterruptionError: a signal came, and the runs under way have saved themselves.
     """
     missing = [Run(module, trial.options) for trial in trials if not is_finished(trial.options)]
+    failures = list[str]()
     if not missing:
-        return
+        return failures
     there = len(trials) - len(missing)
-    failures = []
     try:
         with Interruption(raises=True), closing(execute(missing, options)) as ends:
             for failure in tqdm(ends, what, len(trials), initial=there, unit="run"):
                 failures += [failure] if failure else []
     except KeyboardInterrupt:
         raise InterruptionError("the runs under way are saved, the same command goes on") from None
-    if failures:
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        raise InputError(f"{failures[0]}{more}; the others are kept")
+    return failures
+
+
+def _with_ended(trials: Sequence[Trial], runs: Sequence[Trial], failures: Sequence[str]) -> list[Trial]:
+    """The trials of the seeds of which all `runs`, one for each trial, have ended. Raises InputError where
+    none is left."""
+    lost = {trial.seed for trial, run in zip(trials, runs, strict=True) if not is_finished(run.options)}
+    if left := [trial for trial in trials if trial.seed not in lost]:
+        return left
+    raise InputError(f"{_summary(failures)}; the others are kept")
+
+
+def _summary(failures: Sequence[str]) -> str:
+    return failures[0] + (f" (and {len(failures) - 1} more)" if len(failures) > 1 else "")
 
 
 def is_finished(options: RunOptions) -> bool:
@@ -238,15 +238,18 @@ def is_finished(options: RunOptions) -> bool:
 
 def retrain(
     trials: Sequence[Trial], folder: Path, options: GridOptions
-) -> tuple[list[float], list[dict[str, Any]]]:
+) -> tuple[list[Trial], list[float], list[dict[str, Any]], list[str]]:
     """Trainings from scratch with the same options: of every cell that was found, with the seed of its
     search, and of random cells, with seeds from the first on.
 
     Returns:
-        test accuracies (%) of the cells that were found, and of every random cell a row.
+        the trials of the seeds whose trainings have all ended, the test accuracies (%) of their cells, of
+        every random cell a row, and a line for each training that failed.
 
     Raises:
-        InputError: see `work`; or a folder holds the training of a cell that its search does not find now.
+        InputError: no seed is left; or a folder holds the training of a cell that its search does not find
+            now.
+        InterruptionError: see `work`.
     """
     finals = [
         _final(
@@ -256,19 +259,26 @@ def retrain(
     ]
     space, rng = search_spaces.get(options.space), random.Random("random cells")
     cells = [space.format(space.random(rng)) for _ in range(options.random_cells)]
-    finals += [
+    randoms = [
         _final("random", options.first_seed + i, text, f"{folder}/random/cell-{i}", options)
         for i, text in enumerate(cells)
     ]
-    for trial, final in zip(trials, finals, strict=False):
+    for trial, final in zip(trials, finals, strict=True):
         _require_cell(trial, final)
-    work(finals, "train_final", "retraining", options)
-    accuracies = [read_json(final.folder / "result.json")["test_accuracy"] for final in finals]
+    failures = work([*finals, *randoms], "train_final", "retraining", options)
+    left = _with_ended(trials, finals, failures)
+    accuracies = [_accuracy(trial.folder.with_name(f"{trial.folder.name}-final")) for trial in left]
     rows = [
-        {"method": "random cells", "seed": final.seed, "genotype": text, "accuracy": accuracy}
-        for final, text, accuracy in zip(finals[len(trials) :], cells, accuracies[len(trials) :], strict=True)
+        {"method": "random cells", "seed": cell.seed, "genotype": text, "accuracy": _accuracy(cell.folder)}
+        for cell, text in zip(randoms, cells, strict=True)
+        if is_finished(cell.options)
     ]
-    return accuracies[: len(trials)], rows
+    return left, accuracies, rows, failures
+
+
+def _accuracy(folder: Path) -> float:
+    """The test accuracy (%) of a finished training."""
+    return float(read_json(folder / "result.json")["test_accuracy"])
 
 
 def _require_cell(search: Trial, final: Trial) -> None:
@@ -288,103 +298,3 @@ def _final(method: str, seed: int, genotype: str, out: str, options: GridOptions
         FinalOptions, [*words, *_plugins(options), *split_words(options.final, "final")], recipe
     )
     return Trial(method, seed, _threaded(replace(parsed, seed=seed, out=out, tensorboard=False), options))
-
-
-# Reading the runs
-
-
-def record(trial: Trial) -> dict[str, Any]:
-    """What a finished search tells of itself, for its row of results.csv."""
-    result = read_json(trial.folder / "result.json")
-    return {
-        "method": trial.method,
-        "seed": trial.seed,
-        "genotype": result["genotype"],
-        "derived_accuracy": result["derived_accuracy"],
-        "seconds": result["total_seconds"],
-        "peak_memory_bytes": result["peak_memory_bytes"],
-        "collapsed": result.get("collapsed", bool(result["warnings"])),  # not said by older versions
-        "skip_connects": sum(operations.count(_genotype(trial, result["genotype"]), "skip").values()),
-        "folder": str(trial.folder),
-    }
-
-
-def look_up(trial: Trial, known: Truth, evaluations: int | None) -> dict[str, Any]:
-    """What is known about the cell that a search found; `evaluations` as in GridOptions."""
-    found = known.lookup(_genotype(trial, read_json(trial.folder / "result.json")["genotype"]))
-    evaluations = evaluations or fair_evaluations(trial, known)
-    return {
-        "accuracy": found.accuracy,
-        "regret": known.optimum[1].accuracy - found.accuracy,
-        "rank": found.rank,
-        "cells": found.cells,
-        "evaluations": evaluations,
-        "beats_random": known.beats_random(found.accuracy, evaluations),
-    }
-
-
-def fair_evaluations(trial: Trial, known: Truth) -> int:
-    """How many trainings from scratch do as much work as the search did, at least 1.
-
-    Work is images that go forward and backward, those of all paths of a weight step and of the rule of
-    selection, too; one that goes forward only counts a third. What is measured or evaluated only to be told
-    is left out. A run that an older version made did not count them: there it is the images of its weight
-    steps, of one path each, and of the draws of its architecture steps.
-    """
-    if known.images_per_training is None:
-        return 1
-    result = read_json(trial.folder / "result.json")
-    if "images_trained" in result:
-        images = float(result["images_trained"] + result["images_evaluated"] / 3)
-    else:
-        images = _images_of_steps(trial)
-    return max(1, round(images / known.images_per_training))
-
-
-def _images_of_steps(trial: Trial) -> float:
-    """The images of the steps of a run, as far as its options tell."""
-    options = trial.options
-    images = float(_metrics(trial)[-1]["step"] * options.batch_size)
-    draws = options.draws or estimators.get(options.estimator).default_draws
-    return images + draws * images * (options.epochs - options.warmup) / options.epochs
-
-
-def curves(trials: Sequence[Trial], known: Truth | None) -> list[dict[str, Any]]:
-    """True accuracy of the cell that each search would have derived after each epoch, from the last one
-    of the warm-up on."""
-    if known is None:
-        return []
-    return [
-        {
-            "method": trial.method,
-            "seed": trial.seed,
-            "epoch": line["epoch"],
-            "entropy": line["entropy"],
-            "accuracy": known.lookup(_genotype(trial, line["genotype"])).accuracy,
-        }
-        for trial in trials
-        for line in _metrics(trial)
-        if line["epoch"] >= trial.options.warmup
-    ]
-
-
-def gradients(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """The measurements of the architecture gradient: one row for run, moment and estimator."""
-    rows = []
-    for trial in trials:
-        for line in _metrics(trial):
-            if moment := line.get("gradient"):
-                about = {"method": trial.method, "seed": trial.seed, "epoch": line["epoch"]}
-                about |= {key: moment[key] for key in ("loss", "norm", "reference", "reference_error")}
-                rows += [
-                    about | {"estimator": name} | values for name, values in moment["estimators"].items()
-                ]
-    return rows
-
-
-def _genotype(trial: Trial, text: str) -> Genotype:
-    return search_spaces.get(trial.options.space).parse(text)
-
-
-def _metrics(trial: Trial) -> list[dict[str, Any]]:
-    return read_json_lines(trial.folder / "metrics.jsonl")

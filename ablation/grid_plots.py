@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ablation import baselines
-from ablation.comparison import Paired, estimate
-from ablation.gradient_plots import plot_plane, plot_point
+from ablation.comparison import Estimate, Paired, estimate
+from ablation.gradient_plots import label, plot_plane, plot_point
 from ablation.zero_cost import NO_SCORES, CellScores
 from nas.report.figures import WIDTH, heat_map, new_figure, new_grid, styled
 from nas.report.labels import name_ends, name_points
@@ -213,6 +213,16 @@ def plot_anytime(curves: Records, known: Truth, evaluations: int, scores: CellSc
 # The architecture gradient
 
 
+def mean_bias(rows: Records) -> Estimate:
+    """The bias of an estimator over searches, the root of the mean square: that of a single search may be
+    below 0 by chance, and the mean of the roots of the others is too large. Older runs have roots only."""
+    if not all("bias2" in row for row in rows):
+        return estimate([row["bias"] for row in rows])
+    square = estimate([row["bias2"] for row in rows])
+    mean, low, high = np.sqrt(np.maximum((square.mean, *square[2:4]), 0)).tolist()
+    return square._replace(mean=mean, low=low, high=high)
+
+
 @styled
 def plot_gradient_plane(gradients: Records) -> Figure:
     """Bias against standard deviation of every estimator, a panel for each moment of the searches."""
@@ -223,15 +233,10 @@ def plot_gradient_plane(gradients: Records) -> Figure:
         bottom=0.5, between=(0.26, 0.5),
     )  # fmt: skip
     names = list(dict.fromkeys(row["estimator"] for row in gradients))
-    stds, biases = (
-        {
-            (epoch, name): estimate(
-                [row[what] for row in gradients if row["epoch"] == epoch and row["estimator"] == name]
-            )
-            for epoch, name in dict.fromkeys((row["epoch"], row["estimator"]) for row in gradients)
-        }
-        for what in ("std", "bias")
-    )
+    stds, biases = dict[tuple[int, str], Estimate](), dict[tuple[int, str], Estimate]()
+    for key in dict.fromkeys((row["epoch"], row["estimator"]) for row in gradients):
+        rows = [row for row in gradients if (row["epoch"], row["estimator"]) == key]
+        stds[key], biases[key] = estimate([row["std"] for row in rows]), mean_bias(rows)
     right = 1.35 * max(1.0, *(mean.mean for mean in stds.values()))
     upper = 1.12 * max(1.0, *(mean.mean for mean in biases.values()))
     ticks = [tick for tick in (0, 0.5, 1, 2, 5, 10, 20, 50, 100) if tick < right]
@@ -245,10 +250,10 @@ def plot_gradient_plane(gradients: Records) -> Figure:
         for name in (name for name in names if (epoch, name) in stds):
             std, bias = stds[epoch, name], biases[epoch, name]
             intervals = (std.mean, std.low, std.high), (bias.mean, bias.low, bias.high)
-            labels.append(plot_point(axes, name, name, *intervals))
+            labels.append(plot_point(axes, name, label(name), *intervals))
         name_points(axes, labels, [(x, 0) for x in np.geomspace(0.02, right, 60)])
         norm = np.mean([row["norm"] for row in gradients if row["epoch"] == epoch])
-        axes.set_title(f"after epoch {epoch}: norm of the exact gradient {norm:.3f}", size=9)
+        axes.set_title(f"after epoch {epoch}: norm of the true gradient {norm:.3f}", size=9)
     for axes in grid[-1]:
         axes.set_xlabel("standard deviation of an estimate")
     for axes in grid[:, 0]:
@@ -275,7 +280,7 @@ def plot_budget(gradients: Records) -> Figure:
     moments = sorted({row["epoch"] for row in gradients})
     moments = [moments[0], moments[-1]] if len(moments) > 1 else moments
     names = list(dict.fromkeys(row["estimator"] for row in gradients))
-    right = name_width(names, 8)
+    right = name_width([label(name) for name in names], 8)
     figure, (grid,) = new_grid(
         1, len(moments), 3.3, left=0.54, right=right, top=0.38, bottom=0.5, between=(right + 0.3, 0)
     )
@@ -294,13 +299,13 @@ def plot_budget(gradients: Records) -> Figure:
                 draws, band[:, 0], band[:, 1], color=estimator_colour(name), alpha=0.1, linewidth=0
             )
             axes.plot(draws, lines.mean(0), color=estimator_colour(name))
-            ends.append((float(lines[:, -1].mean()), name, estimator_colour(name)))
+            ends.append((float(lines[:, -1].mean()), label(name), estimator_colour(name)))
         axes.set_xscale("log")
         axes.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
         axes.minorticks_off()
         axes.set(xlim=(1, 1000), xlabel="estimates averaged")
         axes.tick_params(length=3)
-        axes.set_title(f"cosine with the exact gradient, after epoch {epoch}")
+        axes.set_title(f"cosine with the true gradient, after epoch {epoch}")
         axes.axhline(0, color=FAINT, linewidth=1)
         name_ends(axes, ends)
     return figure

@@ -33,15 +33,17 @@ def write(
     options: GridOptions,
     scores: CellScores = NO_SCORES,
     randoms: Records = (),
+    notes: str = "",
 ) -> None:
     """Write the report, results.csv and results.md, curves.csv, gradients.csv, baselines.csv and random.csv.
 
     Args:
-        records: one row per search; see `ablation.grid.record`.
-        curves, gradients: rows of `ablation.grid.curves` and `ablation.grid.gradients`; may be empty.
+        records: one row per search; see `ablation.grid_records.record`.
+        curves, gradients: rows of `curves` and `gradients` there; may be empty.
         known: the table that the cells were looked up in, if any.
         scores: zero-cost scores of the cells of the table.
         randoms: one row per random cell that was trained, where there is no table.
+        notes: see `ablation.grid_records.notes`.
     """
     names = methods(records)
     pairs = compare(records)
@@ -54,7 +56,7 @@ def write(
         folder,
         kind="Estimator ablation",
         title=f"Gradient estimators in searches: {options.space} on {options.dataset}",
-        lead=_lead(known, options),
+        lead=_lead(known, options) + notes,
         pictures=_pictures(records, curves, gradients, known, names, pairs, scores, randoms),
         tables=grid_tables.all_tables(records, gradients, known, names, pairs, scores, randoms),
         records=records,

@@ -9,7 +9,8 @@ import numpy as np
 
 from ablation import baselines, grid_ranking
 from ablation.comparison import Paired, between, difference, estimate, least_p
-from ablation.grid_plots import Records, values
+from ablation.gradient_plots import label
+from ablation.grid_plots import Records, mean_bias, values
 from ablation.zero_cost import CellScores
 from nas.report import page
 from nas.tables import Truth
@@ -229,24 +230,21 @@ def _gradient_table(gradients: Records) -> page.Table:
     moments = sorted({row["epoch"] for row in gradients})
     rows = []
     for name in dict.fromkeys(row["estimator"] for row in gradients):
-        row = [name]
+        row = [label(name)]
         for epoch in moments:
             chosen = [r for r in gradients if r["estimator"] == name and r["epoch"] == epoch]
             if not chosen:  # one that learns is measured in its own searches, which may have ended before
                 row.append("–")
                 continue
-            mean = {
-                key: estimate([r[key] for r in chosen]).mean
-                for key in ("bias", "std", "cosine", "draw_cosine")
-            }
-            row.append(
-                f"{mean['bias']:.2f} / {mean['std']:.2f} / {mean['cosine']:.2f} / {mean['draw_cosine']:.2f}"
-            )
+            means = [np.mean([r[key] for r in chosen]) for key in ("std", "cosine", "draw_cosine")]
+            row.append(" / ".join(f"{mean:.2f}" for mean in (mean_bias(chosen).mean, *means)))
         rows.append(row)
     return page.Table(
         "The architecture gradient",
         ("estimator", *(f"epoch {epoch}" for epoch in moments)),
         rows,
         "Bias / standard deviation / cosine of the mean estimate / mean cosine of one estimate, against the "
-        f"true gradient {reference(gradients)}; means over the searches.",
+        f"true gradient {reference(gradients)}; means over the searches, of the bias the root of the mean "
+        "square. ×4: an estimate takes so many draws. The baseline of reinforce is the mean over all "
+        "architectures, or over the draws of the reference.",
     )

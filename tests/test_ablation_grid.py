@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from scipy import stats
 
 import ablate
 import estimators
-from ablation import grid, grid_plots, grid_ranking, grid_report, ranking
+from ablation import grid, grid_plots, grid_ranking, grid_records, grid_report, ranking
 from ablation.comparison import difference, estimate, least_p, paired
 from ablation.methods import method_words
 from nas import tables
@@ -321,6 +322,24 @@ def test_a_failing_run_is_named(tmp_path):
         grid.run(options)
 
 
+def test_a_failing_run_costs_its_seed_only(finished, monkeypatch):
+    folder, options = finished
+    before = read_csv(folder / "results.csv")
+    lost = folder / "runs" / "reinmax-s1" / "result.json"
+    content = lost.read_text()
+    lost.unlink()
+    monkeypatch.setattr(grid, "execute", lambda runs, _: (f"{run.options.out} failed" for run in runs))
+    with pytest.raises(InputError, match="reinmax-s1 failed; the report is of what every method has"):
+        grid.run(options)
+    assert read_csv(folder / "results.csv") == [row for row in before if row["seed"] == "0"]
+    assert "Left out, as a run failed: seed 1." in (folder / "results.md").read_text()
+    lost.write_text(content)
+
+    again = replace(options, evaluate="retrain", final="--epochs 1", random_cells=3, seeds=1)
+    with pytest.raises(InputError, match=r"-final failed \(and 4 more\); the others are kept"):
+        grid.run(replace(again, out=str(shutil.copytree(folder, folder.with_name("copy")))))
+
+
 def test_retraining_takes_the_place_of_the_table(finished, monkeypatch):
     folder, options = finished
     again = replace(
@@ -388,12 +407,15 @@ def test_an_estimator_that_was_not_measured_at_every_moment(tmp_path):
     options, known = GridOptions(methods=("reinmax", "double_cv")), tables.packaged("micro", "digits")
     grid_report.write(tmp_path, fake(options.methods, 2, True), [], rows, known, options)
     lines = (tmp_path / "results.md").read_text().splitlines()
-    assert [line.endswith("| – |") for line in lines if line.startswith("| double_cv | 0.")] == [True]
+    assert [line.endswith("| – |") for line in lines if line.startswith("| double_cv ×4 | 0.")] == [True]
 
 
 def test_random_cells_keep_their_seeds_when_there_are_more_searches(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(grid, "work", lambda trials, *_: made.append([(t.method, t.seed) for t in trials]))
+    monkeypatch.setattr(
+        grid, "work", lambda trials, *_: made.append([(t.method, t.seed) for t in trials]) or []
+    )
+    monkeypatch.setattr(grid, "is_finished", lambda _: True)
     monkeypatch.setattr(grid, "read_json", lambda _: {"test_accuracy": 90.0})
     for seeds in (2, 3):
         options = GridOptions(methods=("st",), seeds=seeds, evaluate="retrain", random_cells=4)
@@ -422,6 +444,30 @@ def test_estimators_from_outside_are_compared(tmp_path):
 
 
 # The report
+
+
+def test_what_a_reader_has_to_know(tmp_path):
+    options = GridOptions(methods=("st", "reinmax,budget=parameters=2k"), seeds=3, first_seed=4)
+    trials = [trial for trial in grid.plan(options, tmp_path) if trial.seed != 5]
+    for trial in trials:
+        trial.folder.mkdir(parents=True)
+        moments = [{"gradient": {"estimators": {"st": {}} if trial.seed == 4 else {}}}, {"epoch": 2}]
+        (trial.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in moments))
+    said = grid_records.notes(trials, options)
+    assert "Left out, as a run failed: seed 5." in said
+    assert "At 2 of 4 moments the reference was too noisy" in said
+    assert "The searches keep to a budget; random cells and all else without a search do not." in said
+    assert "budget" not in grid_records.notes(trials[:1], options)
+    usual = replace(options, seeds=1, methods=("st",))
+    assert grid_records.notes(trials[:1], usual) == ""
+
+
+def test_the_mean_of_biases_is_free_of_the_luck_of_each(tmp_path):
+    """Squares average to the square of the bias; roots of those above 0 do not."""
+    rows = [{"bias": max(0.0, square) ** 0.5, "bias2": square} for square in (-0.1, 0.2, -0.1, 0.04)]
+    assert grid_plots.mean_bias(rows).mean == pytest.approx(0.1)
+    assert grid_plots.mean_bias([{"bias": 0.2}, *rows]).mean == np.mean([0.2, *(row["bias"] for row in rows)])
+    assert grid_plots.mean_bias(rows[:1])[:3] == (0.0, None, NONE)
 
 
 def fake(methods, seeds, known):

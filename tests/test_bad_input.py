@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file
 import estimators
 import nas
 import search_spaces
-from ablation import grid
+from ablation import grid, grid_records
 from nas import data, genotypes, tables
 from nas import device as devices
 from nas.bilevel import parts
@@ -892,7 +892,7 @@ def test_damaged_results_are_named(name: str, tmp_path: Path) -> None:
 def test_damaged_results_of_a_grid_are_named(tmp_path: Path) -> None:
     (cell,) = grid.plan(GridOptions(methods=("st",), seeds=1), tmp_path)
     cell.folder.mkdir(parents=True)
-    for name, read in (("result.json", grid.record), ("metrics.jsonl", grid._metrics)):
+    for name, read in (("result.json", grid_records.record), ("metrics.jsonl", grid_records.metrics)):
         (cell.folder / name).write_text('{"genotype": "|none~0|"}\n{"')
         with pytest.raises(InputError, match=f"{name} is missing or damaged"):
             read(cell)

@@ -119,6 +119,8 @@ def test_biased_estimator_is_found_out(measured):
     found = measured.compare(estimators.get("softmax"))
     assert found["std"] == pytest.approx(0, abs=1e-4)
     assert found["bias"] > 0.05
+    assert found["bias2"] == pytest.approx(found["bias"] ** 2)
+    assert "standard_error" in found
     assert found["rmse"] == pytest.approx(found["bias"], rel=1e-3)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import nas
-from ablation import grid
+from ablation import grid_records
 from nas import tables
 from nas.bilevel import Policy, Rule
 from recipes import SearchOptions
@@ -103,8 +103,8 @@ def test_the_cost_is_what_was_run(tmp_path):
     )
     result, metrics = tmp_path / "result.json", tmp_path / "metrics.jsonl"
     result.write_text(json.dumps({"images_trained": 300, "images_evaluated": 90}))
-    assert grid.fair_evaluations(trial, known) == 11
-    assert grid.fair_evaluations(trial, replace(known, images_per_training=10**9)) == 1
+    assert grid_records.fair_evaluations(trial, known) == 11
+    assert grid_records.fair_evaluations(trial, replace(known, images_per_training=10**9)) == 1
     result.write_text("{}")
     metrics.write_text(json.dumps({"step": 12}) + "\n")
-    assert grid.fair_evaluations(trial, known) == round((12 * 16 + 2 * 12 * 16 / 2) / 30)
+    assert grid_records.fair_evaluations(trial, known) == round((12 * 16 + 2 * 12 * 16 / 2) / 30)

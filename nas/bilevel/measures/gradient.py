@@ -84,8 +84,8 @@ class GradientMeasure:
         """Bias, spread and direction of an estimator, see `describe`."""
         errors = Errors(self.gradient.unsqueeze(0), self.noise.view(1))
         errors.add(self.estimates(estimator).unsqueeze(1))
-        metrics = errors.measured().metrics()
-        names = ("bias", "std", "rmse", "cosine", "length", "draw_cosine")
+        metrics = (measured := errors.measured()).metrics() | {"bias2": measured.bias2}
+        names = ("bias", "bias2", "std", "rmse", "cosine", "length", "draw_cosine", "standard_error")
         return {"tau": estimator.tau} | {name: float(metrics[name]) for name in names}
 
     def estimates(self, estimator: Estimator) -> Tensor:
