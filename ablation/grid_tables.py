@@ -245,6 +245,6 @@ def _gradient_table(gradients: Records) -> page.Table:
         rows,
         "Bias / standard deviation / cosine of the mean estimate / mean cosine of one estimate, against the "
         f"true gradient {reference(gradients)}; means over the searches, of the bias the root of the mean "
-        "square. ×4: an estimate takes so many draws. The baseline of reinforce is the mean over all "
-        "architectures, or over the draws of the reference.",
+        "square. ×4: an estimate takes so many draws, that of a search's own estimator as many as there. The "
+        "baseline of reinforce is the mean over all architectures, or over the draws of the reference.",
     )

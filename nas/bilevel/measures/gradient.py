@@ -56,9 +56,9 @@ class GradientMeasure:
         Returns:
             `loss`, its mean over the architectures; `norm` of the gradient; `reference`, "enumeration"
             or "reinforce_loo", with its relative standard error `reference_error`; and `estimators`: by
-            name tau, bias, std, rmse, cosine, length and draw_cosine as in `estimators.compare`, in units
-            of the norm. The estimator of the search is as it is, with its settings, temperature, draws and
-            what it remembers; another one that learns is left out.
+            name tau and, as in `estimators.compare`, bias, bias2, std, rmse, cosine, length, draw_cosine and
+            standard_error, in units of the norm. The estimator of the search is as it is, with its settings,
+            temperature, draws and what it remembers; another one that learns is left out.
             Where the reference is too noisy there are no estimators.
         """
         square = float(self.gradient.square().sum() - self.noise)
