@@ -136,19 +136,6 @@ def without_dead_edges(space: SearchSpace, choice: Sequence[int]) -> list[int]:
     return changed
 
 
-def is_connected(space: SearchSpace, choice: Sequence[int]) -> bool:
-    """Whether the output of every kind of cell depends on one of its inputs."""
-    for cell in space.cell_names:
-        rows = _rows(space, cell)
-        alive = set(_outputs(space, cell))
-        for row, slot in reversed(rows):
-            if slot.target in alive and choice[row] != ABSENT and not _is_none(slot.candidates[choice[row]]):
-                alive.add(slot.source)
-        if not alive & _inputs(rows):
-            return False
-    return True
-
-
 # The decisions
 
 

@@ -17,7 +17,7 @@ from recipes import InputError, SearchOptions
 from recipes.budget import KINDS, format_cost, parse_budget, parse_budgets
 from search_spaces import Genotype, SearchSpace, operations
 from search_spaces.cost import CostTable, NetworkSize, count_costs, count_macs, count_parameters
-from search_spaces.derivation import derive, fit, is_connected
+from search_spaces.derivation import derive, fit
 from search_spaces.slot import ABSENT
 
 _CHECKED = 2  # architectures whose networks are built to see whether a space is additive
@@ -53,7 +53,7 @@ class Budget:
         if not self._bounds:
             return best
         choice = self.space.choice(best)
-        if is_connected(self.space, choice) and self._holds(choice):
+        if self.space.is_connected(best) and self._holds(choice):
             return best
         found = derive(self.space, scores, *self._room())
         if found is None:
@@ -116,7 +116,7 @@ class Budget:
             genotype = self.space.discretise(scores)
             tables, _ = self._room()
             found = derive(self.space, scores, tables, [_ENDLESS] * len(tables))
-            connected = is_connected(self.space, self.space.choice(genotype))
+            connected = self.space.is_connected(genotype)
             if connected and (found is None or self._genotype(found) != genotype):
                 raise InputError(
                     f"the space '{self.space.name}' derives by rules of its own, which budgets do not know: "
