@@ -25,7 +25,6 @@ from recipes.budget import format_cost
 from recipes.latency import LatencyOptions
 from search_spaces import Genotype, SearchSpace
 from search_spaces.cost import Candidate, CostTable, NetworkSize, Place, added_up, frame
-from search_spaces.derivation import is_connected
 from search_spaces.operations import Zero
 
 
@@ -66,7 +65,7 @@ def random_networks(space: SearchSpace, count: int, seed: int) -> list[Genotype]
             genotype = space.discretise(scores)
         else:
             genotype = space.random(rng)
-        if is_connected(space, space.choice(genotype)):
+        if space.is_connected(genotype):
             found.setdefault(genotype)
         if len(found) == count:
             break

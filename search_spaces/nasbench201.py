@@ -82,9 +82,6 @@ class DenseCellSpace(EnumerableSpace):
             terms[target] = "+".join(sorted(_term(e.operation, terms[e.source]) for e in edges))
         return terms[self.nodes - 1]
 
-    def is_connected(self, genotype: Genotype) -> bool:
-        return "0" in self.canonical(genotype)  # the input
-
     def skeleton(self, plans: dict[str, CellPlan], factory: EdgeFactory, size: Size) -> Skeleton:
         return StagedSkeleton(plans["cell"], factory, size)
 

@@ -301,6 +301,19 @@ class SearchSpace(ABC):
             for slot, k in zip(self.slots, self.choice(genotype), strict=True)
         ]
 
+    def is_connected(self, genotype: Genotype) -> bool:
+        """Whether the output of every kind of cell depends on one of its inputs."""
+        for cell in genotype.cells:
+            slots = self._slots_of(cell.name)
+            targets = {slot.target for slot in slots}
+            alive = set(cell.concat or (max(targets),))
+            for edge in sorted(cell.edges, key=_position, reverse=True):
+                if edge.target in alive and operations.family(edge.operation) != "none":
+                    alive.add(edge.source)
+            if not alive & ({slot.source for slot in slots} - targets):
+                return False
+        return True
+
     def network(
         self,
         genotype: Genotype,
@@ -454,7 +467,3 @@ class EnumerableSpace(SearchSpace):
     @abstractmethod
     def canonical(self, genotype: Genotype) -> str:
         """A text that architectures have in common if they compute the same."""
-
-    def is_connected(self, genotype: Genotype) -> bool:
-        """Whether the output depends on the input."""
-        return True

@@ -65,6 +65,11 @@ def test_canonical_count_is_the_benchmarks():
     assert len({NASBENCH.canonical(cell) for cell in cells}) == 6_466
 
 
+def test_what_is_connected_has_its_input_in_its_canonical_form():
+    for space in (NASBENCH, search_spaces.get("micro")):
+        assert all(space.is_connected(cell) == ("0" in space.canonical(cell)) for cell in space.all())
+
+
 @pytest.mark.parametrize(("text", "count"), [(BEST, 1_073_466), (SKIPS, 73_306)])
 def test_nasbench201_parameters(text, count):
     assert parameters(NASBENCH.network(NASBENCH.parse(text), channels=16, cells=5, num_classes=10)) == count

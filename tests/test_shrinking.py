@@ -214,7 +214,9 @@ def test_a_budget_is_in_reach_where_an_architecture_of_what_is_left_is_within_it
             left[range(3), torch.randint(5, (3,), generator=small.rng(seed))] = True
             lines = [line.nonzero().flatten().tolist() for line in left]
             choices = [list(choice) for choice in itertools.product(*lines)]
-            connected = [c for c in choices if search_spaces.derivation.is_connected(search.space, c)]
+            names = [[s.candidates[k] for s, k in zip(search.space.slots, c, strict=True)] for c in choices]
+            genotypes = zip(choices, map(search.space.genotype, names), strict=True)
+            connected = [choice for choice, genotype in genotypes if search.space.is_connected(genotype)]
             within = any(fit(search.space, c, *search.budget._room()) is not None for c in connected)
             assert search.budget.reaches(left) == within
             found.add(within)

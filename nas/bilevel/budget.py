@@ -3,6 +3,7 @@ is."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -15,9 +16,9 @@ from nas.genotypes import cells_of
 from nas.latency_table import LatencyTable
 from recipes import InputError, SearchOptions
 from recipes.budget import KINDS, format_cost, parse_budget, parse_budgets
-from search_spaces import Genotype, SearchSpace, operations
+from search_spaces import Genotype, SearchSpace
 from search_spaces.cost import CostTable, NetworkSize, count_costs, count_macs, count_parameters
-from search_spaces.derivation import derive, fit, is_connected
+from search_spaces.derivation import derive, fit
 from search_spaces.slot import ABSENT
 
 _CHECKED = 2  # architectures whose networks are built to see whether a space is additive
@@ -53,7 +54,7 @@ class Budget:
         if not self._bounds:
             return best
         choice = self.space.choice(best)
-        if is_connected(self.space, choice) and self._holds(choice):
+        if self.space.is_connected(best) and self._holds(choice):
             return best
         found = derive(self.space, scores, *self._room())
         if found is None:
@@ -86,15 +87,8 @@ class Budget:
         """
         if not self._bounds:
             return True
-        found = derive(self.space, left.double(), *self._room())
-        if found is None:
-            return False
-        for row, k in enumerate(found):
-            if k != ABSENT and not left[row, k]:  # no way around it, or `none` where an edge leads nowhere
-                if operations.family(self.space.slots[row].candidates[k]) != "none":
-                    return False
-                found[row] = int(left[row].int().argmax())
-        return fit(self.space, found, *self._room()) is not None
+        scores = torch.zeros(left.shape).masked_fill(~left, -math.inf)
+        return derive(self.space, scores, *self._room()) is not None
 
     def around(self, scores: Tensor, genotype: Genotype) -> Tensor:
         """The scores, with those of a genotype raised above all others: `discretise` then gives it back."""
@@ -116,7 +110,7 @@ class Budget:
             genotype = self.space.discretise(scores)
             tables, _ = self._room()
             found = derive(self.space, scores, tables, [_ENDLESS] * len(tables))
-            connected = is_connected(self.space, self.space.choice(genotype))
+            connected = self.space.is_connected(genotype)
             if connected and (found is None or self._genotype(found) != genotype):
                 raise InputError(
                     f"the space '{self.space.name}' derives by rules of its own, which budgets do not know: "
