@@ -70,16 +70,22 @@ def _folder(options: GradientOptions) -> Path:
 
 
 def methods() -> list[Estimator]:
-    """Every estimator at every temperature of TAUS in its range."""
-    families = [estimators.family(name) for name in estimators.names()]
-    return [cls(tau) for cls in families for tau in TAUS if cls.tau_range[0] <= tau <= cls.tau_range[1]]
+    """Every estimator at its usual temperature and every one of TAUS in its range."""
+    found = []
+    for name in estimators.names():
+        cls = estimators.family(name)
+        taus = {tau for tau in TAUS if cls.tau_range[0] <= tau <= cls.tau_range[1]}
+        found += [cls(tau) for tau in sorted(taus | {gradient_plots.usual_tau(name)})]
+    return found
 
 
 def measure_all(options: GradientOptions) -> Iterator[dict[str, Any]]:
     """The rows of results.csv: temperatures at CANDIDATES candidates, then tau = 1 over SWEEP, then over the
     draws of an estimate."""
     everyone = [(method, cost.default(method)) for method in methods()]
-    at_one = [(method, way) for method, way in everyone if method.tau == 1]
+    at_one = [
+        (method, way) for method, way in everyone if method.tau == gradient_plots.usual_tau(method.name)
+    ]
     by_cost = [(method, way) for method, _ in at_one for way in cost.ways(method)]
     parts = [("temperature", names, choices, CANDIDATES, everyone) for choices, names in SUITES.items()]
     parts += [("candidates", SWEPT, 1, k, at_one) for k in SWEEP]
@@ -271,9 +277,10 @@ def _pictures(records: Sequence[Mapping[str, Any]]) -> list[page.Picture]:
             gradient_plots.plot_trade_off(temperature),
             "The black dot is the exact gradient, whose norm is the unit of both axes; the diamond is the "
             f"estimate 0. A line follows an estimator from temperature {TAUS[0]:g}, its thin end, to "
-            f"{TAUS[-1]:g}. The dot with the name is temperature 1, with 95 % intervals. Arcs join equal "
-            "root mean squared errors. Estimators without a temperature are dots. Polynomials and the ReLU "
-            f"network have 3 choices, all choices {CANDIDATES} candidates.",
+            f"{TAUS[-1]:g}. The dot with the name is temperature 1, or what the schedule of an estimator "
+            "begins with where it does not take 1, with 95 % intervals. Arcs join equal root mean squared "
+            "errors. Estimators without a temperature are dots. Polynomials and the ReLU network have 3 "
+            f"choices, all choices {CANDIDATES} candidates.",
         ),
         page.Picture(
             "More candidates",
@@ -282,7 +289,9 @@ def _pictures(records: Sequence[Mapping[str, Any]]) -> list[page.Picture]:
         ),
         page.Picture(
             "Error of a single estimate",
-            gradient_plots.plot_ranking([record for record in temperature if record["tau"] == 1]),
+            gradient_plots.plot_ranking(
+                [r for r in temperature if r["tau"] == gradient_plots.usual_tau(r["estimator"])]
+            ),
             "At temperature 1, sorted by the mean of the right table. Left: in units of the norm of the "
             "exact gradient; the estimate 0 has 1. Right: what no step size changes.",
         ),

@@ -24,9 +24,17 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def label(estimator: str) -> str:
-    """The name of an estimator, with its draws where one estimate takes several."""
+    """The name of an estimator, with its draws where one estimate takes several; a method is its own."""
+    if "," in estimator:  # with settings of its own
+        return estimator
     draws = family(estimator).default_draws
     return estimator if draws == 1 else f"{estimator} ×{draws}"
+
+
+def usual_tau(estimator: str) -> float:
+    """Temperature 1, or, where an estimator does not take it, the one that its schedule begins with."""
+    cls = family(estimator)
+    return 1.0 if cls.tau_range[0] <= 1 <= cls.tau_range[1] else cls.default_schedule.start
 
 
 # Bias against spread
@@ -108,7 +116,7 @@ def _plot_objective(axes: Axes, records: Records, key: bool) -> None:
             axes.plot(*zip(start, end, strict=True), color=shade, linewidth=0.7 + 0.5 * i, alpha=0.75)
             avoid += np.linspace(start, end, 12).tolist()
         for record in line:
-            if record["tau"] == 1:
+            if record["tau"] == usual_tau(name):
                 std, bias = (
                     (record[key], record[f"{key}_low"], record[f"{key}_high"]) for key in ("std", "bias")
                 )

@@ -117,9 +117,23 @@ def gradients(trials: Sequence[Trial]) -> list[dict[str, Any]]:
                 about = {"method": trial.method, "seed": trial.seed, "epoch": line["epoch"]}
                 about |= {key: moment[key] for key in ("loss", "norm", "reference", "reference_error")}
                 rows += [
-                    about | {"estimator": name} | values for name, values in moment["estimators"].items()
+                    about | {"estimator": _as_measured(trial, name)} | values
+                    for name, values in moment["estimators"].items()
                 ]
     return rows
+
+
+def _as_measured(trial: Trial, name: str) -> str:
+    """The estimator that a search measured by a name: with the settings of its own, where it is that of the
+    search and they are not the defaults."""
+    options = trial.options
+    own, _, settings = options.estimator.partition(":")
+    if name != own:
+        return name
+    said = [own, *([settings] if settings else []), *([f"tau={options.tau}"] if options.tau else [])]
+    if options.draws and estimators.family(name).signal != "gradient":
+        said.append(f"draws={options.draws}")
+    return ",".join(said)
 
 
 def notes(trials: Sequence[Trial], options: GridOptions) -> str:

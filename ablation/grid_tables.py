@@ -230,7 +230,8 @@ def _gradient_table(gradients: Records) -> page.Table:
     moments = sorted({row["epoch"] for row in gradients})
     rows = []
     for name in dict.fromkeys(row["estimator"] for row in gradients):
-        row = [label(name)]
+        searches = len({(r["method"], r["seed"]) for r in gradients if r["estimator"] == name})
+        row = [label(name), str(searches)]
         for epoch in moments:
             chosen = [r for r in gradients if r["estimator"] == name and r["epoch"] == epoch]
             if not chosen:  # one that learns is measured in its own searches, which may have ended before
@@ -241,7 +242,7 @@ def _gradient_table(gradients: Records) -> page.Table:
         rows.append(row)
     return page.Table(
         "The architecture gradient",
-        ("estimator", *(f"epoch {epoch}" for epoch in moments)),
+        ("estimator", "searches", *(f"epoch {epoch}" for epoch in moments)),
         rows,
         "Bias / standard deviation / cosine of the mean estimate / mean cosine of one estimate, against the "
         f"true gradient {reference(gradients)}; means over the searches, of the bias the root of the mean "

@@ -98,7 +98,15 @@ def register(name: str, estimator: E) -> E:
     """Add a class of estimators, which takes on the name, and return it.
 
     Raises:
-        ValueError: the name is taken or malformed, or the class has another one or is none of estimators.
+        ValueError: the name is taken or malformed, or the class has another one, is none of estimators, or
+            does not take the temperatures of its own schedule.
     """
+    if isinstance(estimator, type) and issubclass(estimator, Estimator):
+        for tau in (estimator.default_schedule.start, estimator.default_schedule.end):
+            if not estimator.tau_range[0] <= tau <= estimator.tau_range[1]:
+                raise ValueError(
+                    f"the schedule of {estimator.__name__} has the temperature {tau:g}, out of its tau_range "
+                    f"{estimator.tau_range}"
+                )
     _REGISTRY.register(name, estimator)
     return estimator

@@ -348,6 +348,26 @@ def test_command_writes_report_and_results(tmp_path, capsys, monkeypatch):
         assert int(row["draws"]) == (4 if estimators.get(row["estimator"], 1.0).inner_samples > 1 else 20)
 
 
+def test_an_estimator_that_does_not_take_temperature_1_is_measured_where_it_begins(monkeypatch):
+    class Hot(type(estimators.get("st"))):
+        tau_range = (5.0, 50.0)
+        default_schedule = estimators.Schedule(10.0, 5.0)
+
+    monkeypatch.setattr(estimators._REGISTRY, "_things", dict(estimators._REGISTRY._things))
+    estimators.register("hot", Hot)
+    assert [method.tau for method in gradient.methods() if method.name == "hot"] == [10]
+    monkeypatch.setattr(gradient, "SWEEP", (2,))
+    monkeypatch.setattr(estimators, "names", lambda: ["st", "hot"])
+    options = gradient.GradientOptions(problems=2, draws=10, seed=0)
+    rows = list(gradient.measure_all(options))
+    for part in ("temperature", "candidates", "cost"):
+        assert {row["estimator"] for row in rows if row["part"] == part} == {"st", "hot"}
+    assert len(gradient._pictures(rows)) == 4
+    Hot.tau_range = (50.0, 5.0)
+    with pytest.raises(ValueError, match="temperature 10, out of its tau_range"):
+        estimators.register("hot", Hot)
+
+
 def test_seed_decides_the_results():
     def first_rows(seed):
         problems = draw_problems(("tanh",), 5, choices=1, candidates=3, seed=seed)
