@@ -68,7 +68,7 @@ def best(records: Sequence[Record], objective: str, budget: float, metric: str =
 def learns(record: Record) -> bool:
     """Whether the estimator of a record knows more of the problem than the draws of the estimate: by others
     that it has seen, or, `reinforce`, by its baseline, which is E f here."""
-    return record["estimator"] == "reinforce" or family(record["estimator"]).learns
+    return record["estimator"] == "reinforce" or family(record["estimator"].partition(",")[0]).learns
 
 
 def winners(records: Sequence[Record], objective: str, metric: str = "rmse") -> set[str]:

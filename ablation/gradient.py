@@ -69,24 +69,30 @@ def _folder(options: GradientOptions) -> Path:
 # Measuring
 
 
-def methods() -> list[Estimator]:
-    """Every estimator at its usual temperature and every one of TAUS in its range."""
+def methods(texts: Sequence[str] = ()) -> list[tuple[str, Estimator]]:
+    """Every estimator, or those of some texts, at its usual temperature and every one of TAUS in its range,
+    each with its name or `name,setting=value,...`. Raises InputError."""
     found = []
-    for name in estimators.names():
-        cls = estimators.family(name)
+    for text in dict.fromkeys(texts or estimators.names()):
+        cls = type(estimators.get(text))
+        if not cls.exclusive:
+            raise InputError(
+                f"the candidates of '{text}' do not exclude each other: there is no gradient of a choice"
+            )
+        name = text.replace(":", ",", 1)
         taus = {tau for tau in TAUS if cls.tau_range[0] <= tau <= cls.tau_range[1]}
-        found += [cls(tau) for tau in sorted(taus | {gradient_plots.usual_tau(name)})]
+        found += [
+            (name, estimators.get(text, tau)) for tau in sorted(taus | {gradient_plots.usual_tau(name)})
+        ]
     return found
 
 
 def measure_all(options: GradientOptions) -> Iterator[dict[str, Any]]:
     """The rows of results.csv: temperatures at CANDIDATES candidates, then tau = 1 over SWEEP, then over the
     draws of an estimate."""
-    everyone = [(method, cost.default(method)) for method in methods()]
-    at_one = [
-        (method, way) for method, way in everyone if method.tau == gradient_plots.usual_tau(method.name)
-    ]
-    by_cost = [(method, way) for method, _ in at_one for way in cost.ways(method)]
+    everyone = [(name, method, cost.default(method)) for name, method in methods(options.estimators)]
+    at_one = [one for one in everyone if one[1].tau == gradient_plots.usual_tau(one[0])]
+    by_cost = [(name, method, way) for name, method, _ in at_one for way in cost.ways(method)]
     parts = [("temperature", names, choices, CANDIDATES, everyone) for choices, names in SUITES.items()]
     parts += [("candidates", SWEPT, 1, k, at_one) for k in SWEEP]
     parts += [("cost", names, choices, CANDIDATES, by_cost) for choices, names in SUITES.items()]
@@ -94,15 +100,15 @@ def measure_all(options: GradientOptions) -> Iterator[dict[str, Any]]:
     with tqdm(total=total, unit="estimator", file=sys.stderr, disable=None) as bar:
         for part, names, choices, k, chosen in parts:
             problems = draw_problems(names, options.problems, choices, k, options.seed)
-            for method, way in chosen:
-                bar.set_description(f"K = {k}, {method.name}")
-                rng = generator(options.seed, f"draws of {method.name} at {method.tau}", choices, k)
+            for called, method, way in chosen:
+                bar.set_description(f"K = {k}, {called}")
+                rng = generator(options.seed, f"draws of {called} at {method.tau}", choices, k)
                 count = options.draws
                 if part == "cost":
                     count = max(FEWEST_DRAWS, count // way.draws)
                 for name, measured in measure(method, problems, count, rng, way).items():
                     about = {"part": part, "objective": name, "choices": choices, "candidates": k}
-                    about |= {"estimator": method.name, "tau": method.tau}
+                    about |= {"estimator": called, "tau": method.tau}
                     about |= cost.passes(method, way, options.price, options.mixture_price)
                     yield about | summary(measured)
                 bar.update()

@@ -33,7 +33,7 @@ def label(estimator: str) -> str:
 
 def usual_tau(estimator: str) -> float:
     """Temperature 1, or, where an estimator does not take it, the one that its schedule begins with."""
-    cls = family(estimator)
+    cls = family(estimator.partition(",")[0])
     return 1.0 if cls.tau_range[0] <= 1 <= cls.tau_range[1] else cls.default_schedule.start
 
 

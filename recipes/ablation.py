@@ -39,6 +39,8 @@ class GradientOptions(AblationOptions):
 
     command: ClassVar[str] = "gradient"
 
+    estimators: tuple[str, ...] = ()
+    """Estimators, with settings if wanted: reinmax gumbel_rao:samples=20 (default: all)."""
     seed: int = option(0, at_least=0, at_most=2**63 - 1)
     """Seed of problems and draws."""
     problems: int = option(80, at_least=1, at_most=1_000_000)

@@ -355,14 +355,22 @@ def test_an_estimator_that_does_not_take_temperature_1_is_measured_where_it_begi
 
     monkeypatch.setattr(estimators._REGISTRY, "_things", dict(estimators._REGISTRY._things))
     estimators.register("hot", Hot)
-    assert [method.tau for method in gradient.methods() if method.name == "hot"] == [10]
+    assert [method.tau for name, method in gradient.methods() if name == "hot"] == [10]
     monkeypatch.setattr(gradient, "SWEEP", (2,))
-    monkeypatch.setattr(estimators, "names", lambda: ["st", "hot"])
-    options = gradient.GradientOptions(problems=2, draws=10, seed=0)
+    monkeypatch.setattr(cost, "COUNTS", (1, 2))
+    texts = ("gumbel_rao:samples=2", "hot")
+    options = gradient.GradientOptions(problems=2, draws=10, seed=0, estimators=texts)
     rows = list(gradient.measure_all(options))
     for part in ("temperature", "candidates", "cost"):
-        assert {row["estimator"] for row in rows if row["part"] == part} == {"st", "hot"}
+        assert {row["estimator"] for row in rows if row["part"] == part} == {"gumbel_rao,samples=2", "hot"}
     assert len(gradient._pictures(rows)) == 4
+    assert "gumbel_rao,samples=2" in str(gradient._tables(rows, options))
+    for text, message in (
+        ("sigmoid", "do not exclude each other"),
+        ("st:x=1", "unknown setting|expected no"),
+    ):
+        with pytest.raises(InputError, match=message):
+            gradient.methods([text])
     Hot.tau_range = (50.0, 5.0)
     with pytest.raises(ValueError, match="temperature 10, out of its tau_range"):
         estimators.register("hot", Hot)

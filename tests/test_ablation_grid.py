@@ -407,7 +407,7 @@ def test_an_estimator_that_was_not_measured_at_every_moment(tmp_path):
     options, known = GridOptions(methods=("reinmax", "double_cv")), tables.packaged("micro", "digits")
     grid_report.write(tmp_path, fake(options.methods, 2, True), [], rows, known, options)
     lines = (tmp_path / "results.md").read_text().splitlines()
-    assert [line.endswith("| – |") for line in lines if line.startswith("| double_cv ×4 | 0.")] == [True]
+    assert [line.endswith("| – |") for line in lines if line.startswith("| double_cv ×4 | 2 | 0.")] == [True]
 
 
 def test_random_cells_keep_their_seeds_when_there_are_more_searches(tmp_path, monkeypatch):
