@@ -22,6 +22,7 @@ from nas.bilevel.rules.rule import Rule
 from nas.bilevel.search import Search
 from nas.bilevel.shrinkings.shrinking import Shrinking
 from nas.bilevel.terms import Term
+from nas.device import alone
 from nas.runs import loop
 from nas.runs.loop import Announce, Callback, Ended
 from nas.runs.run_folder import METRICS, NoFolder, new_folder
@@ -122,7 +123,7 @@ class SearchResult(Result):
         if not isinstance(rule, str | Rule):
             raise InputError(_wrong_object("rule", rule, Rule))
         chosen = RULES.build(rule) if isinstance(rule, str) else copy.deepcopy(rule)
-        with kept_generators():
+        with alone(), kept_generators():
             for _ in chosen.select(self.search):
                 pass
             return chosen.selected(self.search)
@@ -137,7 +138,7 @@ class SearchResult(Result):
             self.space.choice(self.space.validate(genotype))
         except GenotypeError as error:
             raise InputError(f"`genotype`: {error}") from None
-        with kept_generators():
+        with alone(), kept_generators():
             return self.search.score(genotype)
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -25,6 +26,21 @@ except ImportError:  # not on this system
 
 Model = TypeVar("Model", bound=nn.Module)
 Precision = Callable[[], AbstractContextManager[Any]]
+_TURN = threading.RLock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """What the threads of a process share is this one's until the block is left, others wait for it: global
+    random generators and settings. Gradients are on and new tensors float32, whatever holds around the block.
+    """
+    with _TURN, torch.inference_mode(False), torch.enable_grad():
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 @contextmanager
@@ -35,33 +51,35 @@ def prepared(name: str, threads: int | None = None, deterministic: bool = False)
     itself, such as pinned memory, comes to its own device. There, float32 means float32, not TF32, and cudnn
     chooses its algorithms by trying them, unless they have to be deterministic.
 
-    All this, threads and the states of the global random generators are then what they were. Raises
-    InputError where there is no such device.
+    All this, threads and the states of the global random generators are then what they were; until then other
+    threads wait. Raises InputError where there is no such device.
     """
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    place = select(name)
-    current = torch.cuda.device(place) if place.type == "cuda" else nullcontext()
-    deterministic_kernels = deterministic or torch.backends.cudnn.deterministic
-    kernels = torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled,
-        benchmark=not deterministic_kernels,
-        deterministic=deterministic_kernels,
-        allow_tf32=False,
-    )
-    with current, kernels, _exact_products(), kept_generators():
-        try:
-            if threads is not None:
-                torch.set_num_threads(threads)
-            if deterministic:
-                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
-            torch.use_deterministic_algorithms(
-                deterministic or before[1], warn_only=warned and not deterministic
-            )
-            yield place
-        finally:
-            torch.set_num_threads(before[0])
-            torch.use_deterministic_algorithms(before[1], warn_only=warned)
+    with alone():
+        before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        warned = torch.is_deterministic_algorithms_warn_only_enabled()
+        place = select(name)
+        current = torch.cuda.device(place) if place.type == "cuda" else nullcontext()
+        deterministic_kernels = deterministic or torch.backends.cudnn.deterministic
+        kernels = torch.backends.cudnn.flags(
+            enabled=torch.backends.cudnn.enabled,
+            benchmark=not deterministic_kernels,
+            deterministic=deterministic_kernels,
+            allow_tf32=False,
+        )
+        with current, kernels, _exact_products(), kept_generators():
+            try:
+                if threads is not None:
+                    torch.set_num_threads(threads)
+                if deterministic:
+                    # Read when CUDA is first used.
+                    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+                torch.use_deterministic_algorithms(
+                    deterministic or before[1], warn_only=warned and not deterministic
+                )
+                yield place
+            finally:
+                torch.set_num_threads(before[0])
+                torch.use_deterministic_algorithms(before[1], warn_only=warned)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,33 @@ def test_a_run_leaves_the_process_as_it_was():
     assert not torch.are_deterministic_algorithms_enabled()
     assert threading.excepthook is hook
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_threads_search_one_after_another():
+    def found(seed):
+        result = nas.search(space="micro", epochs=2, seed=seed, **SMALL)
+        return result.history, result.select("sample:4")
+
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(found, (0, 1)))
+    assert together == [found(0), found(1)]
+
+
+def test_modes_and_types_around_a_run_are_not_its_own():
+    wanted = nas.search(space="micro", epochs=1, **SMALL)
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.inference_mode():
+            result = nas.search(space="micro", epochs=1, **SMALL)
+            assert result.select("perturbation:1") == wanted.select("perturbation:1")
+            assert torch.is_inference_mode_enabled()
+        with torch.no_grad():
+            trained = nas.train(result.genotype, epochs=1, **SMALL)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert result.history == wanted.history
+    assert trained.accuracy == nas.train(wanted.genotype, epochs=1, **SMALL).accuracy
 
 
 def test_importing_changes_nothing_of_others():
