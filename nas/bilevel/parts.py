@@ -34,6 +34,8 @@ PARTS: dict[str, Registry[Any]] = {
 }  # fmt: skip
 """What the options of these names name."""
 
+_NO_ESTIMATE = (Estimator.advantages, Estimator.gradient)
+
 
 class SearchParts(NamedTuple):
     """What a search is made of.
@@ -118,16 +120,28 @@ def without_data(
 
 
 def _require_draws(estimator: Estimator, space: SearchSpace) -> None:
-    """Raise InputError where draws do not have the shape of the logits, or are not one-hot but said to be."""
+    """Raise InputError where draws do not have the shape of the logits or no gradient, or are not one-hot but
+    said to be, or where nothing makes an estimate of losses."""
     rng = torch.Generator().manual_seed(0)
     logits = torch.randn(100, space.num_slots, space.width, generator=rng)  # rounding shows at some of them
-    draw = estimator(logits, rng).detach()
+    draw = estimator(logits.requires_grad_(), rng)
     if draw.shape != logits.shape:
         raise InputError(
             f"the estimator '{name_of(estimator)}' makes a draw of shape {tuple(draw.shape)} of logits "
             f"{tuple(logits.shape)}, expected an equal one"
         )
-    chosen_by(estimator, draw)
+    kind = type(estimator)
+    if estimator.signal == "gradient" and not draw.requires_grad:
+        raise InputError(
+            f"the estimator '{name_of(estimator)}' makes a draw without a gradient: give it one with "
+            "`draw_with_gradient`"
+        )
+    if estimator.signal == "loss" and (kind.advantages, kind.gradient) == _NO_ESTIMATE:
+        raise InputError(
+            f"the estimator '{name_of(estimator)}' has the signal 'loss' and no `advantages` or `gradient`: "
+            "write one of them"
+        )
+    chosen_by(estimator, draw.detach())
 
 
 def _named(option: str, thing: Any) -> Any:
