@@ -17,7 +17,8 @@ class Focal(Classification):
     less (Lin et al., 2017, arXiv 1708.02002).
 
     An evaluation reports `plain_loss` and `correct`, which stay cross entropy and accuracy. Another kind of
-    task is a subclass of `nas.task.Task` with all three, and with `outputs`, the size of the head.
+    task is a subclass of `nas.task.Task` with all three, and with `outputs`, the size of the head. Its
+    targets are labels of classes, too.
     """
 
     def __init__(self, classes: int, gamma: float = 2.0) -> None:

@@ -30,7 +30,7 @@ from nas.seeding import kept_generators
 from nas.task import Task
 from nas.training.final import Training
 from nas.training.model import describe, save
-from nas.training.weights import with_architecture
+from nas.training.weights import require_task, with_architecture
 from recipes import FinalOptions, InputError, RunOptions, SearchOptions, one_of
 from recipes.config_file import check_types, require_same, starting_options
 from recipes.options import check
@@ -254,6 +254,7 @@ def train(
     if genotype is not None:
         options = {"genotype": genotype} | options
     chosen, given = _options(FinalOptions, {"dataset": data, "task": task}, options, callback)
+    require_task(chosen, "task" in given)
     chosen = with_architecture(chosen)
     ended = loop.run(
         chosen,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from recipes import InputError
 
 
 class Task(ABC):
@@ -88,6 +92,30 @@ class Classification(Task):
 
     def predicted(self, output: Tensor) -> Tensor:
         return output.argmax(1)
+
+
+def of_task(task: Task, classes: Sequence[str]) -> dict[str, Any]:
+    """What the description of a network says of its outputs: `classes`, or the `task` that gives them another
+    meaning."""
+    if isinstance(task, Classification):
+        return {"classes": list(classes)}
+    return {"task": type(task).__name__}
+
+
+def require_numbers(task: Task, labels: Tensor) -> None:
+    """Raise InputError where a task has no head, or a loss or count of images, labels (B,), is not ()."""
+    outputs = getattr(task, "outputs", None)
+    if type(outputs) is not int or outputs < 1:
+        raise InputError(f"`task`: its `outputs` are {outputs!r}, expected the number of outputs of the head")
+    for name in ("loss", "plain_loss", "correct"):
+        found = getattr(task, name)(torch.zeros(len(labels), outputs, device=labels.device), labels)
+        if not isinstance(found, Tensor) or found.dim():
+            what = f"of the shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)[:60]
+            wanted = "their number" if name == "correct" else "the mean"
+            raise InputError(
+                f"`task`: `{name}` of {type(task).__name__} is {what} for {len(labels)} images, expected a "
+                f"tensor (): {wanted}"
+            )
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

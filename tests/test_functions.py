@@ -21,6 +21,7 @@ import nas
 import search_spaces
 import train_search
 from estimators import Schedule
+from estimators.base import categorical
 from nas.bilevel.policies import UniformPolicy
 from nas.bilevel.rules.names import RULES
 from nas.bilevel.rules.rule import Rule
@@ -531,6 +532,25 @@ class Sum(Entropy):
         return {"all": draw.sum(), "rows": draw.sum(-1), "number": 0.5}[self.shape]
 
 
+class Wrong(Focal):
+    """A task with something else in place of what it has."""
+
+    def __init__(self, **given):
+        super().__init__(10)
+        vars(self).update(given)
+
+
+class NoGradient(estimators.Estimator):
+    name = "own"
+
+    def sample(self, logits, generator):
+        return categorical(logits.detach(), generator)
+
+
+class NoAdvantages(NoGradient):
+    signal = "loss"
+
+
 class OddPolicy(UniformPolicy):
     def __init__(self, paths):
         self.odd = paths
@@ -563,6 +583,15 @@ class OddRule(Rule):
         ({"policy": UniformPolicy}, "`policy` is the class UniformPolicy"),
         ({"derive": 0}, "`derive` is '0'"),
         ({"task": "focal"}, "`task` is 'focal', expected an object of a subclass of Task"),
+        (
+            {"task": Wrong(correct=lambda output, target: output.argmax(1) == target)},
+            r"`task`: `correct` of Wrong is of the shape \(2,\) for 2 images, expected .* \(\): their number",
+        ),
+        ({"task": Wrong(loss=lambda output, target: output[:, 0])}, r"`loss` of Wrong is of the .* the mean"),
+        ({"task": Wrong(plain_loss=lambda output, target: 0.5)}, "`plain_loss` of Wrong is 0.5 for 2 images"),
+        ({"task": Wrong(outputs=None)}, "`task`: its `outputs` are None"),
+        ({"estimator": NoGradient()}, "the estimator 'own' makes a draw without a gradient"),
+        ({"estimator": NoAdvantages()}, "the estimator 'own' has the signal 'loss' and no `advantages`"),
         ({"space": 5}, "`space` is '5'"),
         ({"callback": 5}, "`callback` is 5, expected a function"),
         ({"out": ""}, "`out` is empty"),

@@ -22,6 +22,7 @@ from nas.data.preprocessing import Preprocessing
 from nas.data.sources import layout
 from nas.data.sources import pictures as picture_file
 from nas.deploy import predict
+from nas.task import Task
 from recipes import InputError, commands
 from recipes.deploy import PredictOptions
 
@@ -246,6 +247,39 @@ def test_pictures_that_cannot_be_read_here_are_named(trained, tmp_path, monkeypa
     (tmp_path / f"x{ending}").write_text("x")
     with pytest.raises(InputError, match=f"x{ending}: cannot identify .*; {advice}"):
         nas.predict(trained[1] / "run", tmp_path)
+
+
+class Regression(Task):
+    """The number of the class as a number."""
+
+    outputs = 1
+
+    def loss(self, output, target, reduction="mean"):
+        each = (output[:, 0].float() - target) ** 2
+        return each.mean() if reduction == "mean" else each
+
+    def plain_loss(self, output, target):
+        return self.loss(output, target)
+
+    def correct(self, output, target):
+        return ((output[:, 0] - target).abs() < 0.5).sum()
+
+
+def test_outputs_of_a_task_of_ones_own_are_not_taken_for_classes(tmp_path):
+    known = {"data": f"folder:{pictures(tmp_path / 'pictures')}", "image_size": 8, **SMALL | {"epochs": 1}}
+    found = nas.train(MICRO, task=Regression(), out=tmp_path / "run", **known)
+    assert found.model.description["task"] == "Regression"
+    assert "classes" not in found.model.description
+    out = nas.export(found, "safetensors", tmp_path / "out")
+    assert "| task | Regression |" in (card := (out / "README.md").read_text())
+    assert "softmax" not in card
+    assert "classes" not in json.loads((out / "model.json").read_text())
+    for model in (found, out):
+        with pytest.raises(InputError, match="was trained for the task Regression, whose outputs are no"):
+            nas.predict(model, tmp_path / "pictures" / "test")
+    with pytest.raises(InputError, match="was trained for the task Regression: give `task`, too"):
+        nas.train(weights=out, **known)
+    assert nas.train(weights=out, task=Regression(), **known).model.description["task"] == "Regression"
 
 
 def test_bad_pictures_are_named_and_the_others_predicted(trained, tmp_path, capsys):

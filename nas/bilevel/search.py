@@ -34,6 +34,7 @@ from nas.runs.files import write_json
 from nas.runs.job import Outcome
 from nas.seeding import generator, kept_generators, seed_everything
 from nas.steps import Mean, Work, evaluate
+from nas.task import require_numbers
 from nas.training.timm_parts import quiet_scheduler
 from recipes import InputError, SearchOptions
 from recipes.registry import name_of
@@ -70,6 +71,7 @@ class Search:
         dataset, batches = parts.dataset, TwoParts.of(parts.dataset, options, place)
         self.train, self.valid, self.concerns = batches.train, batches.valid, batches.concerns
         self.steps, self.labels = len(self.train), batches.labels
+        require_numbers(self.task, dataset.test.labels[:2].to(place))
         self.documents: dict[str, Any] = {"splits.json": batches.split}
         self.announcement = [f"data: {dataset}", *(f"warning: {text}" for text in self.concerns)]
         self.train_mean, self.valid_mean = Mean(), Mean()  # of the current epoch

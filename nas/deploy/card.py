@@ -14,10 +14,11 @@ MANY = 50  # classes that the card lists
 
 def about(trained: Trained, written: Mapping[str, Written]) -> dict[str, Any]:
     """The content of model.json."""
+    task = trained.description.get("task")
     return {
         "name": trained.name,
         "genotype": trained.description["text"],
-        "classes": trained.classes,
+        **({"classes": trained.classes} if task is None else {"task": task}),
         "preprocessing": trained.preprocessing.to_json(),
         "dataset": trained.description.get("dataset"),
         "test_accuracy": trained.description.get("test_accuracy"),
@@ -35,8 +36,7 @@ def card(facts: Mapping[str, Any], written: Mapping[str, Written]) -> str:
     kind = {1: "grey", 3: "RGB"}.get(p["in_chans"], f"{p['in_chans']} channels")
     low, high = p["range"]
     scale = f"less {low:g}, " * (low != 0) + f"divided by {high - low:g}"
-    classes = facts["classes"]
-    listed = ", ".join(classes[:MANY]) + (", ... (all in model.json)" if len(classes) > MANY else "")
+    outputs, tag, meaning = _outputs(facts)
     accuracy = "not known" if facts["test_accuracy"] is None else f"{facts['test_accuracy']:.2f} %"
     of = f" of {facts['dataset']}" if facts["dataset"] else ""
     known = [
@@ -44,7 +44,7 @@ def card(facts: Mapping[str, Any], written: Mapping[str, Written]) -> str:
         ("parameters", f"{facts['parameters']:,}"),
         ("multiply-accumulates", f"{facts['macs']:,} for one picture"),
         *_latency(facts),
-        ("classes", f"{len(classes)}: {listed}"),
+        outputs,
         ("architecture", f"`{facts['genotype']}`"),
     ]
     table = "\n".join(f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in known)
@@ -53,7 +53,7 @@ def card(facts: Mapping[str, Any], written: Mapping[str, Written]) -> str:
 ---
 library_name: timm
 tags:
-- image-classification
+- {tag}
 ---
 
 # {facts["name"]}
@@ -71,7 +71,7 @@ resized as a whole to {columns} x {rows} pixels (bicubic), {scale}, and normalis
     mean = {p["mean"]}
     std = {p["std"]}
 
-Probabilities are the softmax of the outputs; `model.json` has classes and preprocessing for programs.
+{meaning}; `model.json` has all this for programs.
 
 ## Files
 
@@ -81,6 +81,16 @@ Probabilities are the softmax of the outputs; `model.json` has classes and prepr
 
 {command}
 """
+
+
+def _outputs(facts: Mapping[str, Any]) -> tuple[tuple[str, str], str, str]:
+    """What the outputs are: a line of the table, the tag, and what is done with them."""
+    if "task" in facts:
+        return ("task", f"{facts['task']}"), "image-feature-extraction", "The outputs are those of the task"
+    classes = facts["classes"]
+    listed = ", ".join(classes[:MANY]) + (", ... (all in model.json)" if len(classes) > MANY else "")
+    meaning = "Probabilities are the softmax of the outputs"
+    return ("classes", f"{len(classes)}: {listed}"), "image-classification", meaning
 
 
 def _files(written: Mapping[str, Written]) -> str:

@@ -92,6 +92,11 @@ def _predictions(
     trained: Trained, paths: Sequence[Path], place: torch.device, bad: list[str]
 ) -> Iterator[Prediction]:
     """Those of the pictures that can be read; `bad` gets what is wrong with each of the others."""
+    if (task := trained.description.get("task")) is not None:
+        raise InputError(
+            f"the network was trained for the task {task}, whose outputs are no classes: call the "
+            "network, which `nas.load` gives"
+        )
     network = places.place(trained.network, place)
     classes = tuple(trained.classes)
     for start in range(0, len(paths), AT_A_TIME):

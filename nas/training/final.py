@@ -28,7 +28,7 @@ from nas.runs.files import read_json
 from nas.runs.job import Outcome
 from nas.seeding import seed_everything
 from nas.steps import Mean, StepResult, evaluate
-from nas.task import Task
+from nas.task import Task, of_task, require_numbers
 from nas.timing import machine, network_latency, place_of, require_engine
 from nas.training.model import LARGEST, save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
@@ -82,6 +82,7 @@ class Training:
         self.steps = len(self.train)
         self.mean = Mean()  # of the current epoch
         self.test = Batches(dataset.test, options.batch_size, delivery)
+        require_numbers(task, dataset.test.labels[:2].to(place))
         own = dataset.valid
         self.valid = None if own is None else Batches(own, options.batch_size, delivery)
         self.description: dict[str, Any] = {
@@ -91,8 +92,8 @@ class Training:
             "cells": cells_of(space, options.cells),
             "num_classes": task.outputs,
             "planned_size": planned_size_of(space, options.planned_size, dataset),
-            "classes": list(dataset.classes),
             "dataset": dataset.name,
+            **of_task(task, dataset.classes),
             **dataset.preprocessing.to_json(),
         }
         self.unmeasured = ""  # why the latency cannot be measured

@@ -216,3 +216,11 @@ def _shaped(name: str, tensor: Tensor) -> str:
 
 def _some(tensors: Mapping[str, Tensor]) -> str:
     return ", ".join(_shaped(name, tensor) for name, tensor in list(tensors.items())[:2]) or "nothing"
+
+
+def require_task(options: FinalOptions, given: bool) -> None:
+    """Raise InputError where a network that is trained on has a task of its own, and none is given."""
+    if options.weights is not None and options.genotype is None and not given:
+        path = file_of(options.weights)
+        if (task := (described(path) or {}).get("task")) is not None:
+            raise InputError(f"the network in {path} was trained for the task {task}: give `task`, too")
