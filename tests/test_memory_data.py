@@ -202,12 +202,15 @@ FLOATS = pixels(dtype=torch.float32)
         ((pixels().unsqueeze(0), labels()), "shape (1, 40, 2, 6, 6), expected (N, C, H, W)"),
         ((pixels(0), labels(0)), "none of them 0"),
         ((pixels(c=3).permute(0, 2, 3, 1), labels()), "as if channels came last"),
+        ((torch.zeros(40, 9, 9, 5, dtype=torch.uint8), labels()), "as if channels came last"),
         ((np.array([["a"]]), [0]), "images of type ndarray cannot be read as numbers"),
         ((pixels(), labels(39)), "labels have the shape (39,), expected (40,)"),
         ((pixels(), torch.nn.functional.one_hot(labels())), "labels have the shape (40, 4)"),
         ((pixels(), labels().float()), "labels are float32, expected integers"),
         ((pixels(), labels() > 1), "labels are bool"),
-        ((pixels(), ["cat"] * 40), "labels of type list cannot be read"),
+        ((pixels(), ["cat"] * 39 + [1]), "labels of type list cannot be read"),
+        ((pixels(), ["cat"] * 40), "labels are 0, expected at least 2 classes"),
+        (((pixels(), ["a", "b"] * 20), (pixels(), labels())), "of one part are texts, those of another num"),
         ((pixels(), labels() + 1), "labels are 1, 2, 3, 4, expected 0 to classes - 1 without gaps"),
         ((pixels(), labels() * 2), "labels are 0, 2, 4, 6, expected"),
         ((pixels(), labels() - 1), "labels are -1, 0, 1, 2, expected"),
@@ -243,6 +246,24 @@ def test_what_cannot_be_meant_is_refused_in_one_line(given, message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         data.load(given)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_may_be_texts():
+    words = [("cat", "dog", "owl", "ant")[k] for k in labels().tolist()]
+    for given in (words, np.array(words), np.array(words, object)):
+        dataset = data.load({"train": (pixels(), given), "test": (pixels(20), given[:20])})
+        assert dataset.classes == ("ant", "cat", "dog", "owl")
+        assert dataset.train.labels.tolist() == [(1, 2, 3, 0)[k] for k in labels().tolist()]
+    named = data.load((pixels(), words), classes=["owl", "dog", "cat", "ant", "bee"])
+    assert torch.bincount(named.test.labels).tolist() == [2, 2, 2, 2]
+    assert named.classes[4] == "bee"
+    with pytest.raises(InputError, match="labels are 'ant', 'dog', 'owl', expected one of the classes 'cat'"):
+        data.load((pixels(), words), classes=["cat"])
+
+
+def test_what_is_set_aside_of_images_in_memory_is_said():
+    assert "no test part: 25 % of each class" in str(data.load((pixels(), labels()), test_fraction=0.25))
+    assert "test part:" not in str(data.load(((pixels(), labels()), (pixels(), labels()))))
 
 
 def test_named_classes_may_be_absent():
@@ -326,10 +347,9 @@ def test_the_example_runs_and_is_a_plugin(monkeypatch, capsys, tmp_path):
     (name,) = [name for name in sys.modules if name.startswith("nas_plugin_own_data_")]
     sys.modules.pop(name).main()  # forgotten after the test
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{lines[1]}; no test part: 20 % of each class set aside (`test_fraction`)"
     assert (
-        lines[0]
-        == lines[1]
-        == "memory: 480 training and 120 test images (2 x 12 x 12, float32) of 3 classes, "
+        lines[1] == "memory: 480 training and 120 test images (2 x 12 x 12, float32) of 3 classes, "
         "160 training images each"
     )
     assert lines[2].startswith("shapes: 480 training and 120 test images (2 x 16 x 16")

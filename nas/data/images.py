@@ -171,8 +171,8 @@ def describe(dataset: DataSet) -> str:
     return "; ".join([text, *dataset.notes])
 
 
-def set_aside(images: Images, test_fraction: float, title: str) -> tuple[Images, Images]:
-    """Images to train on, and a test part of `test_fraction` of each class, always the same.
+def set_aside(images: Images, test_fraction: float, title: str) -> tuple[Images, Images, str]:
+    """Images to train on, a test part of `test_fraction` of each class, always the same, and a note of it.
 
     Raises:
         InputError: there are too few.
@@ -183,7 +183,8 @@ def set_aside(images: Images, test_fraction: float, title: str) -> tuple[Images,
             f"data set '{title}' has too few images, {len(images)}, to set `test_fraction` of them aside "
             "for a test: add more"
         )
-    return images[rest], images[aside]
+    note = f"no test part: {100 * test_fraction:g} % of each class set aside (`test_fraction`)"
+    return images[rest], images[aside], note
 
 
 def split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -87,7 +87,8 @@ def load(
             pair (training, test), or a dict of `train`, `test` and `valid`. Images with labels are a pair
             (images, labels) of tensors or arrays, or a torch Dataset of items (image, label), read once.
             Images are (N, C, H, W) or (N, H, W), those of a Dataset (C, H, W), (H, W) or PIL's, uint8 or
-            floating point in [0, 1], and stay as they are; labels are integers from 0.
+            floating point in [0, 1], and stay as they are; labels are integers from 0, or
+            texts where images are an array.
         data_root: folder of the data sets that have files of their own.
         download: fetch those files where they are missing.
         image_size: side in pixels that images from files are resized to.

@@ -15,6 +15,6 @@ def load(*, test_fraction: float) -> DataSet:
     digits = load_digits()
     pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     images = Images(pixels, torch.from_numpy(digits.target.astype(np.int64)))
-    train, test = set_aside(images, test_fraction, "digits")
+    train, test, _ = set_aside(images, test_fraction, "digits")
     classes = tuple(str(digit) for digit in range(10))
     return DataSet("digits", train, test, classes, Augmentation(crop_padding=1))

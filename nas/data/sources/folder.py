@@ -86,8 +86,8 @@ def complete(
     parts = dict(images)
     rest = parts.pop("all", None) or parts["train"]
     if "test" not in parts:
-        rest, parts["test"] = set_aside(rest, test_fraction, title)
-        notes = (f"no test part: {100 * test_fraction:g} % of each class set aside (`test_fraction`)", *notes)
+        rest, parts["test"], note = set_aside(rest, test_fraction, title)
+        notes = (note, *notes)
     return DataSet(name, rest, parts["test"], classes, augmentation, parts.get("valid"), scale, notes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nas.data.images import Augmentation, DataSet, Images, set_aside
-from nas.data.names import part_of
+from nas.data.names import part_of, quoted
 from recipes import InputError
 
 EXPECTED = (
@@ -34,6 +34,10 @@ def load(data: Any, *, name: str, test_fraction: float, classes: Sequence[str] |
     sources = _parts(data)
     if classes is None and isinstance(named := getattr(sources["train"], "classes", None), list | tuple):
         classes = named  # as the data sets of torchvision have them
+    if texts := {part: found for part, source in sources.items() if (found := _texts(source))}:
+        classes = _names(texts, sources, classes)
+        number = {name: i for i, name in enumerate(classes)}
+        sources |= {part: (sources[part][0], [number[t] for t in found]) for part, found in texts.items()}
     parts = {part: _images(source) for part, source in sources.items()}
     train = parts["train"]
     _require_labels(train.labels, None if classes is None else len(classes))
@@ -41,9 +45,11 @@ def load(data: Any, *, name: str, test_fraction: float, classes: Sequence[str] |
     for part in parts.values():
         _require_labels(part.labels, len(names))
         _require_alike(train, part)
+    notes: tuple[str, ...] = ()
     if "test" not in parts:
-        train, parts["test"] = set_aside(train, test_fraction, name)
-    return DataSet(name, train, parts["test"], names, Augmentation(), parts.get("valid"))
+        train, parts["test"], note = set_aside(train, test_fraction, name)
+        notes = (note,)
+    return DataSet(name, train, parts["test"], names, Augmentation(), parts.get("valid"), notes=notes)
 
 
 def _parts(data: Any) -> dict[str, Any]:
@@ -59,6 +65,27 @@ def _parts(data: Any) -> dict[str, Any]:
 
 def _is_array(data: Any) -> bool:
     return isinstance(data, Tensor | np.ndarray)
+
+
+def _texts(source: Any) -> list[str] | None:
+    """The labels of (images, labels) that are texts."""
+    if not isinstance(source, tuple | list) or len(source) != 2 or not _is_array(source[0]):
+        return None
+    labels = list(source[1]) if isinstance(source[1], Iterable) and not isinstance(source[1], Tensor) else []
+    return list(map(str, labels)) if labels and all(isinstance(text, str) for text in labels) else None
+
+
+def _names(
+    texts: Mapping[str, list[str]], sources: Mapping[str, Any], classes: Sequence[str] | None
+) -> Sequence[str]:
+    """The classes that labels in texts name, by part: those that are given, or all in their order. Raises
+    InputError where other labels are numbers, or no class."""
+    if len(texts) < len(sources):
+        raise InputError("labels of one part are texts, those of another numbers: make them alike")
+    known = sorted({text for found in texts.values() for text in found})
+    if classes is not None and (unknown := sorted({*known} - {*classes})):
+        raise InputError(f"labels are {quoted(unknown)}, expected one of the classes {quoted(classes)}")
+    return known if classes is None else classes
 
 
 def _images(data: Any) -> Images:
@@ -153,7 +180,7 @@ def _pixels(images: Tensor) -> Tensor:
             f"images have the shape {tuple(images.shape)}, expected (N, C, H, W) or (N, H, W), none of them 0"
         )
     _, c, h, w = x.shape
-    if min(c, h) > 4 and (w == 3 or (c == h and w in (1, 4))):
+    if min(c, h) > 4 and (w == 3 or c == h != w):
         raise InputError(
             f"images have the shape {tuple(x.shape)}, as if channels came last: permute them to (N, C, H, W)"
         )
