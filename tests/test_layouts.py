@@ -140,6 +140,8 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
         (root / "train" / "ant" / name).write_text("x")
     (root / "train" / "ant" / "bad.jpg").write_text("x")
     Image.new("RGB", (8, 8)).save(root / "train" / "loose.png")
+    for name in ("test/labels.csv", "train/labels.csv", "labels.csv", ".hidden"):
+        (root / name).write_text("x")
     with pytest.raises(InputError, match=r"bad.jpg: cannot identify .* or give `bad_images=leave_out`"):
         load(root)
     for _ in range(2):  # decoded, and from the cache
@@ -147,8 +149,8 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
         assert len(dataset.train) == 8
         assert dataset.train.labels.tolist() == [0] * 4 + [1] * 4
         assert dataset.notes[-2:] == (
-            "left out: files: 1 that cannot be read, 1 hidden, 2 .txt, 1 without ending, 1 .heic (pip "
-            "install pillow-heif, or convert them to JPEG), 1 images outside of class folders",
+            "left out: files: 1 that cannot be read, 2 hidden, 3 .csv, 2 .txt, 1 without ending, 1 "
+            ".heic (pip install pillow-heif, or convert them to JPEG), 1 images outside of class folders",
             "left out: folders: 'annotations'",
         )  # fmt: skip
     with pytest.raises(InputError, match=r"bad.jpg"):  # what was left out before is not forgotten
@@ -165,6 +167,9 @@ def test_a_class_of_which_nothing_can_be_read_is_named(tmp_path):
     for name in ("1.png", "2.png"):
         (tmp_path / "bee" / name).unlink()
     with pytest.raises(InputError, match=r"bee has no images, but 1 .heic: .heic: pip install pillow-heif"):
+        load(tmp_path)
+    (tmp_path / "bee" / "0.heic").unlink()
+    with pytest.raises(InputError, match=r"bee has no images: add some \("):
         load(tmp_path)
 
 

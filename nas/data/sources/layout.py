@@ -149,7 +149,7 @@ def _divided(root: Path, found: Mapping[str, list[str]], left: Left, outer: Path
             "is a class, give it another name"
         )
     left.folders += others
-    left.loose += _count_images(root)
+    _leave_beside(root, left)
     parts: dict[str, Files] = {}
     notes, named = [], []
     for part in ("train", "valid", "test"):
@@ -180,7 +180,7 @@ def _holder(folder: Path, part: str) -> Path:
 def _divided_classes(root: Path, names: Sequence[str], left: Left) -> Layout:
     """Folders of parts in every class folder."""
     found: dict[str, Files] = {}
-    left.loose += _count_images(root)
+    _leave_beside(root, left)
     for name in names:
         _require_text(root / name)
         inside = _parts(root / name)
@@ -244,8 +244,7 @@ def _classes(root: Path, left: Left) -> tuple[Files, list[str]]:
                 "a file with a column of labels, csv:FILE"
             )
         raise InputError(f"{root} has {words}, expected at least 2{advice}")
-    left.loose += _count_images(root)
-    left.hidden += sum(1 for entry in _entries(root) if entry.name.startswith(".") and entry.is_file())
+    _leave_beside(root, left)
     files = {}
     for name in names:
         _require_text(root / name)
@@ -253,10 +252,10 @@ def _classes(root: Path, left: Left) -> tuple[Files, list[str]]:
         files[name] = sorted(_image_files(root / name, left))
         if not files[name]:
             there = left.endings - before
-            saw = ", ".join(f"{count} {ending}" for ending, count in there.most_common(4)) or "no files"
+            saw = ", ".join(f"{count} {ending}" for ending, count in there.most_common(4))
             advice = "; ".join({f"{e}: {NOT_HERE[e]}" for e in there if e in NOT_HERE})
             raise InputError(
-                f"class folder {root / name} has no images, but {saw}: "
+                f"class folder {root / name} has no images{', but ' * bool(saw)}{saw}: "
                 f"{advice or 'add some (' + ', '.join(ENDINGS) + '), or move it away'}"
             )
     return merged(files)
@@ -280,6 +279,16 @@ def _folders(root: Path) -> list[str]:
         if path.is_dir():
             found.append(entry.name)
     return sorted(found)
+
+
+def _leave_beside(root: Path, left: Left) -> None:
+    """Count the files beside class folders."""
+    left.loose += _count_images(root)
+    for name in (entry.name for entry in _entries(root) if entry.is_file()):
+        if name.startswith("."):
+            left.hidden += 1
+        elif not _is_image(name):
+            left.endings[os.path.splitext(name)[1].lower()] += 1
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
