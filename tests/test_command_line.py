@@ -87,7 +87,7 @@ def fails(main, arguments, *words, out=None, capsys=None):
         (["--space", "darts", "--cells", "2"], ["--cells is 2", "at least 3"]),
         (["--train-limit", "3"], ["--train-limit is 3", "10 classes"]),
         (["--batch-size", "1"], ["--batch-size is 1", "at least 2"]),
-        (["--val-fraction", "0.0001"], ["too few for one batch"]),
+        (["--val-fraction", "0.0001"], ["there are 10 validation images, too few for one batch"]),
         (["--nonsense", "1"], ["--nonsense"]),
         (["--batch-size", "2000"], ["too few for one batch of 2000", "--batch-size"]),
         (["--device", "cuda:77"], ["device 'cuda:77' is not available"]),

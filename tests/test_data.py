@@ -196,7 +196,7 @@ def test_arguments_change_the_augmentation():
 
 
 def test_too_few_images_for_a_batch():
-    with pytest.raises(InputError, match="too few for one batch of 64"):
+    with pytest.raises(InputError, match="there are 20 training images, too few for one batch of 64"):
         plain(images(20), 64, Augmentation())
 
 

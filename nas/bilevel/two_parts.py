@@ -49,7 +49,7 @@ class TwoParts(NamedTuple):
         size, share = options.batch_size, (distributed.rank(), distributed.world())
         return TwoParts(
             Batches(train, size, delivery, dataset.augmentation, options.seed, share, balanced),
-            Batches(valid, size, delivery, data.Augmentation(), options.seed + 1, share, balanced),
+            Batches(valid, size, delivery, data.Augmentation(), options.seed + 1, share, balanced, "valid"),
             {"train": pieces[0].tolist(), "valid": pieces[1].tolist()},
             labels,
             concerns,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.data.images import Augmentation, DataSet, Images, Policy
+from nas.data.images import PART_NAMES, Augmentation, DataSet, Images, Policy
 from nas.seeding import derive_seed, generator, seed_everything
 from recipes import InputError
 
@@ -63,6 +63,7 @@ class Batches:
             the whole batch.
         balanced: an epoch has as many images as otherwise, but equally many of each class: of small classes
             the same ones again, of large ones others in every epoch.
+        name: of the part: train or valid.
 
     Raises:
         InputError: too few images for a batch, a batch that the ranks cannot share, or a policy for images
@@ -78,6 +79,7 @@ class Batches:
         seed: int = 0,
         part: tuple[int, int] = (0, 1),
         balanced: bool = False,
+        name: str = "train",
     ) -> None:
         rank, ranks = part
         if ranks > 1 and (batch_size % ranks or batch_size < 2 * ranks):
@@ -89,8 +91,8 @@ class Batches:
         if augmentation is not None and len(images) < batch_size:
             advice = f"lower `batch_size` to at most {len(images)}" if len(images) > 1 else "use more images"
             raise InputError(
-                f"the data set has {len(images)} images for this part of the training, too few for "
-                f"one batch of {batch_size}: {advice}"
+                f"there are {len(images)} {PART_NAMES[name]} images, too few for one batch of {batch_size}: "
+                f"{advice}"
             )
         c, h, w = images.shape
         largest = 255 if images.pixels.dtype == torch.uint8 else 1
