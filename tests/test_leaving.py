@@ -300,6 +300,10 @@ def test_bad_pictures_are_named_and_the_others_predicted(trained, tmp_path, caps
     ]
     with pytest.raises(InputError, match=r"bad\.png.*1 more"):
         nas.predict(root / "run", tmp_path / "p")
+    bad = []
+    (found,) = nas.predict(root / "run", tmp_path / "p", bad=bad)
+    assert found.image.endswith("good.png")
+    assert [line.partition(".png")[0][-3:] for line in bad] == ["bad", "cut"]
 
 
 @pytest.mark.parametrize(

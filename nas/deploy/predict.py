@@ -61,22 +61,25 @@ def predict(
     images: str | Path | Iterable[str | Path],
     *,
     device: str = "auto",
+    bad: list[str] | None = None,
 ) -> list[Prediction]:
     """Classes and probabilities of pictures, prepared exactly as those that the network was trained on.
 
     Args:
         model: the result of a training, the folder of one or of an export, or a model.safetensors.
         images: picture files, and folders, of which all picture files count, in the order of their names.
+        bad: gets a sentence about each picture that cannot be read; the others are predicted.
 
     Raises:
-        InputError: bad input; one picture that cannot be read is enough.
+        InputError: bad input; without `bad`, one picture that cannot be read is enough.
     """
-    bad: list[str] = []
+    problems: list[str] = [] if bad is None else bad
     with places.prepared(device) as place:
         trained = of_path(os.fspath(model)) if isinstance(model, str | Path) else of_result(model)
         paths = _paths([images] if isinstance(images, str | Path) else images)
-        found = list(_predictions(trained, paths, place, bad))
-    _require_good(bad, len(paths))
+        found = list(_predictions(trained, paths, place, problems))
+    if bad is None:
+        _require_good(problems, len(paths))
     return found
 
 
