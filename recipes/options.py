@@ -97,7 +97,7 @@ class RunOptions:
     test_fraction: float = option(0.2, above=0, below=1)
     """Part of the images set aside as test set where the data set has none."""
     train_limit: int | None = option(None, at_least=1)
-    """Use only so many training images, drawn evenly over the classes (default: all)."""
+    """Use only about so many training images, drawn evenly over the classes (default: all)."""
     data_budget_gb: float = option(8.0, at_least=0)
     """Data above this size (GB) stay in pinned host memory instead of on the device."""
 
