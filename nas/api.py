@@ -6,12 +6,13 @@ import copy
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 import search_spaces
@@ -59,10 +60,13 @@ class Result:
     summary: dict[str, Any]
     stopped: str | None
     messages: list[str]
-    ended: Ended[Any] = field(repr=False)
+    ended: Ended[Any]
 
     def __str__(self) -> str:
         return search_spaces.get(self.genotype.space).format(self.genotype)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.history)} epochs: {self}>"
 
     def save(self, out: str | Path) -> Path:
         """Write the run folder of a run that had none: configuration, metrics, checkpoint, report, network.
@@ -83,7 +87,7 @@ class Result:
         return written.path
 
 
-@dataclass
+@dataclass(repr=False)
 class SearchResult(Result):
     """A search that has ended."""
 
@@ -142,7 +146,7 @@ class SearchResult(Result):
             return self.search.score(genotype)
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainResult(Result):
     """A training that has ended."""
 
@@ -311,8 +315,9 @@ def _options(
     for name in options:
         one_of("option", name, sorted(fields))
     values = {name: _plain(value) for name, value in options.items()}
-    if isinstance(values.get("tau"), int | float):
-        values["tau"] = str(values["tau"])
+    for name in ("tau", "auxiliary_skip", "skip_dropout", "channels_in"):  # whose text may be a number
+        if isinstance(values.get(name), int | float):
+            values[name] = str(values[name])
     given: dict[str, Any] = {}
     for name, value in named.items():
         if value is not None:
@@ -348,9 +353,11 @@ def _wrong_object(option: str, thing: Any, kind: type) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy, a path or a list as what the options are made of."""
+    """A number of NumPy, a device, a path or a list as what the options are made of."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, list):
         return tuple(value)
+    if isinstance(value, torch.device):
+        return str(value)
     return os.fspath(value) if isinstance(value, os.PathLike) else value

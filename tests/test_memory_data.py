@@ -263,7 +263,9 @@ def test_labels_may_be_texts():
 
 def test_what_is_set_aside_of_images_in_memory_is_said():
     assert "no test part: 25 % of each class" in str(data.load((pixels(), labels()), test_fraction=0.25))
-    assert "test part:" not in str(data.load(((pixels(), labels()), (pixels(), labels()))))
+    both = data.load(((pixels(), labels()), (pixels(), labels())))
+    assert "test part:" not in str(both)
+    assert repr(both) == str(both)
 
 
 def test_named_classes_may_be_absent():

@@ -124,7 +124,7 @@ class DataSet:
         changed = {name: change(part) for name, part in self.parts.items()}
         return replace(self, train=changed["train"], test=changed["test"], valid=changed.get("valid"))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return describe(self)
 
     @cached_property

@@ -103,6 +103,7 @@ class RunFolder:
         """Give the folder up for others."""
         if self._lock is not None:
             self._lock.close()
+            self._lock = None
 
     def discard(self) -> None:
         """Delete all that has been written, and the folder if nothing else is in it."""

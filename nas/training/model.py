@@ -137,13 +137,15 @@ def save(path: Path | str, model: Skeleton, description: dict[str, Any]) -> None
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Skeleton:
-    """The network saved at `path`, in evaluation mode; `model.description` tells what it is.
+    """The network saved at `path`, a file or the folder of a training, in evaluation mode;
+    `model.description` tells what it is.
 
     Nothing in the file is executed: weights are plain tensors, the rest is JSON.
 
     Raises:
         InputError: the file is missing, damaged or not one of ours.
     """
+    path = Path(path, "model.safetensors") if Path(path).is_dir() else path
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             description = parse_json(file.metadata()["nas"])
