@@ -73,7 +73,8 @@ class RunOptions:
     """Delete an earlier run in --out first."""
     plugins: tuple[str, ...] = option((), free=True)
     """Python files or modules that are imported first: they register estimators, operations, spaces, data
-    sets, terms, policies, shrinkings or rules of your own. Only what the command line names is imported."""
+    sets, terms, policies, shrinkings or rules of your own, and may import what lies beside them. Only what
+    the command line names is imported."""
     seed: int = option(0, at_least=0, at_most=2**63 - 1)
     """Seed of everything random; equal seeds give equal runs on the CPU."""
 

@@ -51,8 +51,13 @@ def _place(name: str) -> str:
 
 
 def _import_file(path: Path) -> None:
-    """Import a file under a name of its own, so that it hides no module that is called like it."""
+    """Import a file under a name of its own, so that it hides no module that is called like it.
+
+    It may import what lies beside it, where nothing else is called so.
+    """
     path = path.resolve()
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     stem = re.sub(r"\W", "_", path.stem)
     module_name = f"nas_plugin_{stem}_{zlib.crc32(bytes(path)):08x}"
     if module_name in sys.modules:

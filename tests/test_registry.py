@@ -173,8 +173,9 @@ def test_a_cell_of_a_notebook_can_be_executed_again():
 @pytest.fixture
 def modules():
     """What a test imports is forgotten after it."""
-    before = set(sys.modules)
+    before, path = set(sys.modules), sys.path[:]
     yield
+    sys.path[:] = path
     for name in set(sys.modules) - before:
         if name.startswith("nas_plugin_") or name == "beside":
             del sys.modules[name]
@@ -199,8 +200,7 @@ def test_plugins_hide_no_module_and_one_another(tmp_path):
 
 @pytest.mark.usefixtures("modules")
 @pytest.mark.parametrize("end", ["1 / 0", "import sys; sys.exit(3)", "raise SystemExit"])
-def test_a_plugin_that_fails_can_be_corrected(tmp_path, monkeypatch, end):
-    monkeypatch.syspath_prepend(tmp_path)
+def test_a_plugin_that_fails_can_be_corrected(end):
     Path("beside.py").write_text(TERM.format(name="beside"))
     Path("plugin.py").write_text(f"import beside\n{TERM.format(name='own')}{end}\n")
     for _ in range(2):
