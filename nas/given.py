@@ -30,6 +30,13 @@ def load_data(options: RunOptions, given: Mapping[str, Any]) -> DataSet:
         )
 
 
+def digests(dataset: DataSet, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The document that knows images again which were given as an object, when a run is continued."""
+    if "dataset" not in given:
+        return {}
+    return {"data.json": {name: part.digest() for name, part in dataset.parts.items()}}
+
+
 def build_task(options: RunOptions, dataset: DataSet, given: Mapping[str, Any]) -> Task:
     """The task that is given, or classification as the options say."""
     if "task" in given:

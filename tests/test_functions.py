@@ -195,6 +195,8 @@ def test_images_of_any_channels_in_memory(channels, tmp_path):
     (tmp_path / "s" / "result.json").unlink()
     with pytest.raises(InputError, match="`dataset` as a Python object"):
         nas.search(out=tmp_path / "s", resume=True)
+    with pytest.raises(InputError, match=r"data.json no longer matches the data"):
+        nas.search(data=(images[:, :, ::-1], labels), out=tmp_path / "s", resume=True)
     again = nas.search(data=(images, labels), out=tmp_path / "s", resume=True)
     assert again.genotype == found.genotype
 

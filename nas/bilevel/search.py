@@ -29,6 +29,7 @@ from nas.bilevel.two_parts import TwoParts
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.confusion import Confusion
 from nas.genotypes import cells_of, planned_size_of
+from nas.given import digests
 from nas.large_images import warn_of_large_images
 from nas.runs.files import write_json
 from nas.runs.job import Outcome
@@ -141,7 +142,9 @@ class Search:
     ) -> Search:
         """The search that the options describe, with objects for some of its parts: see `parts.build`."""
         found, stated = build(options, given or {})
-        return cls(found, stated, place or torch.device("cpu"))
+        made = cls(found, stated, place or torch.device("cpu"))
+        made.documents |= digests(found.dataset, given or {})
+        return made
 
     def _made(self, options: SearchOptions) -> Skeleton:
         """A supernet in the sizes of the options, with new weights from the global generator."""

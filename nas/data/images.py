@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -66,6 +67,13 @@ class Images:
         image = self.nbytes // max(1, len(self))
         for indices in torch.arange(len(self)).split(max(1, min(CHUNK, CHUNK_BYTES // image))):
             yield self.read(indices).permute(0, 3, 1, 2)
+
+    def digest(self) -> int:
+        """CRC-32 of all pixels."""
+        found = 0
+        for part in self.chunks():
+            found = zlib.crc32(part.contiguous().numpy().data, found)
+        return found
 
 
 @dataclass(frozen=True)

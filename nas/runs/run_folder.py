@@ -34,7 +34,7 @@ METRICS, TIMINGS, LOCK = "metrics.jsonl", "timings.jsonl", "lock"
 _OWN = (
     "environment.json", METRICS, TIMINGS, checkpoint.NEWEST, checkpoint.PREVIOUS, checkpoint.DAMAGED,
     "splits.json", "latency.json", "weights.json", "genotype.json", "result.json", "model.safetensors",
-    "cell.svg", "cell.png", "report.html", "front", "tensorboard", kept.FOLDER,
+    "data.json", "cell.svg", "cell.png", "report.html", "front", "tensorboard", kept.FOLDER,
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from nas import data, device, distributed, latency_table
 from nas.confusion import Confusion, balanced_message, of_classes
 from nas.data import Batches, DataSet
 from nas.genotypes import cells_of, planned_size_of, read_cell
-from nas.given import build_task, load_data
+from nas.given import build_task, digests, load_data
 from nas.guard import KeptBuffers, guarded_step
 from nas.large_images import warn_of_large_images
 from nas.latency_table import LatencyTable
@@ -174,7 +174,9 @@ class Training:
         dataset = load_data(options, given)
         stated = replace(options, dataset=dataset.name) if "dataset" in given else options
         task = build_task(options, dataset, given)
-        return cls(genotype, dataset, task, stated, place or torch.device("cpu"))
+        made = cls(genotype, dataset, task, stated, place or torch.device("cpu"))
+        made.documents |= digests(dataset, given)
+        return made
 
     def build(self) -> nn.Module:
         """The network that is trained."""
