@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -264,16 +263,26 @@ def test_a_run_leaves_the_process_as_it_was():
 
 
 def test_threads_search_one_after_another():
-    def found(seed):
-        result = nas.search(space="micro", epochs=2, seed=seed, **SMALL)
-        return result.history, result.select("sample:4")
+    began, histories = threading.Event(), []
 
-    with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(found, (0, 1)))
-    assert together == [found(0), found(1)]
+    def search(announce=None, callback=None):
+        found = nas.search(space="micro", epochs=2, announce=announce, callback=callback, **SMALL)
+        histories.append(found.history)
+
+    other = threading.Thread(target=search, args=(lambda line: began.set(),))
+
+    def while_one_runs(metrics):
+        if metrics["epoch"] == 1:
+            other.start()
+            assert not began.wait(1)
+
+    search(callback=while_one_runs)
+    other.join()
+    assert began.is_set()
+    assert histories[0] == histories[1]
 
 
-def test_modes_and_types_around_a_run_are_not_its_own():
+def test_modes_and_types_around_a_run_are_not_its_own(tmp_path):
     wanted = nas.search(space="micro", epochs=1, **SMALL)
     try:
         torch.set_default_dtype(torch.float64)
@@ -283,6 +292,8 @@ def test_modes_and_types_around_a_run_are_not_its_own():
             assert torch.is_inference_mode_enabled()
         with torch.no_grad():
             trained = nas.train(result.genotype, epochs=1, **SMALL)
+        trained.save_model(tmp_path / "m.safetensors")
+        assert next(nas.load(tmp_path / "m.safetensors").parameters()).dtype == torch.float32
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)

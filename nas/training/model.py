@@ -152,7 +152,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Skeleton:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         size = size_of(description)
         with torch.device("meta"):  # whatever size it claims, the weights are those in the file
-            model: Skeleton = nas_net(genotype=Genotype.from_json(description["genotype"]), **size)
+            model: Skeleton = nas_net(genotype=Genotype.from_json(description["genotype"]), **size).float()
         expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
         found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
         if wrong := sorted(dict(expected.items() ^ found.items())):
