@@ -406,7 +406,7 @@ def test_class_weights_and_smoothing_reach_both_phases():
 
     nas.search(space="micro", epochs=2, task=Spy(10), **SMALL)
     steps, seen = len(seen), []
-    assert steps == 4 * 2 + 4  # weight steps of two epochs, architecture steps of one
+    assert steps == 1 + 4 * 2 + 4  # it is looked at; weight steps of two epochs, architecture steps of one
     for option in ({"class_weights": "balanced"}, {"label_smoothing": 0.2}):
         plain = nas.search(space="micro", epochs=1, **SMALL)
         changed = nas.search(space="micro", epochs=1, **SMALL, **option)
