@@ -30,6 +30,7 @@ from nas.seeding import generator
 from recipes import InputError
 from recipes.ablation import GradientOptions
 
+USUAL = "temperature 1 (if an estimator does not take it, where its schedule begins)"
 TAUS = (0.25, 0.5, 1.0, 1.3, 2.0, 4.0)
 SUITES: dict[int, tuple[str, ...]] = {  # number of choices: objectives
     1: ("linear", "quadratic", "cubic", "tanh"),
@@ -257,15 +258,17 @@ def write_report(
         folder,
         kind="Estimator ablation",
         title="Estimators against the exact gradient",
-        lead=f"Bias and spread of every gradient estimator, on {options.problems} random problems with "
-        f"{options.draws} draws each (a fifth for those that average over inner samples), against the "
-        f"gradient by enumeration of all outcomes; medians over the problems. {seconds:.0f} s on a CPU with "
-        f"{threads} thread{'s'[: threads != 1]}.",
+        lead=f"Bias and spread of {'chosen' if options.estimators else 'all'} gradient estimators, on "
+        f"{options.problems} random problems with {options.draws} draws each (a fifth for those that "
+        "average over inner samples), against the gradient by enumeration of all outcomes; medians over the "
+        f"problems. {seconds:.0f} s on a CPU with {threads} thread{'s'[: threads != 1]}.",
         pictures=_pictures(records),
         tables=_tables(records, options),
         records=records,
         configuration={
             "command": "ablate.py gradient",
+            "estimators": options.estimators or "all",
+            "plugins": options.plugins,
             "problems": options.problems,
             "draws": options.draws,
             "price": options.price,
@@ -283,22 +286,21 @@ def _pictures(records: Sequence[Mapping[str, Any]]) -> list[page.Picture]:
             gradient_plots.plot_trade_off(temperature),
             "The black dot is the exact gradient, whose norm is the unit of both axes; the diamond is the "
             f"estimate 0. A line follows an estimator from temperature {TAUS[0]:g}, its thin end, to "
-            f"{TAUS[-1]:g}. The dot with the name is temperature 1, or what the schedule of an estimator "
-            "begins with where it does not take 1, with 95 % intervals. Arcs join equal root mean squared "
-            "errors. Estimators without a temperature are dots. Polynomials and the ReLU network have 3 "
-            f"choices, all choices {CANDIDATES} candidates.",
+            f"{TAUS[-1]:g}. The dot with the name is {USUAL}, with 95 % intervals. Arcs join equal "
+            "root mean squared errors. Estimators without a temperature are dots. Polynomials and the ReLU "
+            f"network have 3 choices, all choices {CANDIDATES} candidates.",
         ),
         page.Picture(
             "More candidates",
             gradient_plots.plot_candidates([r for r in records if r["part"] == "candidates"]),
-            "One choice among K candidates, all estimators at temperature 1. Bands are 95 % intervals.",
+            f"One choice among K candidates, at {USUAL}. Bands are 95 % intervals.",
         ),
         page.Picture(
             "Error of a single estimate",
             gradient_plots.plot_ranking(
                 [r for r in temperature if r["tau"] == gradient_plots.usual_tau(r["estimator"])]
             ),
-            "At temperature 1, sorted by the mean of the right table. Left: in units of the norm of the "
+            f"At {USUAL}, sorted by the mean of the right table. Left: in units of the norm of the "
             "exact gradient; the estimate 0 has 1. Right: what no step size changes.",
         ),
         page.Picture(
@@ -338,7 +340,7 @@ def _tables(records: Sequence[Mapping[str, Any]], options: GradientOptions) -> l
 def _cost_tables(records: Sequence[Mapping[str, Any]], options: GradientOptions) -> list[page.Table]:
     """The best estimates for a cost, without and with those that learn, by error and by direction."""
     passes = (
-        "Of all estimators at temperature 1 and numbers of draws (×N). A pass without a gradient costs 1, "
+        f"Of all estimators at {USUAL} and numbers of draws (×N). A pass without a gradient costs 1, "
         f"one with the exact gradient {options.price:g}, one of all candidates {options.mixture_price:g}."
     )
     fresh = [record for record in records if not cost.learns(record)]

@@ -99,8 +99,8 @@ def plot_trade_off(records: Records) -> Figure:
 def _plot_objective(axes: Axes, records: Records, key: bool) -> None:
     """One panel of `plot_trade_off`; with `key` it also names the temperatures of one line."""
     shown = [record for record in records if record["tau"] >= 0.5]
-    right = 1.12 * max(1.0, *(record["std"] for record in shown))
-    upper = 1.2 * max(1.0, *(record["bias"] for record in shown))
+    right = 1.12 * max([1.0, *(record["std"] for record in shown)])
+    upper = 1.2 * max([1.0, *(record["bias"] for record in shown)])
     axes.set_xlim(0, right)
     names = plot_plane(axes, right, upper, axes.get_xticks().tolist())
     avoid: list[tuple[float, float]] = []

@@ -55,6 +55,7 @@ class Estimator(ABC):
     default_draws: ClassVar[int] = 1
     fewest_draws: ClassVar[int] = 1
     inner_samples: int = 1
+    keeps_tau: bool = False
 
     def __init__(self, tau: float | None = None) -> None:
         self.keeps_tau = tau is not None

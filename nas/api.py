@@ -128,6 +128,7 @@ class SearchResult(Result):
             raise InputError(_wrong_object("rule", rule, Rule))
         chosen = RULES.build(rule) if isinstance(rule, str) else copy.deepcopy(rule)
         with alone(), kept_generators():
+            chosen.prepare(self.search)
             for _ in chosen.select(self.search):
                 pass
             return chosen.selected(self.search)

@@ -38,7 +38,8 @@ def workers(count: int, plugins: Sequence[str] = ()) -> Iterator[ProcessPoolExec
 
 def _prepare(parent: int, plugins: tuple[str, ...]) -> None:
     """What a process does first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal, or `timeout`, sends it to all
+        signal.signal(number, signal.SIG_IGN)
     if (ends := die_with_parent(parent)) is not None:
         ends()
     import_plugins(plugins)

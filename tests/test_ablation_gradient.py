@@ -371,7 +371,11 @@ def test_an_estimator_that_does_not_take_temperature_1_is_measured_where_it_begi
     ):
         with pytest.raises(InputError, match=message):
             gradient.methods([text])
-    Hot.tau_range = (50.0, 5.0)
+    gradient._pictures([row for row in rows if row["estimator"] == "hot"])
+    Hot.tau_range, Hot.default_schedule = (0.01, 0.3), estimators.Schedule(0.2, 0.1)
+    low = gradient.GradientOptions(problems=2, draws=10, seed=0, estimators=("hot",))
+    assert len(gradient._pictures(list(gradient.measure_all(low)))) == 4  # below all axes
+    Hot.tau_range, Hot.default_schedule = (50.0, 5.0), estimators.Schedule(10.0, 5.0)
     with pytest.raises(ValueError, match="temperature 10, out of its tau_range"):
         estimators.register("hot", Hot)
 

@@ -494,7 +494,8 @@ def test_workers_know_plugins_finish_what_is_under_way_and_do_not_outlive_their_
     first = tmp_path / "0.begun"
     while not (first.exists() and first.read_text()) and process.poll() is None:
         time.sleep(0.05)
-    os.kill(int(first.read_text()), signal.SIGINT)  # as a terminal does to all
+    for number in (signal.SIGINT, signal.SIGTERM):  # as a terminal, or `timeout`, does to all
+        os.kill(int(first.read_text()), number)
     process.send_signal(end)
     errors = process.communicate()[1]  # when the worker has ended, too
     done = {path.stem for path in tmp_path.glob("*.done")}

@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -486,6 +487,24 @@ def test_an_object_cannot_take_the_place_of_a_name_on_resume(tmp_path):
 def test_a_temperature_that_was_asked_for_is_kept(tau, last):
     found = nas.search(space="micro", epochs=2, estimator=estimators.get("st_gumbel", tau), **SMALL)
     assert found.history[-1]["tau"] == last
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({}, "`derive=argmax`"),
+        ({"derive": "sample:3", "shrink": "probability"}, "`shrink=probability`"),
+        ({"derive": "sample:3", "stop_entropy": 0.5}, "`stop_entropy`"),
+        ({"derive": "sample:3", "terms": ["entropy"]}, "the term 'entropy'"),
+        ({"derive": "sample:3", "space": "nasbench201", "edge_normalisation": True}, "`edge_normalisation`"),
+    ],
+)
+def test_without_architecture_steps_nothing_goes_by_them(options, what):
+    given = {"space": "micro", "epochs": 1, "warmup_epochs": 1} | SMALL | options
+    with pytest.raises(InputError, match=f"{re.escape(what)} goes by architecture steps"):
+        nas.search(**given)
+    found = nas.search("micro", epochs=1, warmup_epochs=1, derive="sample:3", **SMALL)
+    assert found.history[0]["valid_loss"] is None
 
 
 def test_what_an_object_remembers_of_one_search_is_not_for_the_next():

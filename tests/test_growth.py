@@ -9,6 +9,7 @@ import pytest
 import small
 import torch
 
+import estimators
 import nas
 import search_spaces
 from ablation.ranking import rank_epochs
@@ -176,6 +177,28 @@ def test_deeper_supernets_have_new_weights_and_all_see_them():
     assert [net.num_features for net in seen] == [8, 8, 12, 12, 16, 16]
     assert len(set(map(id, seen))) == 3
     assert not seen[0].stem[0].weight.equal(seen[2].stem[0].weight)
+
+
+def test_what_an_own_estimator_begins_with_is_what_it_goes_back_to():
+    class Counting(estimators.family("reinforce_loo")):
+        name = "counting"
+
+        def __init__(self, tau=None):
+            super().__init__(tau)
+            self.seen = 0
+
+        def advantages(self, losses, mean=None):
+            self.seen += 1
+            return super().advantages(losses, mean)
+
+        def state(self):
+            return {"seen": self.seen}
+
+        def load_state(self, state):
+            self.seen = state["seen"]
+
+    found = nas.search(**SMALL | DEEPER | {"estimator": Counting()})
+    assert found.search.architecture.estimator.seen == 2 * found.search.steps  # of the last stage
 
 
 @pytest.mark.parametrize("name", ["reinforce_critic", "reinforce", "double_cv"])

@@ -59,6 +59,7 @@ class Search:
         budget: what the derived network may cost.
         tightest: the budget, or the least of several.
         architecture: the logits.
+        unlearned: the state of the estimator before the first step.
         supernet: on the device.
         bilevel: the two steps.
         train, valid: batches of the two parts of the training images.
@@ -99,6 +100,7 @@ class Search:
         warned = warn_of_large_images(self.space, largest, shape, options.batch_size)
         self.announcement += [f"warning: {text}" for text in warned]
         self.architecture = Architecture(self.space, parts.estimator)
+        self.unlearned = copy.deepcopy(parts.estimator.state())
         if options.edge_normalisation:
             self.architecture.start_edges()
         if options.prior:
@@ -199,7 +201,7 @@ class Search:
         supernet, optimizer = self.supernet, self.weight_optimizer
         self._enter(stage)
         if self.growth.renews:
-            self.architecture.estimator.load_state({})  # what it remembers is of other weights
+            self.architecture.estimator.load_state(copy.deepcopy(self.unlearned))  # of other weights
         else:
             widen(supernet, self.supernet, optimizer, self.weight_optimizer)
         del supernet, optimizer
