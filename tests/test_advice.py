@@ -52,6 +52,7 @@ def test_every_message_says_what_to_do(message):
         "EXPECTED",
         "json_table.AGAIN",
         "_go_on(options, objects)",
+        "_summary(failures)",
         "_why(paths[0])",
         "self._unreachable()",
         "wrong",

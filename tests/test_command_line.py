@@ -340,7 +340,7 @@ def test_damaged_checkpoints_are_named(interrupted, damage, capsys):
     elif damage == "no state":
         checkpoint.save(interrupted, {"epoch": 1})
     elif damage == "other format":
-        path.write_bytes(content.replace(b'{"format": 2,', b'{"format": 3,'))
+        path.write_bytes(content.replace(b'{"format": 3,', b'{"format": 4,'))
     else:
         torch.save({"format": 1, "epoch": 1, "state": {}}, path)
     (interrupted / checkpoint.PREVIOUS).unlink(missing_ok=True)

@@ -225,7 +225,7 @@ def damage(path, how):
     elif how == "flipped":
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     elif how == "version":
-        path.write_bytes(content.replace(b'{"format": 2,', b'{"format": 3,'))
+        path.write_bytes(content.replace(b'{"format": 3,', b'{"format": 4,'))
     elif how == "empty":
         path.write_bytes(b"")
 

@@ -164,7 +164,7 @@ def _require_draws(estimator: Estimator, space: SearchSpace) -> None:
     if estimator.signal == "loss" and (kind.advantages, kind.gradient) == _NO_ESTIMATE:
         raise InputError(
             f"the estimator '{name_of(estimator)}' has the signal 'loss' and no `advantages` or `gradient`: "
-            "write one of them"
+            "add one of them"
         )
     chosen_by(estimator, draw.detach())
 

@@ -97,8 +97,8 @@ def _predictions(
     """Those of the pictures that can be read; `bad` gets what is wrong with each of the others."""
     if (task := trained.description.get("task")) is not None:
         raise InputError(
-            f"the network was trained for the task {task}, whose outputs are no classes: call the "
-            "network, which `nas.load` gives"
+            f"the network was trained for the task {task}, whose outputs are no classes: take "
+            "the network that `nas.load` gives, and call it"
         )
     network = places.place(trained.network, place)
     classes = tuple(trained.classes)

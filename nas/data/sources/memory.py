@@ -81,7 +81,7 @@ def _names(
     """The classes that labels in texts name, by part: those that are given, or all in their order. Raises
     InputError where other labels are numbers, or no class."""
     if len(texts) < len(sources):
-        raise InputError("labels of one part are texts, those of another numbers: make them alike")
+        raise InputError("labels of `data` are texts in one part and numbers in another: make them alike")
     known = sorted({text for found in texts.values() for text in found})
     if classes is not None and (unknown := sorted({*known} - {*classes})):
         raise InputError(f"labels are {quoted(unknown)}, expected one of the classes {quoted(classes)}")
