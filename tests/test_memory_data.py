@@ -210,7 +210,7 @@ FLOATS = pixels(dtype=torch.float32)
         ((pixels(), labels() > 1), "labels are bool"),
         ((pixels(), ["cat"] * 39 + [1]), "labels of type list cannot be read"),
         ((pixels(), ["cat"] * 40), "labels are 0, expected at least 2 classes"),
-        (((pixels(), ["a", "b"] * 20), (pixels(), labels())), "of one part are texts, those of another num"),
+        (((pixels(), ["a", "b"] * 20), (pixels(), labels())), "are texts in one part and numbers in another"),
         ((pixels(), labels() + 1), "labels are 1, 2, 3, 4, expected 0 to classes - 1 without gaps"),
         ((pixels(), labels() * 2), "labels are 0, 2, 4, 6, expected"),
         ((pixels(), labels() - 1), "labels are -1, 0, 1, 2, expected"),
