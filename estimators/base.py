@@ -265,7 +265,7 @@ def gumbel_given_argmax(
     return -torch.where(draw.bool(), top, torch.logaddexp(log_e - logits, top))
 
 
-def sensible(samples: int) -> int:
+def checked_samples(samples: int) -> int:
     """Return a number of samples. Raises ValueError where there would be none, or more than memory holds."""
     if not 1 <= samples <= 100_000:
         raise ValueError(f"samples is {samples}, expected an integer from 1 to 100000")

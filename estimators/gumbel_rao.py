@@ -7,10 +7,10 @@ from torch import Tensor
 
 from estimators.base import (
     CategoricalEstimator,
+    checked_samples,
     draw_with_gradient,
     gumbel_given_argmax,
     jacobian_product,
-    sensible,
     widen,
 )
 from estimators.schedule import Schedule
@@ -32,7 +32,7 @@ class GumbelRao(CategoricalEstimator):
 
     def __init__(self, tau: float | None = None, samples: int = 100) -> None:
         super().__init__(tau)
-        self.inner_samples = sensible(samples)
+        self.inner_samples = checked_samples(samples)
 
     def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau = widen(logits.detach()), self.tau

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from estimators.base import (
     CategoricalEstimator,
+    checked_samples,
     draw_with_gradient,
     gumbel_given_argmax,
     jacobian_product,
-    sensible,
     widen,
 )
 
@@ -38,7 +38,7 @@ class ReinMaxCV(CategoricalEstimator):
         super().__init__(tau)
         if not math.isfinite(eta):
             raise ValueError(f"eta is {eta:g}, expected a number")
-        self.eta, self.inner_samples = eta, sensible(samples)
+        self.eta, self.inner_samples = eta, checked_samples(samples)
 
     def given(self, logits: Tensor, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         theta, tau, eta = widen(logits.detach()), self.tau, self.eta

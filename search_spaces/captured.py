@@ -300,8 +300,10 @@ class Captured:
         self.edges = [edge for cell in self.cells for edge in cell]
         self.outputs = tuple(outputs)
         splits = [s for edge in self.edges for s in (*edge.candidates, edge.auxiliary) if s is not None]
-        self.modules = [module for split in splits for module in _Operation(split).modules()]
-        self.parameters: list[nn.Parameter] = []
+        layers = [m for split in splits for layer in _Operation(split).layers for m in layer.modules()]
+        self.some = layers[:1]  # all layers are in training, or none
+        self.kept = [(m._parameters, n) for m in layers for n, p in m._parameters.items() if p is not None]
+        self.parameters: list[nn.Parameter | None] = []
         self.places: dict[Key, _Places] = {}
 
     def __deepcopy__(self, memo: Any) -> None:
@@ -322,11 +324,12 @@ class Captured:
         learns = weights is not None and weights.requires_grad
         shape = weights.shape if weights is not None and learns else torch.Size((1, 1))
         kind = inputs[0].device.type
-        parameters = [p for module in self.modules for p in module._parameters.values() if p is not None]
+        parameters = [there[name] for there, name in self.kept]
         if list(map(id, parameters)) != list(map(id, self.parameters)):  # others in their place
             self.parameters, self.places = parameters, {}
         key = (
-            learns, shape, *(p.requires_grad for p in parameters), *(m.training for m in self.modules),
+            learns, shape, *(m.training for m in self.some),
+            *(p is not None and p.requires_grad for p in parameters),
             torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind),
             *((x.shape, x.dtype, x.device, memory_order(x)) for x in inputs),
         )  # fmt: skip

@@ -352,7 +352,7 @@ def leave_out(supernet: nn.Module, mask: Tensor | None) -> None:
             for edge, planned in zip(cell.edges, cell.plan.edges, strict=True):
                 assert isinstance(edge, MixedEdge)
                 there = [True] * len(edge.operations) if mask is None else mask[planned.row].tolist()
-                edge.absent = frozenset(k for k in range(len(edge.operations)) if not there[k])
+                edge.left_out = frozenset(k for k in range(len(edge.operations)) if not there[k])
 
 
 def candidate_parameters(supernet: nn.Module, rows: int, width: int) -> Tensor:

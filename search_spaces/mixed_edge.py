@@ -109,7 +109,8 @@ class MixedEdge(nn.Module):
             others (see `partial_channels`).
 
     Attributes:
-        absent: candidates that no draw gives a weight to: they are not run in a mixture, and have no product.
+        left_out: candidates that no draw gives a weight to: they are not run in a mixture, and have no
+            product.
         auxiliary: what the cell adds to the value of the edge, whatever is drawn; None: nothing.
         edge_gradient: where the gradient of one-hot weights comes from: `lean`, the cell adds it (see
             `exact_gradient`); `compiled`, likewise, by a compiled function; `captured`, likewise, and all
@@ -125,7 +126,7 @@ class MixedEdge(nn.Module):
         self.operations = list(self.candidates.values())
         self.nothing, self.partial = nothing, partial
         self.auxiliary: AuxiliarySkip | None = None
-        self.absent: frozenset[int] = frozenset()
+        self.left_out: frozenset[int] = frozenset()
 
     @cached_property
     def splits(self) -> list[Split]:
@@ -133,8 +134,8 @@ class MixedEdge(nn.Module):
         return [Split.of(operation) for operation in self.operations]
 
     def with_products(self, chosen: int) -> list[Split]:
-        """The candidates taken apart, NOTHING in the place of those that are absent, unless one is chosen."""
-        gone = self.absent - {chosen}
+        """The candidates taken apart, NOTHING in the place of those that are left out and not chosen."""
+        gone = self.left_out - {chosen}
         return [NOTHING if k in gone else split for k, split in enumerate(self.splits)]
 
     def mixes(self, choice: Choice) -> bool:
@@ -149,7 +150,7 @@ class MixedEdge(nn.Module):
             chosen = choice.chosen[row]
             others = weights.sum() - weights[chosen]
             return weights[chosen] * self.operations[chosen](x) + others  # type: ignore[no-any-return]
-        gone = self.absent if choice.chosen is None else self.absent - {choice.chosen[row]}
+        gone = self.left_out if choice.chosen is None else self.left_out - {choice.chosen[row]}
         terms: list[Tensor] = []
         for k, (operation, weight) in enumerate(zip(self.operations, weights.unbind(-1), strict=True)):
             if k not in gone and not isinstance(operation, Zero):

@@ -13,6 +13,7 @@ import search_spaces
 from nas import device as devices
 from nas.bilevel.unroll import frozen, unrolled_gradient
 from search_spaces import batched_products, captured
+from search_spaces.cell import Chain
 from search_spaces.split import Split
 
 pytestmark = pytest.mark.usefixtures("fixed_noise")
@@ -144,6 +145,12 @@ def test_weights_that_are_frozen_or_exchanged_in_between_are_seen():
         state = {name: 1.5 * tensor for name, tensor in bilevel.supernet.state_dict().items()}
         bilevel.supernet.load_state_dict(state, assign=True)
         losses.append(bilevel.loss(path, batch(1))[0].detach())
+        if mode == "captured":  # of evaluation, which random layers mind, and of training again
+            (chain,) = (part for part in vars(bilevel.supernet).values() if isinstance(part, Chain))
+            for training in (False, True):
+                bilevel.supernet.train(training)
+                bilevel.loss(path, batch(1))
+                assert len(chain.pieces.places) == 2
     torch.testing.assert_close(*losses)
 
 

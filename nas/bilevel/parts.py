@@ -110,7 +110,7 @@ def without_data(
         _named(name, given.get(name, getattr(options, name))) for name in ("policy", "derive", "shrink")
     )
     if options.warmup == options.epochs:
-        _require_no_steps_are_missed(options, terms, rule, shrinking)
+        _require_no_need_of_steps(options, terms, rule, shrinking)
     if not shrinking.learns:
         of_logits = [f"the term '{name_of(t)}'" for t in terms if type(t).of_weights is Term.of_weights]
         for what in [*of_logits, *(["`edge_normalisation`"] if options.edge_normalisation else [])]:
@@ -123,7 +123,7 @@ def without_data(
     return space, estimator, schedule, terms, policy, rule, shrinking
 
 
-def _require_no_steps_are_missed(
+def _require_no_need_of_steps(
     options: SearchOptions, terms: Sequence[Term], rule: Rule, shrinking: Shrinking
 ) -> None:
     """Raise InputError where a search without architecture steps has something that needs them."""
