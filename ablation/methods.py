@@ -27,7 +27,9 @@ def method_words(method: str) -> list[str]:
     name, *settings = method.split(",")
     if ":" in name:
         name, _, rest = method[:200].partition(":")
-        raise InputError(f"method '{name}:{rest}' is malformed, settings follow a comma: '{name},{rest}'")
+        raise InputError(
+            f"method '{name}:{rest}' is malformed, expected a comma before settings: '{name},{rest}'"
+        )
     family = estimators.family(name)
     own, words, before = list[str](), list[str](), dict[str, str]()
     for setting in settings:

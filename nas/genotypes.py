@@ -295,5 +295,7 @@ def planned_size_of(space: SearchSpace, planned_size: int | None, dataset: DataS
         return min(dataset.train.pixels.shape[-2:])
     if not space.plans_size:
         able = [name for name in search_spaces.names() if search_spaces.get(name).plans_size]
-        raise InputError(f"`planned_size` is for the spaces {', '.join(able)}, this is '{space.name}'")
+        raise InputError(
+            f"`planned_size` is for the spaces {', '.join(able)}, this is '{space.name}': drop it"
+        )
     return planned_size

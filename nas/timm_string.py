@@ -69,8 +69,8 @@ def timm_arch(
     if not isinstance(space, ChainSpace):
         able = [n for n in search_spaces.names() if isinstance(search_spaces.get(n), ChainSpace)]
         raise InputError(
-            f"timm has no blocks for networks of the space '{space.name}', only for those of "
-            f"{', '.join(able)}"
+            f"timm has no blocks for networks of the space '{space.name}': give a genotype of "
+            f"{' or '.join(able)}"
         )
     layout = space.layout(channels or space.channels, planned_size)
     arch_def, blocks = [], []

@@ -226,6 +226,13 @@ def test_halving_trains_with_the_momentum_of_the_search():
         assert training.optimizer.param_groups[0]["nesterov"] is nesterov
 
 
+def test_a_training_without_momentum_has_no_nesterov():
+    training = nas.train(
+        "|skip_connect~0|+|none~0|nor_conv_1x1~1|", epochs=1, momentum=0.0, **SMALL
+    ).ended.job
+    assert training.optimizer.param_groups[0]["nesterov"] is False
+
+
 def test_halving_without_momentum():
     found = nas.search("micro", epochs=1, derive="halving:2,draws=0,epochs=1", momentum=0.0, **SMALL)
     assert len(found.summary["considered"]) == 2

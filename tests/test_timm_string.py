@@ -141,7 +141,7 @@ def test_training_goes_on_in_the_size_that_a_network_was_planned_for(tmp_path):
             "micro",
             "|none~0|+|none~0|none~1|",
             4,
-            "no blocks for networks of the space 'micro', only for those of",
+            "no blocks for networks of the space 'micro': give a genotype of",
         ),
         ("nasbench_macro", "01111111", 32, "an identity that changes the shape"),
         ("nasbench_macro", "11111111", 6, "from 6 to 12 channels"),

@@ -26,6 +26,8 @@ def build_optimizer(model: nn.Module, options: FinalOptions, device: torch.devic
     """timm's optimizer of that name. Raises InputError."""
     try:
         name = one_of("optimizer", options.optimizer, list_optimizers())
+        if name == "sgd" and not options.momentum:
+            name = "momentum"  # without one there is nothing for Nesterov's to look ahead with
         # Fused, it skips a step without the host; timm's own optimizers cannot.
         fusible = get_optimizer_class(name, bind_defaults=False) in (SGD, Adam, AdamW)
         optimizer: torch.optim.Optimizer = create_optimizer_v2(

@@ -122,8 +122,7 @@ class Halving(Rule):
                 search.dataset, train=search.train.images, test=search.valid.images, valid=None, notes=()
             )
         shared = {entry.name: getattr(search.options, entry.name) for entry in fields(RunOptions)}
-        nesterov = search.options.nesterov and search.options.momentum > 0
-        optimizer = "sgd" if nesterov else "momentum"  # timm's names
+        optimizer = "sgd" if search.options.nesterov else "momentum"  # timm's names
         options = FinalOptions(**shared | {"epochs": epochs, "optimizer": optimizer, "latency_table": None})
         return Training(search.space.parse(text), self._dataset, search.task, options, search.device)
 
