@@ -11,10 +11,12 @@ import estimators
 import search_spaces
 from nas import device as devices
 from nas.bilevel.architecture import Architecture
+from nas.bilevel.search import Search
 from nas.bilevel.steps import Bilevel
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.data import Augmentation, Batches, Delivery, Images
 from nas.task import Classification
+from recipes import SearchOptions
 from search_spaces.mixed_edge import EDGE_GRADIENTS
 
 THE_READ = [("copy to the host", "nas/bilevel/steps.py _fetch")]
@@ -230,3 +232,32 @@ def test_the_data_pipeline_does_not_wait(resident, monkeypatch):
     assert watch.waits == []
     assert all(t.nbytes <= 20 * 3 * 8 * 8 for t in pinned)
     assert bool(pinned) != resident
+
+
+SEARCHES = {
+    "what weight steps are told": {"terms": ("oles",), "policy": "fair", "skip_dropout": "0.2:0"},
+    "a mixture": {"estimator": "softmax", "policy": "perturbed", "terms": ("alignment", "beta_decay")},
+    "independent candidates": {"estimator": "sigmoid", "policy": "dense", "terms": ("zero_one", "entropy")},
+    "parts of channels": {"partial_channels": 2, "edge_normalisation": True, "policy": "uniform", "draws": 3},
+    "an auxiliary skip": {"auxiliary_skip": "1:0", "coupling": "systematic", "draws": 2, "prior": 3.0},
+    "a budget": {"budget": ("parameters=9k",), "shrink": "probability", "clip": 0.0, "momentum": 0.0},
+    "a value": {"estimator": "reinforce_loo", "architecture_loss": "error", "class_weights": "balanced"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_steps_of_a_whole_search(name, precision, monkeypatch):
+    """With batches that are made on the device, and all that a search does around the two steps."""
+    monkeypatch.setattr("nas.data.batches.torch.Generator", Generator)
+    options = {"space": "s3" if "channels" in name else "nasbench201"}
+    options |= {"channels": 4, "epochs": 2, "warmup_epochs": 0, "train_limit": 120, "batch_size": 8}
+    search = Search.of(SearchOptions(**options | {"precision": precision} | SEARCHES[name]), {}, META)
+    search.weight_optimizer.param_groups[0]["fused"] = True  # as on CUDA
+    steps = search.epoch(1, 0)
+    with Watch():
+        next(steps)  # brings what stays there to the device
+    for _ in range(2):
+        with Watch() as watch:
+            next(steps)
+        assert watch.waits == THE_READ

@@ -156,8 +156,8 @@ class Budget:
         asked = " ".join(f"{kind}={format_cost(kind, limit)}" for kind, limit in self.limits.items())
         what = "no architecture of" if low else "no single architecture of"
         return (
-            f"`budget` {asked}: {what} the space '{self.space.name}'{few} is within it; at {place} there is "
-            f"{reaches}: raise it, or make the network smaller"
+            f"`budget` {asked}: {what} the space '{self.space.name}'{few} is within it; at {place} networks "
+            f"have {reaches}: raise it, or make the network smaller"
         )
 
     def _room(self) -> tuple[list[Tensor], list[int]]:

@@ -231,7 +231,7 @@ class Alignment(Term):
 
         for path in step.paths:
             assert isinstance(path, Tensor)
-            pi = path.detach().to(step.batch[0].device)
+            pi = path.detach().to(step.batch[0].device, non_blocking=True)
             with kept_generators():
                 with frozen(parameters):
                     found = cell_gradients(loss_of, self.cells, pi)

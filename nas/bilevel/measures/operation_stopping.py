@@ -41,7 +41,7 @@ class OperationStops:
             for operation in edge.operations
             if (weights := list(operation.parameters()))
         ]
-        self.sums = [0.0] * len(self.operations)
+        self.sums: list[Tensor | float] = [0.0] * len(self.operations)  # on the device
         self.counts = [0] * len(self.operations)
         self.stopped = [False] * len(self.operations)
 
@@ -59,26 +59,30 @@ class OperationStops:
         ]
 
     def compare(self, numbers: Sequence[int], train: Sequence[Tensor], other: Sequence[Tensor]) -> None:
-        """Take up the gradients of operations, those of all their weights one after the other.
+        """Take up the gradients of operations, those of all their weights one after the other. Waits for the
+        device where an operation is judged.
 
         Args:
             numbers: of the operations.
             train: of the training images.
             other: what they are compared with.
         """
-        cosines = [F.cosine_similarity(a, b, 0).mean() for a, b in zip(train, other, strict=True)]
-        parts = iter(torch.stack(cosines).tolist() if cosines else [])
+        cosines = (F.cosine_similarity(a, b, 0).mean() for a, b in zip(train, other, strict=True))
         for number in numbers:
-            weights = self.operations[number]
-            self.sums[number] += sum(next(parts) for _ in weights) / len(weights)
+            found = torch.stack([next(cosines) for _ in self.operations[number]])
+            self.sums[number] = self.sums[number] + found.double().mean()
             self.counts[number] += 1
-            if self.counts[number] == self.comparisons:
-                self.stopped[number] = self.sums[number] / self.comparisons < self.threshold
-                self.sums[number], self.counts[number] = 0.0, 0
+        judged = [number for number in numbers if self.counts[number] == self.comparisons]
+        sums = (
+            torch.stack([torch.as_tensor(self.sums[number]) for number in judged]).tolist() if judged else []
+        )
+        for number, total in zip(judged, sums, strict=True):
+            self.stopped[number] = total / self.comparisons < self.threshold
+            self.sums[number], self.counts[number] = 0.0, 0
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"sums": self.sums, "counts": self.counts, "stopped": self.stopped}
+        return {"sums": [float(total) for total in self.sums], "counts": self.counts, "stopped": self.stopped}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state. Raises ValueError if it is that of other operations."""
