@@ -22,7 +22,7 @@ from search_spaces.split import Cache, Split, has_its_weight
 
 Edge = tuple[int, int, Sequence[Split]]  # source, target, candidates
 Place = tuple[int, int]  # number of an edge, and of a candidate of it
-RECOMPILE_LIMIT = 256  # kinds of cells, each with and without frozen weights
+RECOMPILE_LIMIT = 1024  # kinds of cells and candidates, each with and without frozen weights
 
 
 class Batch(NamedTuple):
@@ -40,9 +40,23 @@ class Batch(NamedTuple):
     first: Split | None
     convolutions: tuple[nn.Conv2d, ...]
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is one candidate with weights other than those of a convolution."""
+        return self.first is not None and not self.convolutions and self.first.has_weights
+
+
+class Call(NamedTuple):
+    """The arguments of `batched_products`."""
+
+    batches: list[Batch]
+    values: list[Tensor]
+    grads: list[Tensor]
+
 
 def planned(edges: Sequence[Edge], residuals: bool) -> tuple[list[Batch], list[list[Place]]]:
-    """The batches of a cell, and the candidates whose product each of their products is, or is a part of.
+    """The batches of a cell, those of one candidate with weights of its own last, and the candidates whose
+    product each of their products is, or is a part of.
 
     Args:
         residuals: whether <grad, x> is to be a product too, a part of those of residual candidates.
@@ -58,7 +72,7 @@ def planned(edges: Sequence[Edge], residuals: bool) -> tuple[list[Batch], list[l
         if residuals and added:
             found.setdefault((source, "node"), []).append((source, target, None, added))
     batches, places = [], []
-    for members in found.values():
+    for _, members in sorted(found.items(), key=lambda item: item[0][1] == "alone"):
         convolutions = [None if split is None else _convolution(split) for *_, split, _ in members]
         batches.append(
             Batch(
@@ -75,7 +89,7 @@ def planned(edges: Sequence[Edge], residuals: bool) -> tuple[list[Batch], list[l
 def _kind(split: Split, place: Place) -> tuple[object, ...]:
     """Equal for candidates that can be evaluated together where they read the same node."""
     eps = None if split.norm is None else split.norm.eps
-    if not split.body and split.pointwise is None:
+    if not split.has_weights:
         return ("no weights", split.key, eps)
     layer = _convolution(split)
     if layer is None:
@@ -136,6 +150,17 @@ def batched_products(batches: Sequence[Batch], values: Sequence[Tensor], grads: 
     return torch.cat(products)
 
 
+def calls(batches: Sequence[Batch], values: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Call]:
+    """Calls that together give what one would: each candidate that is alone has its own, equal for all
+    candidates of the same kind and shape, so that there is little to compile for deep ones."""
+    together = [batch for batch in batches if not batch.is_alone]
+    found = [Call(together, list(values), list(grads))] if together else []
+    for batch in batches[len(together) :]:
+        (target,) = batch.targets
+        found.append(Call([batch._replace(source=0, targets=(0,))], [values[batch.source]], [grads[target]]))
+    return found
+
+
 def compiled_products(
     batches: Sequence[Batch], values: Sequence[Tensor], grads: Sequence[Tensor | None]
 ) -> Tensor:
@@ -164,5 +189,5 @@ def compiled_up_to(times: int) -> AbstractContextManager[None]:
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    """Compiled anew for every shape of a cell, with and without frozen weights."""
+    """Compiled anew for every shape of a cell or candidate, with and without frozen weights."""
     return torch.compile(batched_products, dynamic=False)

@@ -16,8 +16,10 @@ comes before the next forward pass.
 
 from __future__ import annotations
 
+import gc
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -25,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.batched_products import batched_products, compiled_products, planned
+from search_spaces.batched_products import batched_products, calls, compiled_products, planned
 from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d
 from search_spaces.inverted_residual import SqueezeExcite
 from search_spaces.memory_order import memory_order
@@ -88,9 +90,10 @@ class Piece:
             self.graph.replay()
 
     def _record(self) -> torch.cuda.CUDAGraph:
+        _make_room(self.device)
         graph, stream = torch.cuda.CUDAGraph(), _stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), _uncollected():
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
                 self.function()
@@ -98,6 +101,25 @@ class Piece:
                 graph.capture_end()
         torch.cuda.current_stream(self.device).wait_stream(stream)
         return graph
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage is collected: freeing an old graph would end the recording of another."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _make_room(device: torch.device) -> None:
+    """Let the allocator give back what it keeps, which a recording cannot use, if little else is free."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if torch.cuda.mem_get_info(device)[0] < kept:
+        torch.cuda.empty_cache()
 
 
 @cache
@@ -254,10 +276,11 @@ class _Products:
     def __init__(self, cell: Sequence[Edge], first: int, places: _Places) -> None:
         edges = [edge for edge in cell if edge.candidates]
         nodes = sorted({node for edge in edges for node in (edge.source, edge.target)})
-        self.values, self.grads = [places.values[n] for n in nodes], [places.grads[n] for n in nodes]
+        values, grads = [places.values[n] for n in nodes], [places.grads[n] for n in nodes]
         at = {node: i for i, node in enumerate(nodes)}
         plan = [(at[edge.source], at[edge.target], edge.candidates) for edge in edges]
-        self.batches, found = planned(plan, residuals=True)
+        batches, found = planned(plan, residuals=True)
+        self.calls = calls(batches, values, grads)
         self.first, self.entries = first, [[(edges[i].row, k) for i, k in place] for place in found]
         self.found = places.zero.new_zeros(len(found))
         self.autocast = places.autocast
@@ -268,12 +291,12 @@ class _Products:
         """Of every cell that has candidates other than `none`."""
         firsts = itertools.accumulate((len(cell) for cell in cells), initial=0)
         found = (_Products(cell, first, places) for cell, first in zip(cells, firsts, strict=False))
-        return [one for one in found if one.batches]
+        return [one for one in found if one.calls]
 
     def _compute(self) -> None:
         compute = compiled_products if self.found.device.type == "cuda" else batched_products
         with torch.no_grad(), self.autocast():
-            self.found.copy_(compute(self.batches, self.values, self.grads))
+            self.found.copy_(torch.cat([compute(*call) for call in self.calls]))
         self.piece.warm = True
 
 

@@ -55,6 +55,11 @@ class Split:
         zero = isinstance(operation, Zero)
         return Split(shared, layer_key(shared), tuple(layers), pointwise, norm, zero, residual)
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is anything beside the shared layer and the normalisation."""
+        return bool(self.body) or self.pointwise is not None
+
     def shared_part(self, x: Tensor, cache: Cache) -> Tensor:
         """shared(x); `cache` holds the outputs of shared layers for x so far, and is added to."""
         if self.shared is None:

@@ -1,6 +1,9 @@
 """Cells that run by pieces: they compute what the others do, and launch less."""
 
 import copy
+import gc
+from contextlib import nullcontext
+from unittest import mock
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ import search_spaces
 from nas import device as devices
 from nas.bilevel.unroll import frozen, unrolled_gradient
 from search_spaces import batched_products, captured
-from search_spaces.cell import Chain
+from search_spaces.cell import Cell, Chain
 from search_spaces.split import Split
 
 pytestmark = pytest.mark.usefixtures("fixed_noise")
@@ -253,3 +256,67 @@ def test_weights_are_frozen_for_architecture_steps():
     for places in kinds.values():
         trained = [c.parameters for c in places.candidates.values()]
         assert any(trained) != places.learns
+
+
+class Recorded:
+    """Stands for a CUDA graph: what is recorded is done."""
+
+    def capture_begin(self, pool, capture_error_mode):
+        assert not gc.isenabled()  # an old graph that is freed now would end the recording
+
+    def capture_end(self):
+        assert not gc.isenabled()
+
+    def replay(self):
+        pass
+
+
+@pytest.mark.parametrize(("free", "emptied"), [(10, 0), (3, 1)])
+def test_nothing_disturbs_a_recording(free, emptied, monkeypatch):
+    """No garbage is collected, and memory that the allocator keeps is given back if little else is free."""
+    gave_back = []
+    for name, value in {
+        "CUDAGraph": Recorded,
+        "current_stream": lambda device: mock.Mock(),
+        "stream": lambda stream: nullcontext(),
+        "mem_get_info": lambda device: (free, 20),
+        "memory_reserved": lambda device: 9,
+        "memory_allocated": lambda device: 4,
+        "empty_cache": lambda: gave_back.append(1),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(captured, "_stream", lambda device: mock.Mock())
+    piece = captured.Piece(lambda: None, torch.device("cuda"), None)
+    piece.warm = True
+    piece.launch()
+    assert isinstance(piece.graph, Recorded)
+    assert len(gave_back) == emptied
+    assert gc.isenabled()
+
+    def fail():
+        raise RuntimeError("no such operation")
+
+    piece = captured.Piece(fail, torch.device("cuda"), None)
+    piece.warm = True
+    with pytest.raises(RuntimeError, match="no such operation"):
+        piece.launch()
+    assert gc.isenabled()
+
+
+def test_candidates_of_a_kind_are_compiled_once(monkeypatch):
+    """Those with weights other than those of a convolution, wherever they are; the others with their cell."""
+    compiled = []
+
+    def backend(module, inputs):
+        compiled.append(sum(node.op.startswith("call") for node in module.graph.nodes))
+        return module.forward
+
+    function = torch.compile(batched_products.batched_products, dynamic=False, backend=backend)
+    monkeypatch.setattr(batched_products, "_compiled", lambda: function)
+    monkeypatch.setattr(captured, "batched_products", batched_products.compiled_products)
+    found = setup("s3", edge_gradient="captured")
+    found.architecture_step(batch(1), batch(2), rng(1))
+    cells = [m.captured() for m in found.supernet.modules() if isinstance(m, Cell)]
+    calls = [call for cell in cells for p in cell.places.values() for one in p.cells for call in one.calls]
+    assert sum(compiled) < 300  # cell by cell 1,452
+    assert len(calls) > 20
