@@ -16,6 +16,7 @@ from nas.bilevel.steps import Bilevel
 from nas.bilevel.unroll import unrolled_gradient, unrolled_gradient_exact
 from nas.data import Augmentation, Batches, Delivery, Images
 from nas.task import Classification
+from nas.training.average import Average
 from recipes import SearchOptions
 from search_spaces.mixed_edge import EDGE_GRADIENTS
 
@@ -154,7 +155,7 @@ def on_meta(job):
     job.optimizer.param_groups[0]["fused"] = job.options.optimizer == "sgd"
     job.precision = devices.autocast(job.options.precision, META)
     if job.ema is not None:
-        devices.place(job.ema.module, META)
+        job.ema = Average(job.model, job.ema.decay)
     return job
 
 
@@ -190,7 +191,7 @@ def test_an_optimizer_that_is_not_fused_waits_for_the_decision():
 
 def test_steps_walk_through_the_modules_no_more(monkeypatch):
     """What a step needs of the network is collected once."""
-    job = training()
+    job = training(ema_decay=0.9)
     batch = next(job.train.epoch(0))
 
     def refuse(*_):
@@ -199,6 +200,7 @@ def test_steps_walk_through_the_modules_no_more(monkeypatch):
     monkeypatch.setattr(job.model, "buffers", refuse)
     monkeypatch.setattr(job.model, "parameters", refuse)
     monkeypatch.setattr(nn.Module, "named_modules", refuse)
+    monkeypatch.setattr(nn.Module, "state_dict", refuse)
     job.step(*batch)
 
 

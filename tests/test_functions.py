@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_environment
+from torch import nn
 
 import estimators
 import nas
@@ -30,6 +31,7 @@ from nas.bilevel.rules.sample import Sample
 from nas.bilevel.terms import Entropy
 from nas.runs import checkpoint
 from nas.task import Classification, balanced_weights
+from nas.training.average import Average
 from recipes import InputError
 
 SMALL = {"channels": 4, "train_limit": 160, "batch_size": 16, "tensorboard": False}
@@ -690,3 +692,22 @@ def test_a_users_own_deterministic_choice_holds_inside_a_run():
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_the_average_of_weights_is_that_of_timm():
+    from timm.utils import ModelEmaV3
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    ours, theirs = Average(model, 0.9), ModelEmaV3(model, 0.9)
+    for step in range(3):
+        model(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(step))).sum().backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(p.grad)
+        ours.update()
+        theirs.update(model)
+    found = ours.module.state_dict()
+    for name, value in theirs.module.state_dict().items():
+        assert torch.equal(found[name], value)
+    assert int(ours.module[1].num_batches_tracked) == 3
+    assert not ours.module.training

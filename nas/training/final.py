@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import timm
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import search_spaces
@@ -30,6 +29,7 @@ from nas.seeding import seed_everything
 from nas.steps import Mean, StepResult, evaluate
 from nas.task import Task, of_task, require_numbers
 from nas.timing import machine, network_latency, place_of, require_engine
+from nas.training.average import Average
 from nas.training.model import LARGEST, save
 from nas.training.timm_parts import build_mixup, build_optimizer, build_scheduler, image_policy
 from nas.training.weights import described, file_of, summary, take, timm_layers
@@ -116,7 +116,7 @@ class Training:
         self.taken: str | None = None  # what weights were taken from a file
         if options.weights is not None:
             self.taken = self._start_from(options.weights)
-        self.ema = ModelEmaV3(self.model, options.ema_decay) if options.ema_decay else None
+        self.ema = Average(self.model, options.ema_decay) if options.ema_decay else None
         self.forward: nn.Module = self.model
         if options.compile:
             device.require_compiler(place, "`compile`")
@@ -273,7 +273,7 @@ class Training:
             skipped = guarded_step(self.optimizer, objective, options.clip)
             kept.restore(skipped)
         if self.ema is not None:
-            self.ema.update(self.model)
+            self.ema.update()
         return replace(result, skipped=skipped)
 
     def test_now(self) -> tuple[float, float]:
