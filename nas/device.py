@@ -58,6 +58,8 @@ def prepared(name: str, threads: int | None = None, deterministic: bool = False)
         before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
         warned = torch.is_deterministic_algorithms_warn_only_enabled()
         place = select(name)
+        if place.type == "cuda":
+            torch.cuda.init()  # so that its generators are among those that are kept
         current = torch.cuda.device(place) if place.type == "cuda" else nullcontext()
         deterministic_kernels = deterministic or torch.backends.cudnn.deterministic
         kernels = torch.backends.cudnn.flags(

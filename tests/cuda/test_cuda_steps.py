@@ -1,5 +1,7 @@
 """Steps on a GPU: the same gradients as plain autograd, no waits, equal strides, little memory."""
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,7 @@ CUDA = torch.device("cuda")
 def _prepared():
     with devices.prepared("cuda"):
         yield
+    gc.collect()  # captured cells refer to themselves, and keep their memory
 
 
 def search(space="nasbench201", edge_gradient="lean", device="cuda", **options):
@@ -85,7 +88,8 @@ def difference(a, b):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_lean_compiled_and_dense_agree(space, precision):
     dense = gradient(search(space, "dense", precision=precision))
-    for edge_gradient in ("lean", "compiled"):
+    quickly = space in ("micro", "nasbench201")  # the others compile for minutes
+    for edge_gradient in ("lean", "compiled") if quickly else ("lean",):
         error, cosine = difference(gradient(search(space, edge_gradient, precision=precision)), dense)
         assert error < (1e-4 if precision == "float32" else 0.05), edge_gradient
         assert cosine > 0.999, edge_gradient
