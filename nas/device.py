@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -58,9 +58,6 @@ def prepared(name: str, threads: int | None = None, deterministic: bool = False)
         before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
         warned = torch.is_deterministic_algorithms_warn_only_enabled()
         place = select(name)
-        if place.type == "cuda":
-            torch.cuda.init()  # so that its generators are among those that are kept
-        current = torch.cuda.device(place) if place.type == "cuda" else nullcontext()
         deterministic_kernels = deterministic or torch.backends.cudnn.deterministic
         kernels = torch.backends.cudnn.flags(
             enabled=torch.backends.cudnn.enabled,
@@ -68,7 +65,7 @@ def prepared(name: str, threads: int | None = None, deterministic: bool = False)
             deterministic=deterministic_kernels,
             allow_tf32=False,
         )
-        with current, kernels, _exact_products(), kept_generators():
+        with _current(place), kernels, _exact_products(), kept_generators():
             try:
                 if threads is not None:
                     torch.set_num_threads(threads)
@@ -82,6 +79,17 @@ def prepared(name: str, threads: int | None = None, deterministic: bool = False)
             finally:
                 torch.set_num_threads(before[0])
                 torch.use_deterministic_algorithms(before[1], warn_only=warned)
+
+
+@contextmanager
+def _current(place: torch.device) -> Iterator[None]:
+    """A CUDA device is the current one, and has generators, whose states can be kept."""
+    if place.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(place):
+        torch.cuda.init()
+        yield
 
 
 @contextmanager

@@ -62,10 +62,11 @@ def test_the_device_of_a_rank_is_the_current_one(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(devices, "select", lambda name: torch.device("cuda", 3))
+    monkeypatch.setattr(torch.cuda, "init", lambda: told.append("ready"))
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: told.append("first use") and False)
     with devices.prepared("cuda") as place:
         told.append(str(place))
-    assert told[0] == "enter cuda:3"
+    assert told[:3] == ["enter cuda:3", "ready", "first use"]  # so that its generators are kept
     assert told[-1] == "leave"
     assert told.index("cuda:3") < len(told) - 1
 
