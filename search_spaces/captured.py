@@ -2,10 +2,19 @@
 
 A small cell is a hundred small kernels, which a GPU computes faster than a host can launch them. Every step
 runs other candidates, so that no whole cell is worth recording; but one candidate of one edge does the same
-each time. Its forward pass adds to the node that the edge leads to. Its backward pass adds to the gradient of
-the node that the edge comes from, and leaves those of its weights. Nodes and gradients stay where they are in
-memory. On a CUDA device either pass becomes a graph of kernels, recorded when it is run for the second time;
-elsewhere it is run as it is. The products of all candidates of a cell are one such piece, too.
+each time. It is recorded when it is run for the second time (`recording.Piece`); on other devices than CUDA
+it is run as it is.
+
+A pass, whose nodes and gradients stay where they are in memory (`_Places`, one for each kind of input):
+
+1. The inputs are copied to their nodes; other nodes and all gradients are 0.
+2. The chosen candidate of each edge adds to the node that the edge leads to.
+3. The output nodes are handed out as they are, good until the next pass.
+4. Backward, the gradients of the outputs are copied to theirs, and the candidates, last ones first, add to
+   the gradient of the node that their edge comes from, and leave those of their weights.
+5. When the gradients at all nodes of a cell are there, the products of all its candidates are computed, one
+   piece, compiled (`batched_products`).
+6. The gradients of inputs and weights are handed out as copies, that of the draw is made of the products.
 
 In a chain of cells, and of layers between them, a node that one leads to is the node that the next one starts
 from, and the host has nothing else to do in between.
@@ -16,12 +25,9 @@ comes before the next forward pass.
 
 from __future__ import annotations
 
-import gc
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -32,6 +38,7 @@ from search_spaces.depthwise import AvgPool3x3, DepthwiseConv2d
 from search_spaces.inverted_residual import SqueezeExcite
 from search_spaces.memory_order import memory_order
 from search_spaces.products import inner_product
+from search_spaces.recording import Piece, memory_pool
 from search_spaces.slot import ABSENT
 from search_spaces.split import Split
 
@@ -62,74 +69,6 @@ class Edge:
     def moved(self, nodes: Sequence[int]) -> Edge:
         """The same between other nodes, numbered `nodes`."""
         return replace(self, source=nodes[self.source], target=nodes[self.target])
-
-
-class Piece:
-    """A function that reads and writes tensors which stay where they are.
-
-    Attributes:
-        warm: whether it may be recorded: what it calls has been tried out.
-    """
-
-    def __init__(self, function: Callable[[], None], device: torch.device, pool: Any) -> None:
-        self.function, self.device, self.pool = function, device, pool
-        self.warm, self.graph = False, None  # type: bool, torch.cuda.CUDAGraph | None
-        self.stale: torch.cuda.CUDAGraph | None = None  # keeps its pool until there is another graph
-
-    def forget(self) -> None:
-        """Record anew at the next launch."""
-        self.graph, self.stale = None, self.graph or self.stale
-
-    def launch(self) -> None:
-        """Do it."""
-        if self.graph is None and self.warm and self.device.type == "cuda":
-            self.graph, self.stale = self._record(), None
-        if self.graph is None:
-            self.function()
-        else:
-            self.graph.replay()
-
-    def _record(self) -> torch.cuda.CUDAGraph:
-        _make_room(self.device)
-        graph, stream = torch.cuda.CUDAGraph(), _stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream), _uncollected():
-            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
-            try:
-                self.function()
-            finally:
-                graph.capture_end()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        return graph
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage is collected: freeing an old graph would end the recording of another."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
-
-
-def _make_room(device: torch.device) -> None:
-    """Let the allocator give back what it keeps, which a recording cannot use, if little else is free."""
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if torch.cuda.mem_get_info(device)[0] < kept:
-        torch.cuda.empty_cache()
-
-
-@cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream on which everything is recorded: backward passes run where their forward passes did."""
-    return torch.cuda.Stream(device)
-
-
-def _pool(device: torch.device) -> Any:
-    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
 
 class _Operation(nn.Module):
@@ -248,12 +187,12 @@ class _Places:
             self.zero = torch.zeros((), device=self.device, dtype=dtype)  # what a product is like
         self.candidates: dict[tuple[int, int | None], _Candidate] = {}
         for i, edge in enumerate(edges):
-            pool = _pool(self.device)
+            pool = memory_pool(self.device)
             for k, split in enumerate(edge.candidates):
                 if not split.is_zero:
                     self.candidates[i, k] = _Candidate(self, i, split, k, pool)
             if edge.auxiliary is not None:
-                self.candidates[i, None] = _Candidate(self, i, edge.auxiliary, None, _pool(self.device))
+                self.candidates[i, None] = _Candidate(self, i, edge.auxiliary, None, memory_pool(self.device))
         self.cells = _Products.of(cells, self) if learns else []
         self.shape, self.number = shape, 0  # of the pass whose values are here
         self.selection = _selection(self.cells, shape).to(self.zero, non_blocking=True)
@@ -284,7 +223,7 @@ class _Products:
         self.first, self.entries = first, [[(edges[i].row, k) for i, k in place] for place in found]
         self.found = places.zero.new_zeros(len(found))
         self.autocast = places.autocast
-        self.piece = Piece(self._compute, places.device, _pool(places.device))
+        self.piece = Piece(self._compute, places.device, memory_pool(places.device))
 
     @staticmethod
     def of(cells: Sequence[Sequence[Edge]], places: _Places) -> list[_Products]:

@@ -15,7 +15,7 @@ from small import bilevel as setup
 import search_spaces
 from nas import device as devices
 from nas.bilevel.unroll import frozen, unrolled_gradient
-from search_spaces import batched_products, captured
+from search_spaces import batched_products, captured, recording
 from search_spaces.cell import Cell, Chain
 from search_spaces.split import Split
 
@@ -285,8 +285,8 @@ def test_nothing_disturbs_a_recording(free, emptied, monkeypatch):
         "empty_cache": lambda: gave_back.append(1),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(captured, "_stream", lambda device: mock.Mock())
-    piece = captured.Piece(lambda: None, torch.device("cuda"), None)
+    monkeypatch.setattr(recording, "_stream", lambda device: mock.Mock())
+    piece = recording.Piece(lambda: None, torch.device("cuda"), None)
     piece.warm = True
     piece.launch()
     assert isinstance(piece.graph, Recorded)
@@ -296,7 +296,7 @@ def test_nothing_disturbs_a_recording(free, emptied, monkeypatch):
     def fail():
         raise RuntimeError("no such operation")
 
-    piece = captured.Piece(fail, torch.device("cuda"), None)
+    piece = recording.Piece(fail, torch.device("cuda"), None)
     piece.warm = True
     with pytest.raises(RuntimeError, match="no such operation"):
         piece.launch()
