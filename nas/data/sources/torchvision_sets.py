@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads and downloads, other than CIFAR."""
+"""Data sets that torchvision reads and downloads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nas.compat import prepare_torchvision
 from nas.data.images import Augmentation, DataSet, Images
 from nas.data.sources.decoded import Reading
 from nas.data.sources.folder import of_files
@@ -33,6 +32,8 @@ class Known(NamedTuple):
 _BY_TRAIN = {"train": {"train": True}, "test": {"train": False}}
 _BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
 SETS = {
+    "cifar10": Known("CIFAR10", _BY_TRAIN, Augmentation(crop_padding=4, flip=True)),
+    "cifar100": Known("CIFAR100", _BY_TRAIN, Augmentation(crop_padding=4, flip=True)),
     "mnist": Known("MNIST", _BY_TRAIN, Augmentation(crop_padding=2)),
     "fashion_mnist": Known("FashionMNIST", _BY_TRAIN, Augmentation(crop_padding=2, flip=True)),
     "kmnist": Known("KMNIST", _BY_TRAIN, Augmentation(crop_padding=2)),
@@ -48,7 +49,6 @@ SETS = {
 
 def load(name: str, *, data_root: Path, download: bool, reading: Reading, test_fraction: float) -> DataSet:
     """One of SETS, as torchvision finds it in `data_root`."""
-    prepare_torchvision()
     from torchvision import datasets
 
     known = SETS[name]
@@ -88,9 +88,12 @@ def load(name: str, *, data_root: Path, download: bool, reading: Reading, test_f
 
 
 def _images(found: Any) -> Images:
-    """Of a data set that holds its pixels, (N, H, W) or (N, C, H, W)."""
+    """Of a data set that holds its pixels, (N, H, W), (N, H, W, 3) or (N, C, H, W)."""
     pixels = torch.as_tensor(np.asarray(found.data))
-    pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels
+    if pixels.dim() == 3:
+        pixels = pixels.unsqueeze(1)
+    elif pixels.shape[3] == 3:
+        pixels = pixels.permute(0, 3, 1, 2)
     return Images(pixels.contiguous(), torch.tensor(_labels(found)))
 
 
