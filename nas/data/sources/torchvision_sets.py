@@ -15,7 +15,7 @@ from nas.data.sources.folder import of_files
 from recipes import InputError, first_line
 
 
-class Known(NamedTuple):
+class VisionSet(NamedTuple):
     """A data set of torchvision.
 
     Attributes:
@@ -32,17 +32,17 @@ class Known(NamedTuple):
 _BY_TRAIN = {"train": {"train": True}, "test": {"train": False}}
 _BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
 SETS = {
-    "cifar10": Known("CIFAR10", _BY_TRAIN, Augmentation(crop_padding=4, flip=True)),
-    "cifar100": Known("CIFAR100", _BY_TRAIN, Augmentation(crop_padding=4, flip=True)),
-    "mnist": Known("MNIST", _BY_TRAIN, Augmentation(crop_padding=2)),
-    "fashion_mnist": Known("FashionMNIST", _BY_TRAIN, Augmentation(crop_padding=2, flip=True)),
-    "kmnist": Known("KMNIST", _BY_TRAIN, Augmentation(crop_padding=2)),
-    "svhn": Known("SVHN", _BY_SPLIT, Augmentation(crop_padding=4)),
-    "stl10": Known("STL10", _BY_SPLIT, Augmentation(crop_padding=12, flip=True)),
-    "oxford_pets": Known("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}),
-    "flowers102": Known("Flowers102", {part: {"split": s} for part, s in
+    "cifar10": VisionSet("CIFAR10", _BY_TRAIN, Augmentation(crop_padding=4, flip=True)),
+    "cifar100": VisionSet("CIFAR100", _BY_TRAIN, Augmentation(crop_padding=4, flip=True)),
+    "mnist": VisionSet("MNIST", _BY_TRAIN, Augmentation(crop_padding=2)),
+    "fashion_mnist": VisionSet("FashionMNIST", _BY_TRAIN, Augmentation(crop_padding=2, flip=True)),
+    "kmnist": VisionSet("KMNIST", _BY_TRAIN, Augmentation(crop_padding=2)),
+    "svhn": VisionSet("SVHN", _BY_SPLIT, Augmentation(crop_padding=4)),
+    "stl10": VisionSet("STL10", _BY_SPLIT, Augmentation(crop_padding=12, flip=True)),
+    "oxford_pets": VisionSet("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}),
+    "flowers102": VisionSet("Flowers102", {part: {"split": s} for part, s in
                                        (("train", "train"), ("valid", "val"), ("test", "test"))}),
-    "food101": Known("Food101", _BY_SPLIT),
+    "food101": VisionSet("Food101", _BY_SPLIT),
 }  # fmt: skip
 """Their names here."""
 
