@@ -45,7 +45,7 @@ class Correlation(NamedTuple):
     lead: Interval
 
 
-class Choice(NamedTuple):
+class Chosen(NamedTuple):
     """What one score would choose among the scored cells; means over the orders of equal ones.
 
     Attributes:
@@ -107,7 +107,7 @@ class Ranking:
     parameters: np.ndarray
     best: np.ndarray
     correlations: list[Correlation]
-    choices: list[Choice]
+    choices: list[Chosen]
     largest: Mark
     found: Mark
     optimum: float
@@ -118,7 +118,7 @@ class Ranking:
         """The one of that score (see SCORES) and part (see PARTS)."""
         return next(c for c in self.correlations if (c.score, c.part) == (score, part))
 
-    def choice(self, score: str = "loss") -> Choice:
+    def choice(self, score: str = "loss") -> Chosen:
         """The one of that score."""
         return next(c for c in self.choices if c.score == score)
 
@@ -129,12 +129,12 @@ def orders_of(loss: np.ndarray, accuracy: np.ndarray, parameters: np.ndarray) ->
     return dict(zip(SCORES, (rankdata(-usable), rankdata(accuracy), rankdata(parameters)), strict=True))
 
 
-def choice(score: str, order: np.ndarray, truth: np.ndarray, cells: Sequence[str], optimum: float) -> Choice:
+def choice(score: str, order: np.ndarray, truth: np.ndarray, cells: Sequence[str], optimum: float) -> Chosen:
     """What a score chooses: the first of the cells (n,) by `order`, of which more is better."""
     first = np.flatnonzero(order == order.max())
     cell = cells[first[0]] if len(first) == 1 else f"({len(first)} are equal)"
     accuracy, best_of_ten = (best_of_top(truth, order, count).mean for count in (1, 10))
-    return Choice(score, cell, accuracy, optimum - accuracy, best_of_ten)
+    return Chosen(score, cell, accuracy, optimum - accuracy, best_of_ten)
 
 
 def correlations(orders: dict[str, np.ndarray], truth: np.ndarray, best: np.ndarray) -> list[Correlation]:

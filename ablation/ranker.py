@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ablation.parameter_count import counter
 from ablation.rank_statistics import Mark, Ranking, choice, correlations, orders_of
-from ablation.shared_scores import ScoreFile, Scores, fingerprint
+from ablation.shared_scores import Score, ScoreFile, fingerprint
 from nas.bilevel.search import Search
 from nas.genotypes import cells_of
 from nas.tables import Truth
@@ -95,15 +95,14 @@ class Ranker:
         """
         field, space = self.field, self.field.space
         weights = fingerprint(self.search.supernet.state_dict())
-        scores = self.scores.of(self.run, weights)
         chosen, largest = [field.everyone[i] for i in field.drawn], field.everyone[int(self._sizes.argmax())]
         alike = field.alike(found)
         wanted = [*chosen, largest, *([] if alike is None else [alike])]
         at = self.name if epoch is None else f"{self.name}, epoch {epoch}"
-        score_cells(self.search, space, wanted, scores, self._count, at, self.progress)
+        scores = self._scored(wanted, weights, at)
 
-        def score(cell: Genotype) -> tuple[float, float]:
-            return scores.known[space.format(cell)]
+        def score(cell: Genotype) -> Score:
+            return scores[space.format(cell)]
 
         loss, accuracy = np.array([score(cell) for cell in chosen]).T
         truth, parameters = field.truths[field.drawn], self._sizes[field.drawn]
@@ -133,23 +132,17 @@ class Ranker:
             source=table.source,
         )
 
-
-def score_cells(
-    search: Search,
-    space: EnumerableSpace,
-    cells: Sequence[Genotype],
-    scores: Scores,
-    count: Callable[[Genotype], int],
-    name: str,
-    progress: bool | None,
-) -> None:
-    """Score the cells that have no score yet."""
-    named = {space.format(cell): cell for cell in cells}
-    missing = {text: cell for text, cell in named.items() if text not in scores.known}
-    with tqdm(
-        total=len(named), initial=len(named) - len(missing), desc=f"scoring with {name}", unit="cell",
-        disable=None if progress is None else not progress, leave=None,
-    ) as bar:  # fmt: skip
-        for text, cell in missing.items():
-            scores.add(text, search.score_uncounted(cell), count(cell))
-            bar.update()
+    def _scored(self, cells: Sequence[Genotype], weights: str, name: str) -> dict[str, Score]:
+        """Scores by cell with the weights of that fingerprint, after those cells that had none got theirs."""
+        known = self.scores.of(self.run, weights)
+        named = {self.field.space.format(cell): cell for cell in cells}
+        missing = {text: cell for text, cell in named.items() if text not in known}
+        with tqdm(
+            total=len(named), initial=len(named) - len(missing), desc=f"scoring with {name}", unit="cell",
+            disable=None if self.progress is None else not self.progress, leave=None,
+        ) as bar:  # fmt: skip
+            for text, cell in missing.items():
+                score = self.search.score_uncounted(cell)
+                self.scores.add(self.run, weights, text, score, self._count(cell))
+                bar.update()
+        return known

@@ -42,31 +42,15 @@ class ScoreFile:
             score = float(row["loss"]), float(row["accuracy"])
             self._known.setdefault((row["run"], row["weights"]), {})[row["cell"]] = score
 
-    def of(self, run: str, weights: str) -> Scores:
-        """The scores with the weights of that fingerprint; those of other weights stay in the file."""
-        return Scores(self.path, (run, weights), self._known.setdefault((run, weights), {}))
+    def of(self, run: str, weights: str) -> dict[str, Score]:
+        """Scores by cell with the weights of that fingerprint; those of other weights stay in the file."""
+        return self._known.setdefault((run, weights), {})
 
-
-class Scores:
-    """The scores of cells with one set of weights.
-
-    Args:
-        path: the file; None: none.
-        about: which run it is, and the fingerprint of its shared weights.
-        known: see there.
-
-    Attributes:
-        known: scores by cell.
-    """
-
-    def __init__(self, path: Path | None, about: tuple[str, str], known: dict[str, Score]) -> None:
-        self.path, self.about, self.known = path, about, known
-
-    def add(self, cell: str, score: Score, parameters: int) -> None:
+    def add(self, run: str, weights: str, cell: str, score: Score, parameters: int) -> None:
         """Keep a score, on the disk when this returns. Raises InputError where it cannot be written."""
-        self.known[cell] = score
+        self.of(run, weights)[cell] = score
         if self.path is not None:
-            add_rows(self.path, COLUMNS, [(*self.about, cell, *map(repr, score), parameters)])
+            add_rows(self.path, COLUMNS, [(run, weights, cell, *map(repr, score), parameters)])
 
 
 def _sound(row: Mapping[str, str]) -> bool:

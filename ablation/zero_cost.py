@@ -123,7 +123,7 @@ def _score(
     dataset = load_data(options, {})
     task = build_task(options, dataset, {})
     size: dict[str, Any] = {
-        "channels": options.channels or space.channels,
+        "channels": options.channels,
         "cells": cells_of(space, options.cells),
         "num_classes": task.outputs,
         "in_channels": dataset.in_channels,

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import subjects, timing
 from benchmarks.timing import BenchmarkOptions, Report, Row, ratio
-from nas.compat import prepare_torchvision
 from nas.data import Augmentation, Batches, DataSet, Delivery
 from recipes.options import option
 
@@ -78,7 +77,6 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
 
 def torchvision_loader(dataset: DataSet, options: DataOptions) -> DataLoader[tuple[Tensor, int]]:
     """What public NAS code reads CIFAR with."""
-    prepare_torchvision()
     from torchvision import transforms
 
     mean, std = dataset.statistics()

@@ -139,7 +139,7 @@ def floors(report: Report, name: str, step: Step, seconds: float, bandwidth: flo
     )
 
 
-def where(report: Report, name: str, step: Step, device: torch.device, top: int = 12) -> None:
+def where(report: Report, name: str, step: Step, device: torch.device) -> None:
     """Profile a few steps: how busy the device is, kernels a step, and what takes the time (in the JSON)."""
     cuda, steps, wait = device.type == "cuda", 5, synchronizer(device)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
@@ -164,7 +164,7 @@ def where(report: Report, name: str, step: Step, device: torch.device, top: int 
     )
     lines = [
         {"what": e.key[:100], "seconds": own(e), "share": own(e) / total, "calls": e.count / steps}
-        for e in events[:top]
+        for e in events[:12]
     ]
     report.extra.setdefault("profile", {})[name] = lines
     report.write()

@@ -124,8 +124,6 @@ def main(
     def run(options: BenchmarkOptions) -> None:
         import torch
 
-        Report(name, options).write()  # before hours of work: can it be written?
-
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         Report(name, options).write()  # a file that cannot be written is known before anything is measured

@@ -6,13 +6,12 @@ python train_search.py --plugins examples/own_term.py --terms parameter_cost:wei
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 import nas
 from estimators import Schedule
 from nas.bilevel import SearchView, Term
-from search_spaces import Cell
+from search_spaces.cell import candidate_parameters
 
 
 class ParameterCost(Term):
@@ -29,11 +28,7 @@ class ParameterCost(Term):
 
     def prepare(self, search: SearchView) -> None:
         """Count the parameters of every candidate, over all cells of the supernet."""
-        costs = torch.zeros(search.space.num_slots, search.space.width)
-        for cell in (module for module in search.supernet.modules() if isinstance(module, Cell)):
-            for planned, edge in zip(cell.plan.edges, cell.edges, strict=True):
-                for k, operation in enumerate(edge.operations):
-                    costs[planned.row, k] += sum(p.numel() for p in operation.parameters())
+        costs = candidate_parameters(search.supernet, search.space.num_slots, search.space.width)
         self.costs = costs / costs.amax(-1).sum()
 
     def of_logits(self, logits: Tensor, progress: float) -> Tensor:

@@ -382,12 +382,8 @@ def dense_gradient(x: Tensor) -> Tensor:
     """
     if not torch.jit.is_scripting():  # noqa: SIM102
         if not recorded():
-            return _dense(x)
+            return _DenseGradient.apply(x)  # type: ignore
     return x
-
-
-def _dense(x: Tensor) -> Tensor:
-    return _DenseGradient.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _sum(terms: Sequence[Tensor]) -> Tensor:

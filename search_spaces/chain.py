@@ -42,14 +42,6 @@ class ChainLayout:
     features: int
     activation: str
 
-    @property
-    def reduction(self) -> int:
-        """Pixels of an image on the side of a pixel of the last feature map."""
-        total = self.stem_stride
-        for _, stride in self.stages:
-            total *= stride
-        return total
-
 
 class ChainSpace(SearchSpace):
     """Stages of blocks after one another; `size`, `random`, `discretise` are those of independent decisions.

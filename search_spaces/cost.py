@@ -62,7 +62,7 @@ class Place(nn.Module):
         return [Candidate(name, self.channels_out, self.stride, self.shape) for name in self.names]
 
 
-class _Places(EdgeFactory):
+class _PlaceFactory(EdgeFactory):
     """Makes a place of every edge."""
 
     def edge(self, planned: PlannedEdge, channels_in: int, channels_out: int, stride: int) -> nn.Module:
@@ -128,7 +128,7 @@ def frame(space: SearchSpace, size: NetworkSize) -> tuple[Skeleton, list[Place]]
     with torch.device("meta"):
         network = space.skeleton(
             space.plans(),
-            _Places(derived_norm, derived_norm),
+            _PlaceFactory(derived_norm, derived_norm),
             Size(
                 size.channels,
                 size.cells,

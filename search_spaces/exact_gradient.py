@@ -65,8 +65,8 @@ class Recorder:
         weights: Tensor,
         edges: Sequence[RecordedEdge],
         inputs: Sequence[Tensor],
-        compiled: bool = False,
-        edge_weights: Tensor | None = None,
+        compiled: bool,
+        edge_weights: Tensor | None,
     ) -> None:
         self._record = _Record(edges, compiled, [Source(x.detach()) for x in inputs], edge_weights)
         self._root: Tensor = _Root.apply(weights, self._record)  # type: ignore[no-untyped-call]

@@ -5,8 +5,7 @@ Source: Dong & Yang, 2020, "NAS-Bench-201", arXiv 2001.00326.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -65,10 +64,6 @@ class DenseCellSpace(EnumerableSpace):
         return "+".join(
             "|" + "".join(f"{e.operation}~{e.source}|" for e in groups[target]) for target in sorted(groups)
         )
-
-    def all(self) -> Iterator[Genotype]:
-        """Every cell; the operation of the last edge changes first."""
-        return map(self.genotype, itertools.product(*(slot.candidates for slot in self.slots)))
 
     def canonical(self, genotype: Genotype) -> str:
         """A string that is equal for cells computing the same function, as the benchmark counts.

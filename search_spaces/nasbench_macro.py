@@ -5,9 +5,7 @@ Source: Su et al., 2021, "Prioritized Architecture Sampling with Monto-Carlo Tre
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterator
 
 from search_spaces.chain import ChainLayout, ChainSpace
 from search_spaces.genotype import Genotype
@@ -49,10 +47,6 @@ class NasBenchMacro(ChainSpace, EnumerableSpace):
     def format(self, genotype: Genotype) -> str:
         operations = [edge.operation for cell in genotype.cells for edge in cell.edges]
         return "".join(str(CANDIDATES.index(self._require_operation(o, CANDIDATES))) for o in operations)
-
-    def all(self) -> Iterator[Genotype]:
-        """Every network; the last block changes first."""
-        return map(self.genotype, itertools.product(CANDIDATES, repeat=self.num_slots))
 
     def canonical(self, genotype: Genotype) -> str:
         """The digits, with the identities of a stage that change nothing at its end."""

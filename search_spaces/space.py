@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -460,9 +461,10 @@ def edges_by_target(edges: Sequence[AnEdge]) -> dict[int, list[AnEdge]]:
 class EnumerableSpace(SearchSpace):
     """A space small enough to list: the accuracies of all its architectures can be tables."""
 
-    @abstractmethod
     def all(self) -> Iterator[Genotype]:
-        """All architectures, in an order that stays."""
+        """All architectures, in an order that stays. Here every choice of a candidate for each slot, where
+        that of the last slot changes first; a space whose slots may have no edge overrides it."""
+        return map(self.genotype, itertools.product(*(slot.candidates for slot in self.slots)))
 
     @abstractmethod
     def canonical(self, genotype: Genotype) -> str:

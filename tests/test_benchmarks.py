@@ -59,7 +59,7 @@ def test_mobile(capsys, tmp_path):
     search = mobile.build(mobile.MobileOptions(channels=4, batch_size=4, image_size=64, device="cpu"))
     network, _ = step.alone(search, 0)
     assert network.layout == search.supernet.layout
-    assert network.layout.reduction == 16
+    assert network.stages[-1].reduction == 16
 
 
 def test_the_public_step_and_ours_move_the_same_logits():

@@ -131,7 +131,7 @@ def test_strides_follow_the_images(size, stem, stages):
     layout = MOBILE.layout(16, size)
     assert (layout.stem_stride, tuple(stride for _, stride in layout.stages)) == (stem, stages)
     network = MOBILE.network(MOBILE.random(random.Random(0)), channels=4, planned_size=size)
-    side = -(-size // layout.reduction)
+    side = -(-size // network.stages[-1].reduction)
     assert network.forward_features(torch.zeros(2, 3, size, size)).shape == (2, 320, side, side)
 
 
@@ -307,7 +307,7 @@ def test_what_is_found_is_trained_saved_and_loaded(tmp_path):
     x = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(again(x), trained.model(x), rtol=1e-5, atol=1e-6)
     assert again.description["planned_size"] == 32
-    assert again.layout.reduction == 8
+    assert again.stages[-1].reduction == 8
 
 
 def test_a_shallow_network_is_told():

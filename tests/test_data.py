@@ -409,7 +409,7 @@ def test_real_cifar_images(shared_data, tmp_path):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_in_torchvisions_layout(name, tmp_path, monkeypatch):
-    """Files in the official format, ten images a batch, with the checksums adapted to them."""
+    """Files in the official format, an image of each class a batch, with the checksums adapted to them."""
     import hashlib
     import pickle
 
@@ -430,16 +430,16 @@ def test_cifar_in_torchvisions_layout(name, tmp_path, monkeypatch):
     for kind in ("train_list", "test_list"):
         checked = []
         for file, _ in getattr(cifar, kind):
-            pixels[file] = rng.integers(0, 256, (10, 3072), dtype=np.uint8)
-            checked.append(write(file, {"data": pixels[file], key: list(range(10))}))
+            pixels[file] = rng.integers(0, 256, (len(classes), 3072), dtype=np.uint8)
+            checked.append(write(file, {"data": pixels[file], key: list(range(len(classes)))}))
         monkeypatch.setattr(cifar, kind, checked)
     meta = write(cifar.meta["filename"], {cifar.meta["key"]: classes})
     monkeypatch.setattr(cifar, "meta", cifar.meta | {"md5": meta[1]})
 
     dataset = data.load(name, data_root=tmp_path)
     assert dataset.classes == tuple(classes)
-    assert len(dataset.test) == 10
-    assert len(dataset.train) == 10 * len(cifar.train_list)
+    assert len(dataset.test) == len(classes)
+    assert len(dataset.train) == len(classes) * len(cifar.train_list)
     first = pixels[cifar.train_list[0][0]][3].reshape(3, 32, 32)
     assert np.array_equal(dataset.train.pixels[3].numpy(), first)
     assert dataset.augmentation == Augmentation(crop_padding=4, flip=True)

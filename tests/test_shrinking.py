@@ -463,9 +463,9 @@ def test_every_slot_loses_the_largest_score_in_every_round_and_the_architecture_
         ({"space": "s3"}, "does not say which edges the nodes of 's3' keep"),
         (
             {"terms": ("oles", "entropy")},
-            "the term 'entropy' is part of architecture steps, and .* leaves none",
+            "the term 'entropy' goes by architecture steps, and .* leaves none",
         ),
-        ({"edge_normalisation": True, "space": "nasbench201"}, "`edge_normalisation` is part of arch"),
+        ({"edge_normalisation": True, "space": "nasbench201"}, "`edge_normalisation` goes by arch"),
     ],
 )
 def test_what_information_cannot_do_is_refused(options, message):

@@ -4,9 +4,8 @@ together."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -39,8 +38,9 @@ PARTS: dict[str, Registry[Any]] = {
 _NO_ESTIMATE = (Estimator.advantages, Estimator.gradient)
 
 
-class SearchParts(NamedTuple):
-    """What a search is made of.
+@dataclass(frozen=True)
+class NamedParts:
+    """What a search is made of, besides data and task.
 
     Attributes:
         schedule: temperature of the estimator over the search.
@@ -51,14 +51,20 @@ class SearchParts(NamedTuple):
     """
 
     space: SearchSpace
-    dataset: DataSet
     estimator: Estimator
     schedule: Schedule
-    task: Task
     terms: tuple[Term, ...]
     policy: Policy
     rule: Rule
     shrinking: Shrinking
+
+
+@dataclass(frozen=True)
+class SearchParts(NamedParts):
+    """What a search is made of."""
+
+    dataset: DataSet
+    task: Task
 
 
 def build(options: SearchOptions, given: dict[str, Any]) -> tuple[SearchParts, SearchOptions]:
@@ -71,12 +77,12 @@ def build(options: SearchOptions, given: dict[str, Any]) -> tuple[SearchParts, S
     Raises:
         InputError: no such name, or things that do not go together.
     """
-    space, estimator, schedule, terms, policy, rule, shrinking = without_data(options, given)
+    named = without_data(options, given)
     dataset = load_data(options, given)
-    task = build_task(options, dataset, given)
-    parts = SearchParts(space, dataset, estimator, schedule, task, terms, policy, rule, shrinking)
-    names: dict[str, Any] = {"space": space.name, "estimator": estimator.name}
-    names |= {"policy": name_of(policy), "derive": name_of(rule), "shrink": name_of(shrinking)}
+    parts = SearchParts(**vars(named), dataset=dataset, task=build_task(options, dataset, given))
+    names: dict[str, Any] = {"space": parts.space.name, "estimator": parts.estimator.name}
+    names |= {"policy": name_of(parts.policy), "derive": name_of(parts.rule)}
+    names |= {"shrink": name_of(parts.shrinking)}
     names = {option: name for option, name in names.items() if option in given}
     if "terms" in given:
         names["terms"] = tuple(t if isinstance(t, str) else name_of(t) for t in given["terms"])
@@ -85,9 +91,7 @@ def build(options: SearchOptions, given: dict[str, Any]) -> tuple[SearchParts, S
     return parts, replace(options, **names)
 
 
-def without_data(
-    options: SearchOptions, given: dict[str, Any]
-) -> tuple[SearchSpace, Estimator, Schedule, tuple[Term, ...], Policy, Rule, Shrinking]:
+def without_data(options: SearchOptions, given: dict[str, Any]) -> NamedParts:
     """All parts but those that need the data; see `build`. Raises InputError.
 
     Objects are copied: what one remembers of a search is not for the next.
@@ -109,36 +113,32 @@ def without_data(
     policy, rule, shrinking = (
         _named(name, given.get(name, getattr(options, name))) for name in ("policy", "derive", "shrink")
     )
-    if options.warmup == options.epochs:
-        _require_no_need_of_steps(options, terms, rule, shrinking)
-    if not shrinking.learns:
-        of_logits = [f"the term '{name_of(t)}'" for t in terms if type(t).of_weights is Term.of_weights]
-        for what in [*of_logits, *(["`edge_normalisation`"] if options.edge_normalisation else [])]:
-            raise InputError(
-                f"{what} is part of architecture steps, and `shrink={name_of(shrinking)}` leaves none: drop "
-                "one of the two"
-            )
+    parts = NamedParts(space, estimator, schedule, terms, policy, rule, shrinking)
+    _require_no_need_of_steps(options, parts)
     cells_of(space, options.cells)
     SkipSchedules.of(options, space)
-    return space, estimator, schedule, terms, policy, rule, shrinking
+    return parts
 
 
-def _require_no_need_of_steps(
-    options: SearchOptions, terms: Sequence[Term], rule: Rule, shrinking: Shrinking
-) -> None:
+def _require_no_need_of_steps(options: SearchOptions, parts: NamedParts) -> None:
     """Raise InputError where a search without architecture steps has something that needs them."""
+    shrink, warm = f"`shrink={name_of(parts.shrinking)}`", options.warmup == options.epochs
+    learns = parts.shrinking.learns
+    if learns and not warm:
+        return
+    cause = f"`warmup_epochs={options.warmup}` of as many epochs" if warm else shrink
     for what, needed in (
-        *((f"the term '{name_of(t)}'", type(t).of_weights is Term.of_weights) for t in terms),
+        *((f"the term '{name_of(t)}'", type(t).of_weights is Term.of_weights) for t in parts.terms),
         ("`edge_normalisation`", options.edge_normalisation),
-        ("`stop_entropy`", options.stop_entropy > 0),
-        ("`stop_skips`", options.stop_skips > 0),
-        (f"`shrink={name_of(shrinking)}`", shrinking.learns and not isinstance(shrinking, NoShrinking)),
-        (f"`derive={name_of(rule)}`", isinstance(rule, ArgMax) and shrinking.learns),
+        ("`stop_entropy`", options.stop_entropy > 0 and warm),
+        ("`stop_skips`", options.stop_skips > 0 and warm),
+        (shrink, learns and not isinstance(parts.shrinking, NoShrinking)),
+        (f"`derive={name_of(parts.rule)}`", learns and isinstance(parts.rule, ArgMax)),
     ):
         if needed:
             raise InputError(
-                f"{what} goes by architecture steps, and `warmup_epochs={options.warmup}` of as many epochs "
-                "leaves none: drop one of the two, or choose another"
+                f"{what} goes by architecture steps, and {cause} leaves none: drop one of the two, or choose "
+                "another"
             )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from estimators import Schedule
+from estimators.base import one_hot_argmax
 from nas import distributed
 from nas.bilevel.architecture import Architecture
 from recipes.registry import Registry
@@ -160,7 +161,7 @@ def _mixture(weights: Tensor, architecture: Architecture) -> Tensor:
     candidates exclude each other."""
     if architecture.mask is not None:
         weights = weights.masked_fill(~architecture.mask, -1.0)
-    likeliest = torch.zeros_like(weights).scatter_(-1, weights.argmax(-1, keepdim=True), 1.0)
+    likeliest = one_hot_argmax(weights)
     clipped = weights.clamp(0, 1)
     if not architecture.estimator.exclusive:
         return clipped

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from estimators.base import one_hot_argmax
 from nas.bilevel.budget_term import BudgetTerm
 from nas.bilevel.rules.front import Front, front_messages
 from nas.bilevel.rules.names import collapse_warnings
@@ -80,7 +79,7 @@ def images(search: Search) -> dict[str, int]:
 def term_values(search: Search, progress: float) -> dict[str, float]:
     """The value of every term that has one by its name: at the logits, and at the most probable draw."""
     logits = search.architecture.masked().detach()
-    draw = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+    draw = one_hot_argmax(logits)
     values: dict[str, float] = {}
     for number, term in enumerate(search.bilevel.terms, 1):
         parts = (logits_value(term, logits, progress), draw_value(term, draw, progress), term.report())

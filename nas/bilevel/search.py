@@ -32,7 +32,7 @@ from nas.genotypes import cells_of, planned_size_of
 from nas.given import digests
 from nas.large_images import warn_of_large_images
 from nas.runs.files import write_json
-from nas.runs.job import Outcome
+from nas.runs.job import Job, Outcome
 from nas.seeding import generator, kept_generators, seed_everything
 from nas.steps import Mean, Work, evaluate
 from nas.task import require_numbers
@@ -45,7 +45,7 @@ from search_spaces.mixed_edge import Draw
 from search_spaces.skeleton import Skeleton
 
 
-class Search:
+class Search(Job):
     """A supernet, its architecture, the data, and the bi-level steps over them.
 
     Args:
@@ -65,6 +65,8 @@ class Search:
         train, valid: batches of the two parts of the training images.
         announcement: what its user should know before it starts.
     """
+
+    options: SearchOptions
 
     def __init__(self, parts: SearchParts, options: SearchOptions, place: torch.device) -> None:
         self.options, self.device = options, place

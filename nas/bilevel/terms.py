@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,12 +22,15 @@ from nas.bilevel.architecture import Architecture
 from nas.bilevel.measures.alignment import cell_gradients, directions, own_weights, repeated_cells
 from nas.bilevel.measures.operation_stopping import OperationStops
 from nas.bilevel.unroll import Batch, frozen
-from nas.bilevel.view import SearchView, Steps
+from nas.bilevel.view import SearchView
 from nas.seeding import kept_generators
 from recipes import InputError
 from recipes.registry import Registry, name_of
 from search_spaces import operations
 from search_spaces.mixed_edge import Choice, Draw
+
+if TYPE_CHECKING:
+    from nas.bilevel.steps import Bilevel
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class WeightStep:
         number, progress: of the step, and the part of the search before it, in [0, 1].
     """
 
-    steps: Steps
+    steps: Bilevel
     parameters: Sequence[torch.nn.Parameter]
     batch: Batch
     paths: Sequence[Draw]

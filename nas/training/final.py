@@ -24,7 +24,7 @@ from nas.large_images import warn_of_large_images
 from nas.latency_table import LatencyTable
 from nas.runs import checkpoint
 from nas.runs.files import read_json
-from nas.runs.job import Outcome
+from nas.runs.job import Job, Outcome
 from nas.seeding import seed_everything
 from nas.steps import Mean, StepResult, evaluate
 from nas.task import Task, of_task, require_numbers
@@ -42,7 +42,7 @@ from search_spaces.skeleton import Skeleton
 WEIGHTS = "weights.json"  # what was taken from a file
 
 
-class Training:
+class Training(Job):
     """A derived network, its data and its optimizer.
 
     Args:
@@ -52,6 +52,8 @@ class Training:
         options: numbers; those that the arguments stand for are not read.
         place: the device.
     """
+
+    options: FinalOptions
 
     def __init__(
         self, genotype: Genotype, dataset: DataSet, task: Task, options: FinalOptions, place: torch.device
@@ -314,13 +316,6 @@ class Training:
             "test_accuracy": test[1],
         }
 
-    def has_settled(self, epoch: int) -> bool:
-        """A training goes on to its last epoch."""
-        return False
-
-    def kept(self, epoch: int) -> None:
-        """Nothing: of a training the last weights matter, which `save` writes."""
-
     def state(self) -> dict[str, Any]:
         """All that determines the rest of the training, besides its options and the position."""
         state = {
@@ -342,14 +337,6 @@ class Training:
         """The accuracies so far, for the progress bar."""
         known = ((name, metrics.get(f"{name}_accuracy")) for name in ("train", "valid", "test"))
         return ", ".join(f"{name} {value:.2f} %" for name, value in known if value is not None)
-
-    def pieces(self) -> int:
-        """None: there is nothing to do after the last epoch."""
-        return 0
-
-    def finish(self) -> Iterator[None]:
-        """Nothing."""
-        yield from ()
 
     def conclude(self) -> Outcome:
         """Test the network of the last epoch."""

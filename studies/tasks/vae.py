@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimators import Estimator
-from nas.compat import prepare_torchvision
 from nas.report.page import Picture
 from nas.runs.files import atomic_path
 from nas.seeding import derive_seed, generator
@@ -197,7 +196,6 @@ def load_mnist(root: str, download: bool = False) -> Mnist:
     Raises:
         InputError: they are missing or damaged.
     """
-    prepare_torchvision()
     from torchvision.datasets import MNIST
 
     try:

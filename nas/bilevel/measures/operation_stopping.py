@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.cell import Cell
-from search_spaces.mixed_edge import MixedEdge
+from search_spaces.cell import candidates_in
 
 
 class OperationStops:
@@ -34,11 +33,7 @@ class OperationStops:
         self.threshold, self.comparisons = threshold, comparisons
         self.operations = [
             weights
-            for cell in supernet.modules()
-            if isinstance(cell, Cell)
-            for edge in cell.edges
-            if isinstance(edge, MixedEdge)
-            for operation in edge.operations
+            for _, _, operation in candidates_in(supernet)
             if (weights := list(operation.parameters()))
         ]
         self.sums: list[Tensor | float] = [0.0] * len(self.operations)  # on the device

@@ -9,16 +9,14 @@ from dataclasses import fields, replace
 from typing import Any
 
 from nas import device, distributed
-from nas.bilevel.rules.rule import MOST, Rule, pool
+from nas.bilevel.rules.rule import MOST, Rule, derived_network, pool
 from nas.bilevel.view import SearchView
 from nas.data import DataSet
-from nas.genotypes import cells_of, planned_size_of
 from nas.seeding import kept_generators, seed_everything
 from nas.training.final import Training
 from nas.zero_cost import SCORES, ZeroCost
 from recipes import FinalOptions, RunOptions
 from search_spaces import Genotype
-from search_spaces.skeleton import Skeleton
 
 SHARED = "shared"
 
@@ -166,18 +164,6 @@ class Halving(Rule):
         self.scores = dict(state["scores"])
         self.rounds = [dict(accuracies) for accuracies in state["rounds"]]
         self._restored = state.get("under_way")
-
-
-def derived_network(search: SearchView, genotype: Genotype) -> Skeleton:
-    """A derived network in the size of the search."""
-    return search.space.network(
-        genotype,
-        channels=search.options.channels,
-        cells=cells_of(search.space, search.options.cells),
-        num_classes=search.task.outputs,
-        in_channels=search.dataset.in_channels,
-        planned_size=planned_size_of(search.space, search.options.planned_size, search.dataset),
-    )
 
 
 def _best(scores: Mapping[str, float], count: int) -> list[str]:

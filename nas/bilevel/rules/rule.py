@@ -12,8 +12,10 @@ from torch import Tensor
 
 from estimators.base import gumbel
 from nas.bilevel.view import SearchView
+from nas.genotypes import cells_of, planned_size_of
 from nas.seeding import generator
 from search_spaces import Genotype, SearchSpace
+from search_spaces.skeleton import Skeleton
 from search_spaces.space import EnumerableSpace
 
 MOST = 100_000  # architectures that a rule looks at
@@ -60,6 +62,18 @@ class Rule(ABC):
         """Take up a state. Raises ValueError if it is not this rule's."""
         if state:
             raise ValueError(f"the rule '{self.name}' has no state, got {sorted(state)}")
+
+
+def derived_network(search: SearchView, genotype: Genotype) -> Skeleton:
+    """A derived network in the size of the search."""
+    return search.space.network(
+        genotype,
+        channels=search.options.channels,
+        cells=cells_of(search.space, search.options.cells),
+        num_classes=search.task.outputs,
+        in_channels=search.dataset.in_channels,
+        planned_size=planned_size_of(search.space, search.options.planned_size, search.dataset),
+    )
 
 
 def likeliest(search: SearchView) -> Genotype:

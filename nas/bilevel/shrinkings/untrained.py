@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import device, distributed
-from nas.bilevel.rules.halving import derived_network
-from nas.bilevel.rules.rule import MOST
+from nas.bilevel.rules.rule import MOST, derived_network
 from nas.bilevel.shrinkings.shrinking import Pair, Shrinking, require_all_edges
 from nas.bilevel.view import SearchView
 from nas.seeding import generator, seed_everything

@@ -14,7 +14,7 @@ import torch
 
 from nas.data.images import DataSet, Images, split
 from nas.data.names import quoted
-from nas.data.sources import arrays, cifar, digits, folder, imagenet16, listed, memory, torchvision_sets
+from nas.data.sources import arrays, digits, folder, imagenet16, listed, memory, torchvision_sets
 from nas.data.sources.decoded import Reading
 from nas.data.sources.pictures import LUMA
 from recipes import InputError
@@ -30,10 +30,8 @@ SOURCES: Registry[Source] = Registry(
     "data set",
     {
         "digits": digits.load,
-        "cifar10": partial(cifar.load, "cifar10"),
-        "cifar100": partial(cifar.load, "cifar100"),
-        "imagenet16-120": imagenet16.load,
         **{name: partial(torchvision_sets.load, name) for name in torchvision_sets.SETS},
+        "imagenet16-120": imagenet16.load,
         "folder": folder.load,
         "csv": listed.load,
         "arrays": arrays.load,

@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads and downloads, other than CIFAR."""
+"""Data sets that torchvision reads and downloads."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nas.compat import prepare_torchvision
 from nas.data.images import Augmentation, DataSet, Images
 from nas.data.sources.decoded import Reading
 from nas.data.sources.folder import of_files
 from recipes import InputError, first_line
 
 
-class Known(NamedTuple):
+class VisionSet(NamedTuple):
     """A data set of torchvision.
 
     Attributes:
@@ -33,22 +32,23 @@ class Known(NamedTuple):
 _BY_TRAIN = {"train": {"train": True}, "test": {"train": False}}
 _BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
 SETS = {
-    "mnist": Known("MNIST", _BY_TRAIN, Augmentation(crop_padding=2)),
-    "fashion_mnist": Known("FashionMNIST", _BY_TRAIN, Augmentation(crop_padding=2, flip=True)),
-    "kmnist": Known("KMNIST", _BY_TRAIN, Augmentation(crop_padding=2)),
-    "svhn": Known("SVHN", _BY_SPLIT, Augmentation(crop_padding=4)),
-    "stl10": Known("STL10", _BY_SPLIT, Augmentation(crop_padding=12, flip=True)),
-    "oxford_pets": Known("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}),
-    "flowers102": Known("Flowers102", {part: {"split": s} for part, s in
+    "cifar10": VisionSet("CIFAR10", _BY_TRAIN, Augmentation(crop_padding=4, flip=True)),
+    "cifar100": VisionSet("CIFAR100", _BY_TRAIN, Augmentation(crop_padding=4, flip=True)),
+    "mnist": VisionSet("MNIST", _BY_TRAIN, Augmentation(crop_padding=2)),
+    "fashion_mnist": VisionSet("FashionMNIST", _BY_TRAIN, Augmentation(crop_padding=2, flip=True)),
+    "kmnist": VisionSet("KMNIST", _BY_TRAIN, Augmentation(crop_padding=2)),
+    "svhn": VisionSet("SVHN", _BY_SPLIT, Augmentation(crop_padding=4)),
+    "stl10": VisionSet("STL10", _BY_SPLIT, Augmentation(crop_padding=12, flip=True)),
+    "oxford_pets": VisionSet("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}),
+    "flowers102": VisionSet("Flowers102", {part: {"split": s} for part, s in
                                        (("train", "train"), ("valid", "val"), ("test", "test"))}),
-    "food101": Known("Food101", _BY_SPLIT),
+    "food101": VisionSet("Food101", _BY_SPLIT),
 }  # fmt: skip
 """Their names here."""
 
 
 def load(name: str, *, data_root: Path, download: bool, reading: Reading, test_fraction: float) -> DataSet:
     """One of SETS, as torchvision finds it in `data_root`."""
-    prepare_torchvision()
     from torchvision import datasets
 
     known = SETS[name]
@@ -88,9 +88,12 @@ def load(name: str, *, data_root: Path, download: bool, reading: Reading, test_f
 
 
 def _images(found: Any) -> Images:
-    """Of a data set that holds its pixels, (N, H, W) or (N, C, H, W)."""
+    """Of a data set that holds its pixels, (N, H, W), (N, H, W, 3) or (N, C, H, W)."""
     pixels = torch.as_tensor(np.asarray(found.data))
-    pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels
+    if pixels.dim() == 3:
+        pixels = pixels.unsqueeze(1)
+    elif pixels.shape[3] == 3:
+        pixels = pixels.permute(0, 3, 1, 2)
     return Images(pixels.contiguous(), torch.tensor(_labels(found)))
 
 
