@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
 from tqdm import tqdm
 
 from ablation import ranking_report
@@ -40,8 +41,9 @@ from recipes.options import check
 from search_spaces import Genotype
 
 FILE = "scores.csv"
-END = None  # stands for the last state of a search among its epochs
 Epochs = Sequence[int] | Literal["all"]
+States = tuple[list[int], bool]
+"""What of a search to rank by: its weights after epochs, ascending, and whether the last ones, too."""
 
 
 def run(options: RankOptions) -> None:
@@ -210,21 +212,17 @@ def _rank_result(result: SearchResult, ranker: Ranker, epochs: Epochs, end: bool
     """The rankings by a search in memory, whose weights are afterwards what they were."""
     folder, search = result.ended.folder, result.search
     epoch, step, _ = folder.position
-    states = _chosen(epochs, end, folder.kept_epochs(), (epoch, step), "the search")
-    last = copy.deepcopy(search.state()) if states != [END] else {}
+    chosen, last = _chosen(epochs, end, folder.kept_epochs(), (epoch, step), "the search")
     rankings = []
-    try:
-        for state in states:
-            if state is END:
-                if last:
-                    search.restore(last)
-                rankings.append(ranker.rank(result.genotype, epoch, step))
-            else:
-                search.take(folder.kept_weights(state), state)
-                rankings.append(ranker.rank(_found_after(state, folder.lines(METRICS), search), state, 0))
-    finally:
-        if last:
-            search.restore(last)
+    if chosen:
+        before = copy.deepcopy(search.state())
+        try:
+            lines = folder.lines(METRICS)
+            rankings = [_rank_kept(ranker, folder.kept_weights(epoch), epoch, lines) for epoch in chosen]
+        finally:
+            search.restore(before)
+    if last:
+        rankings.append(ranker.rank(result.genotype, epoch, step))
     return rankings
 
 
@@ -284,7 +282,7 @@ def _epochs(words: Sequence[str]) -> Epochs:
     return [int(word) for word in words]
 
 
-def _states(folder: Path, epochs: Epochs, end: bool = True) -> list[int | None]:
+def _states(folder: Path, epochs: Epochs, end: bool = True) -> States:
     """The states of a run to rank by. Raises InputError where it has not got them."""
     saved, _ = checkpoint.load(folder)
     if saved is None:
@@ -292,10 +290,8 @@ def _states(folder: Path, epochs: Epochs, end: bool = True) -> list[int | None]:
     return _chosen(epochs, end, kept.epochs(folder), (saved["epoch"], saved["step"]), str(folder))
 
 
-def _chosen(
-    epochs: Epochs, end: bool, there: Sequence[int], last: tuple[int, int], name: str
-) -> list[int | None]:
-    """Epochs in ascending order, and END for the last state, which stands for its epoch if that is over.
+def _chosen(epochs: Epochs, end: bool, there: Sequence[int], last: tuple[int, int], name: str) -> States:
+    """The states that are asked for; the end stands for its epoch if that is over.
 
     Args:
         epochs: that are asked for.
@@ -313,7 +309,7 @@ def _chosen(
             raise InputError(
                 f"{name} has kept no weights of earlier epochs: search with `keep_weights_every`"
             )
-        return [*earlier, END]
+        return earlier, True
     for epoch in epochs:
         if epoch not in known:
             have = f"has those of {', '.join(map(str, known))}" if known else "has none"
@@ -321,8 +317,7 @@ def _chosen(
                 f"{name} has no weights of epoch {epoch}, it {have}: choose among them, or search with "
                 "`keep_weights_every`"
             )
-    chosen = sorted(set(epochs) & set(earlier))
-    return [*chosen, *([END] if end or last[0] in set(epochs) - set(earlier) else [])]
+    return sorted(set(epochs) & set(earlier)), end or not set(epochs) <= set(earlier)
 
 
 # Opening a search
@@ -340,7 +335,7 @@ def _rank_folder(
     folder: Path,
     field: Field,
     scores: ScoreFile,
-    states: Sequence[int | None],
+    states: States,
     plugins: Sequence[str],
     threads: int | None,
     name: str,
@@ -352,17 +347,15 @@ def _rank_folder(
     assert saved is not None
     if damage is not None:
         tqdm.write(f"note: {damage}; the checkpoint before it is taken")
-    rankings, lines = [], read_json_lines(folder / METRICS) if set(states) - {END} else []
+    epochs, end = states
+    lines = read_json_lines(folder / METRICS) if epochs else []
     with device.prepared(options.device, threads or options.threads, options.deterministic) as place:
         search = Search.of(options, place=place)
         ranker = Ranker(search, field, scores, str(folder.resolve()), name, progress)
-        for state in states:
-            if state is END:
-                search.restore(saved["state"])
-                rankings.append(ranker.rank(_found(folder, search), saved["epoch"], saved["step"]))
-            else:
-                search.take(kept.load(folder, state), state)
-                rankings.append(ranker.rank(_found_after(state, lines, search), state, 0))
+        rankings = [_rank_kept(ranker, kept.load(folder, epoch), epoch, lines) for epoch in epochs]
+        if end:
+            search.restore(saved["state"])
+            rankings.append(ranker.rank(_found(folder, search), saved["epoch"], saved["step"]))
     return rankings
 
 
@@ -373,11 +366,15 @@ def _found(folder: Path, search: Search) -> Genotype:
     return search.would_find()
 
 
-def _found_after(epoch: int, lines: Sequence[Mapping[str, Any]], search: Search) -> Genotype:
-    """The cell that a search would have found after so many epochs, by its metrics. Raises InputError."""
+def _rank_kept(
+    ranker: Ranker, weights: Mapping[str, Tensor], epoch: int, lines: Sequence[Mapping[str, Any]]
+) -> Ranking:
+    """The ranking by weights that were kept after an epoch, and by metrics, which have the cell that the
+    search would have found then. Raises InputError."""
+    ranker.search.take(weights, epoch)
     for line in lines:
         if line["epoch"] == epoch:
-            return search.space.parse(line["genotype"])
+            return ranker.rank(ranker.search.space.parse(line["genotype"]), epoch, 0)
     raise InputError(f"{METRICS} has no line of epoch {epoch}, whose weights were kept: restore it")
 
 

@@ -342,7 +342,7 @@ def test_an_unfinished_run_has_its_kept_epochs_and_its_last_checkpoint(kept_run,
     assert [r.epoch for r in found] == [1, 2, 3]
     with pytest.raises(InputError, match="run has no weights of epoch 4, it has those of 1, 2, 3: choose"):
         ranking.rank("run", epoch=4)
-    assert ranking._chosen("all", True, [1, 2], (2, 5), "") == [1, 2, None]  # in the middle of epoch 3
+    assert ranking._chosen("all", True, [1, 2], (2, 5), "") == ([1, 2], True)  # in the middle of epoch 3
     with pytest.raises(InputError, match="no weights of epoch 3"):
         ranking._chosen([3], True, [1, 2], (3, 5), "")
     with pytest.raises(InputError, match="it has none: choose"):
