@@ -106,7 +106,7 @@ def plan(options: GridOptions, folder: Path) -> list[Trial]:
         raise InputError("--methods is empty, expected at least one estimator")
     if len(set(options.methods)) < len(options.methods):
         raise InputError(f"--methods names a method twice: {' '.join(options.methods)}; drop one")
-    recipe = presets.TABLES_SEARCH if options.dataset == "digits" else None
+    recipe = _recipe(presets.TABLES_SEARCH, options)
     place = ["--space", options.space, "--dataset", options.dataset, *_plugins(options)]
     common = split_words(options.search, "search")
     trials = []
@@ -125,6 +125,13 @@ def plan(options: GridOptions, folder: Path) -> list[Trial]:
             trial = replace(base, seed=seed, out=out, tensorboard=False)
             trials.append(Trial(method, seed, _threaded(trial, options)))
     return trials
+
+
+def _recipe(usual: dict[str, Any], options: GridOptions) -> dict[str, Any] | None:
+    """That of the tables that come along, with as many cells as the space needs; None for other images."""
+    if options.dataset != "digits":
+        return None
+    return usual | {"cells": max(usual["cells"], search_spaces.get(options.space).fewest_cells)}
 
 
 def _moments(options: GridOptions, base: SearchOptions) -> int:
@@ -292,7 +299,7 @@ def _require_cell(search: Trial, final: Trial) -> None:
 
 def _final(method: str, seed: int, genotype: str, out: str, options: GridOptions) -> Trial:
     """The training of a cell, given as a file or in its space's notation."""
-    recipe = presets.TABLES if options.dataset == "digits" else None
+    recipe = _recipe(presets.TABLES, options)
     words = ["--space", options.space, "--genotype", genotype, "--dataset", options.dataset]
     parsed = command_line.parse(
         FinalOptions, [*words, *_plugins(options), *split_words(options.final, "final")], recipe

@@ -28,7 +28,7 @@ def method_words(method: str) -> list[str]:
     if ":" in name:
         name, _, rest = method[:200].partition(":")
         raise InputError(
-            f"method '{name}:{rest}' is malformed, expected a comma before settings: '{name},{rest}'"
+            f"method '{name}:{rest}' is malformed, expected settings that follow a comma: '{name},{rest}'"
         )
     family = estimators.family(name)
     own, words, before = list[str](), list[str](), dict[str, str]()

@@ -46,14 +46,6 @@ class Batch(NamedTuple):
         return self.first is not None and not self.convolutions and self.first.has_weights
 
 
-class Call(NamedTuple):
-    """The arguments of `batched_products`."""
-
-    batches: list[Batch]
-    values: list[Tensor]
-    grads: list[Tensor]
-
-
 def planned(edges: Sequence[Edge], residuals: bool) -> tuple[list[Batch], list[list[Place]]]:
     """The batches of a cell, those of one candidate with weights of its own last, and the candidates whose
     product each of their products is, or is a part of.
@@ -150,14 +142,17 @@ def batched_products(batches: Sequence[Batch], values: Sequence[Tensor], grads: 
     return torch.cat(products)
 
 
+Call = tuple[list[Batch], list[Tensor], list[Tensor]]  # the arguments of `batched_products`
+
+
 def calls(batches: Sequence[Batch], values: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Call]:
     """Calls that together give what one would: each candidate that is alone has its own, equal for all
     candidates of the same kind and shape, so that there is little to compile for deep ones."""
     together = [batch for batch in batches if not batch.is_alone]
-    found = [Call(together, list(values), list(grads))] if together else []
+    found: list[Call] = [(together, list(values), list(grads))] if together else []
     for batch in batches[len(together) :]:
         (target,) = batch.targets
-        found.append(Call([batch._replace(source=0, targets=(0,))], [values[batch.source]], [grads[target]]))
+        found.append(([batch._replace(source=0, targets=(0,))], [values[batch.source]], [grads[target]]))
     return found
 
 

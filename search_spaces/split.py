@@ -57,8 +57,8 @@ class Split:
 
     @property
     def has_weights(self) -> bool:
-        """Whether there is anything beside the shared layer and the normalisation."""
-        return bool(self.body) or self.pointwise is not None
+        """Whether anything is computed beside the shared layer and the normalisation."""
+        return self.pointwise is not None or any(type(layer) is not nn.Identity for layer in self.body)
 
     def shared_part(self, x: Tensor, cache: Cache) -> Tensor:
         """shared(x); `cache` holds the outputs of shared layers for x so far, and is added to."""

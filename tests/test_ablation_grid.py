@@ -123,6 +123,8 @@ def test_options_reach_the_searches(tmp_path):
     assert last.test_fraction == presets.TABLES["test_fraction"]  # the images of the table
     assert last.measure_every == 2  # four moments in eight epochs
     assert len({trial.folder for trial in trials}) == 4
+    assert [t.options.cells for t in trials] == [1] * 4
+    assert [t.options.cells for t in grid.plan(replace(options, space="darts"), tmp_path)] == [3] * 4
 
 
 def test_options_of_the_searches_may_be_one_word(tmp_path, capsys):
@@ -177,8 +179,7 @@ def test_a_preset_takes_the_place_of_the_recipe(tmp_path):
         ({"methods": ("softmax,draw_per=image",)}, "draws nothing"),
         ({"search": "--epochs 3", "measure": 4}, "--measure is 4"),
         ({"dataset": "digitz"}, "no table"),
-        ({"space": "darts"}, "`cells` is 1, expected at least 3"),
-        ({"space": "darts", "search": "--cells 3"}, "no table"),
+        ({"space": "darts"}, "no table"),
         ({"table": "nowhere.csv"}, "nowhere.csv"),
         ({"final": "--epochs 3"}, "`final` is for `evaluate=retrain`: drop it"),
         ({"random_cells": 3}, "`random_cells` is for `evaluate=retrain`"),

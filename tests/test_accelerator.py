@@ -237,7 +237,7 @@ def test_the_data_pipeline_does_not_wait(resident, monkeypatch):
 
 
 SEARCHES = {
-    "what weight steps are told": {"terms": ("oles",), "policy": "fair", "skip_dropout": "0.2:0"},
+    "stopped operations": {"terms": ("oles:comparisons=9",), "policy": "fair", "skip_dropout": "0.2:0"},
     "a mixture": {"estimator": "softmax", "policy": "perturbed", "terms": ("alignment", "beta_decay")},
     "independent candidates": {"estimator": "sigmoid", "policy": "dense", "terms": ("zero_one", "entropy")},
     "parts of channels": {"partial_channels": 2, "edge_normalisation": True, "policy": "uniform", "draws": 3},
@@ -263,3 +263,17 @@ def test_steps_of_a_whole_search(name, precision, monkeypatch):
         with Watch() as watch:
             next(steps)
         assert watch.waits == THE_READ
+
+
+def test_a_term_that_judges_operations_reads_once(monkeypatch):
+    monkeypatch.setattr("nas.data.batches.torch.Generator", Generator)
+    options = SearchOptions(
+        space="micro", policy="fair", terms=("oles:comparisons=1",), warmup_epochs=1, derive="ascent",
+        channels=4, epochs=1, train_limit=120, batch_size=8,
+    )  # fmt: skip
+    search = Search.of(options, {}, META)
+    search.weight_optimizer.param_groups[0]["fused"] = True  # as on CUDA
+    steps = search.epoch(0, 0)
+    with Watch() as watch:
+        next(steps)
+    assert watch.waits == [("copy to the host", "nas/bilevel/measures/operation_stopping.py compare")]

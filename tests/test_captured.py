@@ -320,3 +320,10 @@ def test_candidates_of_a_kind_are_compiled_once(monkeypatch):
     calls = [call for cell in cells for p in cell.places.values() for one in p.cells for call in one.calls]
     assert sum(compiled) < 300  # cell by cell 1,452
     assert len(calls) > 20
+
+
+def test_the_products_of_convolutions_are_one_call():
+    found = setup("nasbench201", edge_gradient="captured")
+    found.architecture_step(batch(1), batch(2), rng(1))
+    products = [one for places in found.supernet.chain.pieces.places.values() for one in places.cells]
+    assert [len(one.calls) for one in products] == [1] * 3

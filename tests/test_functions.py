@@ -1,5 +1,6 @@
 """A search and a training as functions: what a notebook does."""
 
+import copy
 import json
 import math
 import os
@@ -710,4 +711,7 @@ def test_the_average_of_weights_is_that_of_timm():
     for name, value in theirs.module.state_dict().items():
         assert torch.equal(found[name], value)
     assert int(ours.module[1].num_batches_tracked) == 3
+    copied = copy.deepcopy(ours)
+    copied.update()
+    assert not torch.equal(copied.module[0].weight, ours.module[0].weight)
     assert not ours.module.training

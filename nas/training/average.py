@@ -38,6 +38,6 @@ class Average:
 def _tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """Those of the network of real numbers, and of integers."""
     found: tuple[list[Tensor], list[Tensor]] = [], []
-    for tensor in network.state_dict().values():
+    for tensor in network.state_dict(keep_vars=True).values():
         found[not tensor.is_floating_point()].append(tensor)
     return found

@@ -52,6 +52,8 @@ def load(name: str, *, data_root: Path, download: bool, reading: Reading, test_f
     from torchvision import datasets
 
     known = SETS[name]
+    if known.augmentation is not None:
+        reading.require_no_range(name)
     try:
         parts = {
             part: getattr(datasets, known.type)(str(data_root), download=download, **arguments)
@@ -63,7 +65,6 @@ def load(name: str, *, data_root: Path, download: bool, reading: Reading, test_f
             f"{known.type} there: give `download`, or `data_root=FOLDER` ({first_line(error)})"
         ) from None
     if known.augmentation is not None:
-        reading.require_no_range(name)
         images = {part: _images(found) for part, found in parts.items()}
         classes = _classes(parts["train"], int(images["train"].labels.max()) + 1)
         return DataSet(
