@@ -11,7 +11,7 @@ from PIL import Image
 from nas import data
 from nas import device as devices
 from nas.data import Augmentation, Batches, Delivery, Images
-from nas.data.sources import decoded
+from nas.data.sources import decoding
 from nas.seeding import generator
 from recipes import InputError
 
@@ -238,7 +238,7 @@ def test_folder_modes_and_cache(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("decoded twice")
 
-    monkeypatch.setattr(decoded, "decode", refuse)
+    monkeypatch.setattr(decoding, "decode", refuse)
     assert torch.equal(data.load(name, image_size=8).train.pixels, first.train.pixels)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

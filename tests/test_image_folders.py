@@ -16,7 +16,7 @@ from conftest import little_memory
 from PIL import Image
 
 from nas import data
-from nas.data.sources import decoded, layout, pictures
+from nas.data.sources import decoded, decoding, layout, pictures, reading
 from recipes import InputError
 
 
@@ -222,7 +222,7 @@ def test_broken_exif_turns_nothing(ending, tmp_path):
 def test_classes_of_train_and_test_are_compared_before_anything_is_read(tmp_path, monkeypatch):
     write(tmp_path / "p" / "train", ("ant", "bee", "cow"))
     write(tmp_path / "p" / "test", ("ant", "bee", "dog"))
-    monkeypatch.setattr(decoded, "decode", None)
+    monkeypatch.setattr(decoding, "decode", None)
     with pytest.raises(InputError, match="differ, only under train: cow; only under test: dog"):
         load(tmp_path / "p")
     shutil.rmtree(tmp_path / "p" / "train" / "cow")
@@ -245,9 +245,9 @@ def test_files_are_decoded_a_few_at_a_time(tmp_path, monkeypatch):
     """What waits and what is held does not grow with the folder; a bad file ends the reading soon."""
     root = write(tmp_path / "p", n=30)
     (root / "ant" / "00.png").write_bytes(b"")
-    monkeypatch.setattr(decoded, "READ_AHEAD", 4)
-    header, seen = decoded.header, []
-    monkeypatch.setattr(decoded, "header", lambda path: seen.append(path) or header(path))
+    monkeypatch.setattr(reading, "READ_AHEAD", 4)
+    header, seen = reading.header, []
+    monkeypatch.setattr(reading, "header", lambda path: seen.append(path) or header(path))
     with pytest.raises(InputError, match=r"00\.png"):
         load(root)
     assert len(seen) <= 4
@@ -269,6 +269,6 @@ def test_loading_takes_the_memory_of_the_images_once(tmp_path):
             os.link(root / name / "0.jpg", root / name / f"{i}.jpg")
     with little_memory(250 if tuple(map(int, version("safetensors").split(".")[:2])) >= (0, 8) else 450):
         paths = [path for files in layout.of(root).parts["all"].values() for path in files]
-        pixels = decoded.read(paths, "pictures", decoded.Reading(320)).pixels
+        pixels = decoded.read(paths, "pictures", reading.Reading(320)).pixels
     assert pixels.shape == (600, 3, 320, 320)
     assert pixels[:, 0].min() > 250

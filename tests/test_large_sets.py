@@ -11,7 +11,7 @@ from PIL import Image
 import nas
 from nas import data
 from nas.data import Augmentation, Batches, Images
-from nas.data.sources import arrays, decoded
+from nas.data.sources import arrays, decoded, decoding, reading
 from recipes import InputError
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def test_reading_takes_the_memory_of_batches(tmp_path, monkeypatch):
     if not Path("/proc/self/status").exists():
         pytest.skip("the memory of a process is not known here")
     monkeypatch.setattr(decoded, "IN_MEMORY", 1_000_000)
-    monkeypatch.setattr(decoded, "WRITE_AHEAD", 2_000_000)
+    monkeypatch.setattr(reading, "WRITE_AHEAD", 2_000_000)
     root = tmp_path / "p"
     for name in ("ant", "bee"):
         (root / name).mkdir(parents=True)
@@ -107,14 +107,14 @@ def test_reading_takes_the_memory_of_batches(tmp_path, monkeypatch):
         return int(text.partition("RssAnon:")[2].split()[0]) // 1024
 
     before, seen = anonymous(), []
-    chunks = decoded._Summary.chunks
 
     def watched(*arguments):
-        for chunk in chunks(*arguments):
-            seen.append(anonymous())
-            yield chunk
+        for i, found in reading.each_file(*arguments):
+            if i % 100 == 0:
+                seen.append(anonymous())
+            yield i, found
 
-    monkeypatch.setattr(decoded._Summary, "chunks", watched)
+    monkeypatch.setattr(decoding, "each_file", watched)
     dataset = data.load(f"folder:{root}", image_size=160)
     batches = Batches(dataset.train, 16, data.delivery(dataset, device=CPU), dataset.augmentation)
     for i, _ in enumerate(batches.epoch(0)):
@@ -149,10 +149,12 @@ def test_images_with_rows():
 def test_a_disk_that_is_full_leaves_nothing_behind(root, monkeypatch, capsys):
     """The pixels stay in memory then, if there is room."""
 
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
+    def full(file, *arguments):
+        if hasattr(file, "name"):
+            raise OSError(28, "No space left on device")
+        return decoding.write_pixels(file, *arguments)
 
-    monkeypatch.setattr(decoded, "_written", full)
+    monkeypatch.setattr(decoded, "write_pixels", full)
     assert len(data.load(f"folder:{root}", image_size=8).train) == 24
     assert "not cached: [Errno 28] No space left on device" in capsys.readouterr().err
     cache = root.parent / "cache" / "reinmax-nas"

@@ -14,7 +14,7 @@ from PIL import Image
 import nas
 from nas import data
 from nas.data import Preprocessing
-from nas.data.sources import pictures
+from nas.data.sources import decoding, pictures
 from nas.runs.files import cache_folder
 from recipes import InputError
 
@@ -102,6 +102,18 @@ def test_the_range_that_occurs_is_read_as_0_to_1_without_loss(high, kind, ending
     again = load(root)  # from the cache
     assert torch.equal(all_pixels(again), found)
     assert (again.scale, again.notes) == (dataset.scale, dataset.notes)
+
+
+def test_values_are_rescaled_in_parts_in_the_cache_and_without_one(root, tmp_path, monkeypatch):
+    fill(root, lambda path, label: save(path, stripes(label, 4095)))
+    whole = load(root)
+    monkeypatch.setattr(decoding, "WRITE_AHEAD", 100)
+    (tmp_path / "file").write_text("")
+    for place in ("empty", "file"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
+        found = load(root)
+        assert torch.equal(all_pixels(found), all_pixels(whole))
+        assert (found.scale, found.notes) == (whole.scale, whole.notes)
 
 
 def test_eight_bits_stay_eight_bits_and_grey_stays_grey(root):

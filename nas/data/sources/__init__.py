@@ -15,8 +15,8 @@ import torch
 from nas.data.images import DataSet, Images, split
 from nas.data.names import quoted
 from nas.data.sources import arrays, digits, folder, imagenet16, listed, memory, torchvision_sets
-from nas.data.sources.decoded import Reading
 from nas.data.sources.pictures import LUMA
+from nas.data.sources.reading import Reading
 from recipes import InputError
 from recipes.registry import Registry
 

@@ -13,9 +13,10 @@ import torch
 
 from nas.data.images import PART_NAMES, Augmentation, DataSet, Images
 from nas.data.names import part_of, quoted
-from nas.data.sources.decoded import IN_MEMORY, parse_range
+from nas.data.sources.decoded import IN_MEMORY
 from nas.data.sources.folder import complete
 from nas.data.sources.pictures import channels_first
+from nas.data.sources.reading import parse_range
 from recipes import InputError, first_line
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas.data.images import Augmentation, DataSet, Images, set_aside
 from nas.data.sources import decoded, layout
-from nas.data.sources.decoded import Reading
+from nas.data.sources.reading import Reading
 from recipes import InputError
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from nas.data.images import DataSet
 from nas.data.names import PARTS, merged, part_of, quoted
-from nas.data.sources.decoded import Reading
 from nas.data.sources.folder import of_files
 from nas.data.sources.pictures import NOT_HERE
+from nas.data.sources.reading import Reading
 from recipes import InputError
 from recipes.text_files import read_text
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from nas.data.images import Augmentation, DataSet, Images
-from nas.data.sources.decoded import Reading
 from nas.data.sources.folder import of_files
+from nas.data.sources.reading import Reading
 from recipes import InputError, first_line
 
 
