@@ -241,6 +241,17 @@ def test_what_a_killed_process_has_left_in_the_cache_is_removed(root):
     assert new.exists()
 
 
+@pytest.mark.parametrize("length", [0, 40, 300])
+def test_what_is_cut_off_in_the_cache_is_decoded_again(root, length):
+    fill(root, lambda path, label: Image.new("L", (8, 8), 7).save(path))
+    first = all_pixels(load(root))
+    (kept,) = cache_folder().glob("*.npy")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:length])
+    assert torch.equal(all_pixels(load(root)), first)
+    assert kept.read_bytes() == whole
+
+
 def test_a_loss_is_said(root):
     """Pillow reads the upper byte of 16 bits where there is transparency."""
     values = np.full((8, 8, 4), 65535, np.uint16)

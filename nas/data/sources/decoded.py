@@ -132,7 +132,7 @@ def _cached(place: Path, count: int, size: int) -> Decoded | None:
         if array.dtype not in (np.uint8, np.float32):
             return None
         return Decoded.of(array, mapped, said)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None  # it is decoded and written again
 
 
