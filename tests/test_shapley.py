@@ -152,7 +152,7 @@ def test_a_search_by_contributions_goes_on_where_it_was():
         ({"shrink": "shapley:step=0"}, "step is 0.0"),
         ({"shrink": "shapley:momentum=1"}, "momentum is 1.0"),
         ({"derive": "shapley:images=0"}, "images is 0"),
-        ({"shrink": "shapley", "terms": ("entropy",)}, "the term 'entropy' is part of arch"),
+        ({"shrink": "shapley", "terms": ("entropy",)}, "the term 'entropy' goes by architecture steps"),
     ],
 )
 def test_what_has_no_meaning_is_refused(options, message):
