@@ -64,6 +64,7 @@ FINAL = BOTH | {
     "auto-augment": ["rand-m9-mstd0.5", "augmix-m3-w3", "3a"],
 }  # fmt: skip
 QUICKLY = ("micro", "nasbench201", "nasbench_macro", "s3")
+LONG = ("shrink", "derive", "curvature-every", "alignment-every")
 SLOWLY = ("darts", "s4", "nasnet", "mobile_se")  # one in ten
 
 
@@ -96,6 +97,8 @@ class Options:
         )
         values = SEARCH if kind == "search" else FINAL
         drawn = rng.sample(sorted(values), rng.choice([2, 4, 7, 11]))
+        if fixed.get("space") in SLOWLY:
+            drawn = [name for name in drawn if name not in LONG]
         self.fixed = {*fixed} - {"channels", "batch-size"}
         return fixed | {name: rng.choice(values[name]) for name in drawn}
 

@@ -1,7 +1,10 @@
 """The commands that the documentation shows are ones: their options exist and go together."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -39,6 +42,11 @@ def test_a_documented_command_is_one(words, tmp_path, monkeypatch, capsys):
     if "--weights" in words:
         pytest.skip("sizes come from the network in a file")
     monkeypatch.chdir(ROOT)
+    assert exit_code(words, tmp_path) == 0, capsys.readouterr().err
+
+
+def exit_code(words, folder):
+    """Of a command of `nas` whose options are read and planned with, and which is not done."""
     command = NAS
     while not hasattr(command, "run"):
         command, words = command.table[words[0]], words[1:]
@@ -47,10 +55,41 @@ def test_a_documented_command_is_one(words, tmp_path, monkeypatch, capsys):
         if isinstance(options, SearchOptions):
             parts.without_data(options, {})
         if isinstance(options, GridOptions):
-            grid.plan(options, tmp_path)
+            grid.plan(options, folder)
 
-    code = command_line.main(command._options_class(), check, words)
-    assert code == 0, capsys.readouterr().err
+    return command_line.main(command._options_class(), check, words)
+
+
+PLACES = {"DATA": "folder:cifar", "TABLE": "nb201.csv", "MNIST": "mnist"}
+NOT_PYTHON = """#!/bin/bash
+if [ "$1" = -c ]; then exec {python} "$@"; fi
+printf '%s\\0' "$@" > "{folder}/call-$(ls {folder} | wc -l)"
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "calls"),
+    [
+        ("cifar10.sh folder:cifar nb201.csv", 1), ("search-quality.sh folder:cifar nb201.csv", 1),
+        ("collapse.sh", 4), ("macro.sh folder:cifar OUT 0 1", 2), ("published.sh digits", 1),
+        ("published.sh cifar10", 1), ("published.sh gpu", 15), ("estimators.sh gradients", 1),
+        ("estimators.sh inside", 1), ("estimators.sh searches", 2), ("estimators.sh cifar10", 1),
+        ("estimators.sh tasks", 1),
+    ],
+)  # fmt: skip
+def test_the_scripts_of_the_results_call_commands(script, calls, tmp_path, monkeypatch, capsys):
+    said, python = tmp_path / "said", tmp_path / "python"
+    said.mkdir()
+    python.write_text(NOT_PYTHON.format(python=sys.executable, folder=said))
+    python.chmod(0o755)
+    name, *rest = script.replace("OUT", str(tmp_path / "out")).split()
+    path = str(ROOT / "docs" / "results" / name)
+    subprocess.run(["bash", path, *rest], env=os.environ | PLACES | {"PYTHON": str(python)}, check=True)
+    assert len(list(said.iterdir())) == calls
+    for call in said.iterdir():
+        first, *words = call.read_text().removesuffix("\0").split("\0")
+        words = words[1:] if (first, words[0]) == ("-m", "nas") else ["ablate", *words]
+        assert exit_code(words, tmp_path) == 0, capsys.readouterr().err
 
 
 def test_there_are_many():
