@@ -119,7 +119,12 @@ class Options:
                 continue
             if not (free := [name for name in options if name not in self.fixed]):
                 break
-            named = [name for name in free if f"--{name} " in told + " " or name.replace("-", "_") in told]
+            told = told.replace(str(self.folder), "")
+            named = [
+                name
+                for name in free
+                if re.search(rf"(?<![\w-])(--)?({name}|{name.replace('-', '_')})(?![\w-])", told)
+            ]
             del options[self.rng.choice(named or free)]
         raise RunError(f"{' '.join(arguments)}: refused without end, {told}")
 
@@ -247,7 +252,10 @@ def main(argv=None) -> int:
     from nas.bilevel.search import Search
     from nas.training.final import Training
 
-    with tempfile.TemporaryDirectory() as name:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        mock.patch.dict(os.environ, {"XDG_CACHE_HOME": f"{name}/cache"}),
+    ):
         options = Options(chosen.seed, Path(name))
         for _ in range(chosen.search):
             options.run(train_search.main, Search, "search")

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -159,6 +160,13 @@ def test_a_disk_that_is_full_leaves_nothing_behind(root, monkeypatch, capsys):
     assert "not cached: [Errno 28] No space left on device" in capsys.readouterr().err
     cache = root.parent / "cache" / "reinmax-nas"
     assert list(cache.iterdir()) == []
-    monkeypatch.setattr(decoded, "_memory", lambda: 10)
-    with pytest.raises(InputError, match=r"make room there, name another folder in XDG_CACHE_HOME, or lower"):
-        data.load(f"folder:{root}", image_size=8)
+    for name, value in (
+        ("_memory", lambda: 10),
+        ("mmap.mmap", mock.Mock(side_effect=OSError(12, "No memory"))),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"nas.data.sources.decoded.{name}", value)
+            with pytest.raises(
+                InputError, match=r"make room there, name another folder in XDG_CACHE_HOME, or"
+            ):
+                data.load(f"folder:{root}", image_size=8)

@@ -26,7 +26,7 @@ from nas.data.sources.decoding import write_pixels
 from nas.data.sources.pictures import Array, decode
 from nas.data.sources.reading import Plan, Reading, planned
 from nas.runs.files import atomic_path, cache_folder, write_json
-from recipes import InputError
+from recipes import InputError, first_line
 
 IN_MEMORY = 500_000_000  # bytes of pixels that are read at once; more are left in their file
 FORMAT = 3  # of the files in the cache
@@ -172,16 +172,18 @@ def _remove_left(cache: Path) -> None:
 
 def _held(paths: Sequence[Path], title: str, reading: Reading, plan: Plan, problem: OSError) -> Decoded:
     """Decode into memory, as the cache has a problem. Raises InputError."""
-    needed = math.prod(plan.shape) * plan.dtype.itemsize
-    there = _memory()
-    if there is not None and needed > there:
+    needed, there = math.prod(plan.shape) * plan.dtype.itemsize, _memory()
+    try:
+        if there is not None and needed > there:
+            raise OSError(f"this machine has {there / 1e9:.1f} GB")
+        memory = mmap.mmap(-1, needed)  # in no file, but written like one
+    except OSError as error:
         raise InputError(
-            f"the {len(paths)} images of {title} take {needed / 1e9:.1f} GB in this size, more than the "
-            f"{there / 1e9:.1f} GB of this machine, and cannot be kept in {cache_folder()} ({problem}): make "
-            "room there, name another folder in XDG_CACHE_HOME, or lower `image_size`"
-        )
+            f"the {len(paths)} images of {title} take {needed / 1e9:.1f} GB in this size, for which there is "
+            f"no memory ({first_line(error)}), and cannot be kept in {cache_folder()} ({problem}): make room "
+            "there, name another folder in XDG_CACHE_HOME, or lower `image_size`"
+        ) from None
     print(f"note: the decoded images of {title} are not cached: {problem}", file=sys.stderr)
-    memory = mmap.mmap(-1, needed)  # in no file, but written like one
     said = write_pixels(memory, paths, title, reading, plan)
     return Decoded.of(np.frombuffer(memory, plan.dtype).reshape(plan.shape), False, said)
 
