@@ -19,7 +19,7 @@ test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # On a machine with a CUDA device, with the torch that PYTHON has: make test-cuda PYTHON=python; elsewhere
-# every test is skipped, and says why.
+# every test is skipped, and says why. Where there are minutes only: PYTEST_ADDOPTS='-m "not slow"' make test-cuda
 test-cuda:
 	$(PYTHON) -m pytest -n 0 -rs tests/cuda
 

@@ -61,7 +61,7 @@ class GpuOptions(BenchmarkOptions):
     steps: int = 50
     """Steps of an epoch here; CIFAR-10 has 390."""
     compile: bool = True
-    """Also measure what compiles for minutes, as far as time is left for it: searches with --edge-gradient
+    """Also measure what has most to compile, as far as time is left for it: searches with --edge-gradient
     compiled, and captured in darts, and torch.compile of the final network."""
 
 
@@ -126,7 +126,7 @@ def measure(options: GpuOptions, device: torch.device) -> Report:
     other(first, "captured", 0.08)
     at_once(report, options, budget)
     final(report, options, device, bandwidth, rate, budget)
-    slow = [(second, "captured"), *((name, "compiled") for name in searches)]  # compile for minutes
+    slow = [(second, "captured"), *((name, "compiled") for name in searches)]  # have most to compile
     for name, edge_gradient in slow if options.compile else ():
         if budget.left > 0.1 * budget.seconds:
             other(name, edge_gradient, 0.06)
